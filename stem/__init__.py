@@ -1,0 +1,1 @@
+"""Background tasks for Python whose workers can be seen and steered live."""

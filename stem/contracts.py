@@ -1,0 +1,727 @@
+"""What an adapter provides, and what it promises: the only thing that producers, workers, operators and the dashboard
+know about a broker. Knows messages; knows no adapter.
+
+One object implements `Broker`; the four smaller contracts hang off it (`broker.presence`, `.control`, `.events`,
+`.census`). A broker object belongs to one event loop; `clone()` makes another handle with connections of its own for
+another loop (the worker's vitals thread). Promises that hold for every method:
+
+* **Atomic.** Each change of a task's place is one step: it happens completely or not at all.
+* **Safe to send twice.** Repeating a call whose reply was lost changes nothing more and answers the same.
+* **The broker's clock.** Due times, expiry, leases and every `*_ms` in an answer are Unix milliseconds of the broker.
+* **Outcomes.** `BrokerUnreachableError`: certainly not applied. `UnknownOutcomeError`: perhaps applied.
+  `BrokerRefusedError`: refused by the server. Nothing else about the connection escapes.
+* **Untrusted.** Stored data that cannot be decoded is reported or skipped item by item; one bad record stops nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, Protocol
+
+from stem.messages.command import Command, Reply
+from stem.messages.event import Event
+from stem.messages.heartbeat import Heartbeat
+from stem.messages.status import TaskState, TaskStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds an adapter keeps; given when it is made.
+
+    Attributes:
+        queue_length: ready + delayed + retrying + held tasks of one queue, over which `enqueue` answers `full`.
+        dead_count, dead_ttl_ms: dead letters kept per queue; the oldest go first.
+        lost_after_ms: without a beat a worker is lost (three intervals).
+    """
+
+    queue_length: int | None = None
+    dead_count: int = 10_000
+    dead_ttl_ms: int = 30 * 86_400_000
+    lost_after_ms: int = 6_000
+
+
+# ----------------------------------------------------------------------------------------------------------- producing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """One task to enqueue: the body bytes and what the broker must know without reading them.
+
+    Attributes:
+        signature: of the body, as `PayloadSigner` made it; empty when unsigned.
+        delay_ms, eta_ms: at most one is set; neither, or one that is past, means ready at once.
+        expires_in_ms, expires_ms: at most one is set.
+        lease_ms: only when the producer set a visibility timeout.
+        unique_key: while a task of this name with this key is not final, enqueueing another returns its id.
+    """
+
+    id: str
+    task: str
+    queue: str
+    body: bytes
+    signature: bytes = b""
+    priority: int = 0
+    delay_ms: int | None = None
+    eta_ms: int | None = None
+    expires_in_ms: int | None = None
+    expires_ms: int | None = None
+    lease_ms: int | None = None
+    unique_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What became of one `NewTask`.
+
+    Attributes:
+        id: of the task that now stands for it: its own, or for `duplicate` the holder of the unique key.
+        outcome: `queued`, `scheduled`, `exists` (this id with this very body was enqueued before), `duplicate`,
+            `revoked` (the id was revoked before it came; it is final), `full` (the queue's limit; not enqueued),
+            `conflict` (this id has another body; not enqueued).
+    """
+
+    id: str
+    outcome: Literal["queued", "scheduled", "exists", "duplicate", "revoked", "full", "conflict"]
+
+
+# ------------------------------------------------------------------------------------------------------------- working
+
+
+@dataclass(slots=True, kw_only=True)
+class Delivery:
+    """A task handed to one worker under a lease. `token` is the right to settle it.
+
+    Attributes:
+        give_backs: how often workers gave it back because they could not run it; `first_give_back_ms` when that began.
+    """
+
+    id: str
+    task: str
+    token: int
+    queue: str
+    body: bytes
+    signature: bytes = b""
+    priority: int = 0
+    attempt: int = 0
+    crashes: int = 0
+    lease_ms: int = 30_000
+    enqueued_at_ms: int = 0
+    started_at_ms: int = 0
+    give_backs: int = 0
+    first_give_back_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchRequest:
+    """Ask for up to `count` deliveries.
+
+    Attributes:
+        queues: in the order to be asked this time; the caller rotates it. Within a queue, priority 9 comes before 0.
+        lease_ms: for tasks that carry none; `leases` overrides it by task name.
+        epoch: of the desired state this worker has applied; older than the fence, and the answer is `stale`.
+    """
+
+    queues: Sequence[str]
+    count: int
+    lease_ms: int = 30_000
+    leases: Mapping[str, int] = field(default_factory=dict)
+    epoch: int = 0
+
+
+class Outcome(StrEnum):
+    """How a delivery ends."""
+
+    SUCCEEDED = "succeeded"
+    DEAD = "dead"
+    """Becomes a dead letter, final state `failed`, with `reason`."""
+    RETRY = "retry"
+    """Attempt + 1, again after `delay_ms`. Becomes `revoked` instead if it was revoked meanwhile."""
+    GIVE_BACK = "give_back"
+    """Back to its queue after `delay_ms`, attempt unchanged (a stopping worker, a name it does not know)."""
+    CRASHED = "crashed"
+    """As if the worker had been lost under it: crashes + 1, dead letter `poison` at the limit."""
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+
+
+@dataclass(slots=True, kw_only=True)
+class Settlement:
+    """The end of one delivery.
+
+    Attributes:
+        result: packed, for `succeeded`.
+        error: an encoded `ErrorInfo`, for `dead` and `retry`; kept as the record's last error.
+        error_type: its type's name, for the history row; printable ASCII without tabs, at most 100 characters.
+        unknown: for `give_back`: counts in `give_backs`, because this worker cannot run it.
+        ttl_ms: how long the record is kept once final (dead letters are kept until purged, whatever this says).
+    """
+
+    id: str
+    token: int
+    outcome: Outcome
+    result: bytes = b""
+    error: bytes = b""
+    error_type: str = ""
+    reason: str = ""
+    delay_ms: int = 0
+    unknown: bool = False
+    ttl_ms: int = 86_400_000
+
+
+SettleAnswer = Literal["applied", "already", "lost"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """The answer to settling some deliveries and fetching others in one round trip.
+
+    Attributes:
+        settled: one answer per settlement, in order: `applied`, `already` (this token settled it before), or `lost`
+            (the token or the owner is another one now: nothing was changed).
+        more: there was more to take than was asked for.
+        stale: nothing was handed out, because the worker's epoch is behind the fence; read the control log first.
+        next_due_ms: in how many milliseconds the next delayed task of these queues is due; None if there is none.
+    """
+
+    settled: Sequence[SettleAnswer] = ()
+    deliveries: Sequence[Delivery] = ()
+    more: bool = False
+    stale: bool = False
+    next_due_ms: int | None = None
+    now_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """What one sweep for lost leases did: how many went back to their queue, and how many were buried as poison."""
+
+    requeued: int = 0
+    buried: int = 0
+    skipped: Literal["", "recent", "outage"] = ""
+
+
+# ------------------------------------------------------------------------------------------------------------ presence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A lease to renew: for `lease_ms` from now, if `token` still holds it."""
+
+    id: str
+    token: int
+    lease_ms: int
+    queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Durations since the last beat of one (queue, task): how many, sums, and a log2 histogram of run time.
+
+    Attributes:
+        buckets: index k counts run times of [2^(k-1), 2^k) milliseconds; index 0 those under one.
+    """
+
+    queue: str
+    task: str
+    count: int
+    wait_ms: int
+    run_ms: int
+    buckets: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What a worker sends every interval. The last one has a heartbeat with state `stopped`."""
+
+    heartbeat: Heartbeat
+    leases: Sequence[Lease] = ()
+    progress: Mapping[str, bytes] = field(default_factory=dict)
+    measured: Sequence[Measured] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeatAnswer:
+    """What a worker learns from its beat.
+
+    Attributes:
+        lost: ids of `leases` that another worker holds, or nobody: stop them, they cannot be settled.
+        revoked: ids of `leases` whose revoke was asked for.
+        epoch: of the desired state; other than the one applied means: read the control log.
+        watched: somebody holds a watch lease: emit events.
+    """
+
+    now_ms: int
+    epoch: int
+    lost: Sequence[str] = ()
+    revoked: Sequence[str] = ()
+    watched: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A worker as the broker last heard it. `age_ms` since its last beat."""
+
+    heartbeat: Heartbeat
+    at_ms: int
+    age_ms: int
+
+    @property
+    def stopped(self) -> bool:
+        return self.heartbeat.state == "stopped"
+
+    @property
+    def lost(self) -> bool:
+        """No beat for three intervals, and no goodbye."""
+        return not self.stopped and self.age_ms > 3 * self.heartbeat.interval_ms
+
+
+class Presence(Protocol):
+    """Who is there."""
+
+    async def beat(self, beat: Beat) -> BeatAnswer:
+        """Store the heartbeat, renew the leases that still hold, and say what has changed."""
+
+    async def workers(self) -> list[Seen]:
+        """Return every worker that beat within the last hour, also lost and stopped ones, by name then start time."""
+
+
+# ------------------------------------------------------------------------------------------------------------- control
+
+
+PauseKind = Literal["queue", "task", "worker"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Nothing of this queue, task name or worker (id or name) is handed out until it is resumed or `until_ms` comes."""
+
+    kind: PauseKind
+    target: str
+    actor: str = ""
+    reason: str = ""
+    at_ms: int = 0
+    until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevokeTasks:
+    """Make these ids final wherever they wait; mark them where they run; remember ids that are unknown for a day."""
+
+    ids: Sequence[str]
+    terminate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetPause:
+    kind: PauseKind
+    targets: Sequence[str]
+    for_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClearPause:
+    kind: PauseKind
+    targets: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetDrain:
+    """Drain these worker ids (unique per start, so a new process of the same name is not drained)."""
+
+    workers: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClearDrain:
+    workers: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetShutdown:
+    """Stop these worker ids."""
+
+    workers: Sequence[str]
+    mode: Literal["warm", "soft", "hard"]
+
+
+Change = RevokeTasks | SetPause | ClearPause | SetDrain | ClearDrain | SetShutdown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeItem:
+    """What a change did to one target.
+
+    Attributes:
+        outcome: of a revoke: `revoked` (it waited, now it is final), `running` (marked; `worker` has it), `stored`
+            (the id is unknown: a tombstone waits for it), `already`, `final` (it was final before; `state` says
+            how). Of the others: `set`, `cleared`, `already`.
+    """
+
+    target: str
+    outcome: str
+    changed: bool
+    worker: str = ""
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """A command that is now stored: its epoch, what it changed, and who is there to answer it."""
+
+    epoch: int
+    now_ms: int
+    items: Sequence[ChangeItem] = ()
+    workers: Sequence[Seen] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logged:
+    """A command as the log holds it. `epoch` is its place in the order; `issued_at_ms` by the broker's clock."""
+
+    epoch: int
+    issued_at_ms: int
+    command: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """Desired state and the commands behind it, read in one step.
+
+    Attributes:
+        epoch: the newest one; every command up to it is either in `log` or older than the cursor asked for.
+        drained: worker ids; `shutdown` maps worker ids to the mode.
+        reset: the broker's epoch is behind the cursor (it lost data): take this state as it is.
+    """
+
+    epoch: int
+    fence: int
+    now_ms: int
+    log: Sequence[Logged] = ()
+    pauses: Sequence[Pause] = ()
+    drained: Collection[str] = ()
+    shutdown: Mapping[str, str] = field(default_factory=dict)
+    reset: bool = False
+
+
+class ControlChannel(Protocol):
+    """Commands that are stored first and answered; pub/sub only makes them fast."""
+
+    async def issue(self, command: Command, change: Change | None = None) -> Issued:
+        """Store the change, append the command to the log, raise the epoch, write the audit row, wake the workers.
+
+        All in one step, and once per `command.id`. A change other than a revoke also raises the fence to this epoch: no
+        worker that has not seen it is handed another task. (A revoke needs none: the record itself says so.)
+        """
+
+    async def read(self, after_epoch: int) -> Desired:
+        """Return desired state and the log after `after_epoch` (at most the last 24 hours, at most 1 000 entries)."""
+
+    async def subscribe(self) -> None:
+        """Start listening for wake-ups, and return once the server has confirmed it."""
+
+    async def wake(self, timeout_s: float) -> bool:
+        """Wait for a wake-up; False when `timeout_s` passed without one.
+
+        Raises:
+            BrokerUnreachableError: the subscription is dead, also when a half-open connection did not answer a ping in
+                time. Call `subscribe` again, then `read`.
+        """
+
+    async def reply(self, reply: Reply, *, keep_ms: int) -> None:
+        """Append a reply to its request's list, which expires `keep_ms` from now."""
+
+    async def replies(self, command_id: str, *, timeout_s: float) -> list[Reply]:
+        """Take the replies that have come, waiting up to `timeout_s` for the first; [] when none came.
+
+        Ill-formed replies are dropped.
+        """
+
+
+# ----------------------------------------------------------------------------------------------------------- observing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventBatch:
+    """Events after a cursor. `missed` is true when the cursor is older than what is kept (60 s)."""
+
+    events: Sequence[Event]
+    cursor: str
+    missed: bool = False
+
+
+class EventLog(Protocol):
+    """Task events, kept for a minute, written only while somebody watches."""
+
+    async def emit(self, events: Sequence[Event]) -> None:
+        """Append one batch. Never raises for lack of memory: events are dropped then."""
+
+    async def watch(self, watcher: str, *, for_ms: int) -> None:
+        """Hold (or renew) a watch lease; workers learn of it with their next beat, or at once when it is the first."""
+
+    async def unwatch(self, watcher: str) -> None:
+        """Give the lease back."""
+
+    async def tail(self) -> str:
+        """Return the cursor of the newest batch."""
+
+    async def read(self, cursor: str, *, timeout_s: float) -> EventBatch:
+        """Return what came after `cursor`, waiting up to `timeout_s` for something."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueRow:
+    """One queue, counted in O(1).
+
+    Attributes:
+        ready: waiting and due; `delayed` scheduled for later; `retrying` waiting for the next attempt; `held` waiting
+            because their task name is paused.
+        oldest_ms: age of the oldest ready one, None when there is none.
+        consumers: live workers that take from it.
+    """
+
+    name: str
+    ready: int = 0
+    delayed: int = 0
+    retrying: int = 0
+    held: int = 0
+    in_flight: int = 0
+    dead: int = 0
+    oldest_ms: int | None = None
+    pause: Pause | None = None
+    consumers: int = 0
+    enqueued_total: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPage:
+    """Some tasks of one state, `next` the cursor for more, `total` where counting is O(1)."""
+
+    items: Sequence[TaskStatus]
+    next: str | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalRow:
+    """One line of history."""
+
+    id: str
+    task: str
+    queue: str
+    state: TaskState
+    worker: str
+    attempt: int
+    enqueued_at_ms: int
+    started_at_ms: int
+    finished_at_ms: int
+    error_type: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinuteRow:
+    """What happened in one minute to one (queue, task). `at_ms` is the minute's start.
+
+    Attributes:
+        counts: `enqueued succeeded failed retried revoked expired crashed handed_back`.
+    """
+
+    at_ms: int
+    queue: str
+    task: str
+    counts: Mapping[str, int]
+    measured: Measured | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """The server behind the broker. `url` has no secret in it.
+
+    Attributes:
+        policy: what it does when memory is full; anything but `noeviction` loses tasks.
+        persistent: an append-only file is on.
+    """
+
+    kind: str
+    version: str
+    url: str
+    namespace: str
+    policy: str = "noeviction"
+    persistent: bool = True
+    used_memory_bytes: int = 0
+    max_memory_bytes: int = 0
+    clients: int = 0
+    uptime_s: int = 0
+    now_ms: int = 0
+    writable: bool = True
+
+
+ListState = Literal[
+    "queued", "running", "scheduled", "retrying", "held", "dead", "succeeded", "failed", "revoked", "expired"
+]
+
+
+class Census(Protocol):
+    """Read-only counts and listings; bounded work per call, whatever the backlog."""
+
+    async def queues(self, names: Sequence[str] = ()) -> list[QueueRow]:
+        """Return the known queues (or those of `names` that are known), by name."""
+
+    async def tasks(
+        self, state: ListState, *, queue: str | None = None, cursor: str | None = None, limit: int = 50
+    ) -> TaskPage:
+        """Return tasks of one state; the statuses have no timeline. `queue` None means all queues.
+
+        Waiting ones come in the order they will run, `running` by lease deadline, `dead` newest first, final ones
+        newest first from history.
+
+        Raises:
+            InvalidInputError: a cursor that this broker did not make.
+        """
+
+    async def history(self, limit: int = 1_000) -> list[FinalRow]:
+        """Return the newest final rows, newest first; at most 10 000 are kept."""
+
+    async def minutes(self, count: int = 60) -> list[MinuteRow]:
+        """Return the rows of the last `count` minutes (at most 180), oldest first, this minute included."""
+
+    async def pauses(self) -> list[Pause]:
+        """Return what is paused now."""
+
+    async def info(self) -> ServerInfo:
+        """Ask the server about itself, with a write that proves it takes writes."""
+
+
+# -------------------------------------------------------------------------------------------------------------- broker
+
+
+class Broker(Protocol):
+    """The whole of it."""
+
+    @property
+    def namespace(self) -> str: ...
+
+    @property
+    def url(self) -> str:
+        """Where it is, without secrets, for people."""
+
+    @property
+    def presence(self) -> Presence: ...
+
+    @property
+    def control(self) -> ControlChannel: ...
+
+    @property
+    def events(self) -> EventLog: ...
+
+    @property
+    def census(self) -> Census: ...
+
+    def clone(self) -> Broker:
+        """Return another handle on the same broker, with connections of its own, for another event loop."""
+
+    def blocking(self) -> BlockingBroker:
+        """Return a handle for code without an event loop, with a connection of its own."""
+
+    async def close(self) -> None:
+        """Close this handle's connections; safe to call twice."""
+
+    async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
+        """Take a batch, in order, in one round trip per 500; one answer per task."""
+
+    async def exchange(self, worker: str, settlements: Sequence[Settlement], fetch: FetchRequest | None) -> Exchange:
+        """Settle, then fetch, in one round trip. Settlements leave no task out when one of them is lost."""
+
+    async def idle(self, queues: Sequence[str], timeout_s: float) -> None:
+        """Return when there may be something to fetch from these queues, or after `timeout_s`.
+
+        One new task wakes one idle worker. A wake-up may be lost with its connection, so `timeout_s` is at most 2 s.
+        """
+
+    async def adopt(self, worker: str, queues: Sequence[str], known: Collection[str]) -> list[Delivery]:
+        """Return deliveries this worker owns but does not know of, tokens unchanged: their fetch reply got lost."""
+
+    async def sweep(self, queues: Sequence[str], *, max_crashes: int = 3, worker: str = "") -> Swept:
+        """Give tasks whose lease ran out back to their queues; crashes + 1 if their owner is lost.
+
+        Bounded, rate-limited over the fleet, and put off for two beats after a gap in the whole fleet's heartbeats (the
+        server was away, nobody could renew).
+        """
+
+    async def leave(self, worker: str, queues: Sequence[str]) -> None:
+        """Forget this worker's consumers where they own nothing; the last thing a worker does."""
+
+    async def extend(self, worker: str, lease: Lease) -> bool:
+        """Renew one lease now; False if it is lost."""
+
+    async def statuses(self, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]:
+        """Return what the records say, None for ids without one."""
+
+    async def body(self, task_id: str) -> tuple[bytes, bytes] | None:
+        """Return the body and signature of a task, or None."""
+
+    async def wait(self, task_id: str, timeout_s: float) -> TaskStatus | None:
+        """Return the status once it is final, pushed by the broker, or as it is when `timeout_s` has passed."""
+
+    async def replay(self, ids: Sequence[str]) -> dict[str, str]:
+        """Give dead letters a new life: same id, attempt and crashes 0, the token goes on.
+
+        Returns:
+            Per id `queued`, `not-dead` or `unknown`.
+        """
+
+    async def retry_now(self, ids: Sequence[str]) -> dict[str, str]:
+        """Make scheduled and retrying tasks due at once; replay dead ones.
+
+        Returns:
+            Per id `queued`, `already` (waits or runs), `final` or `unknown`.
+        """
+
+    async def purge(self, queue: str, what: Literal["waiting", "dead"], *, limit: int = 500) -> int:
+        """Remove up to `limit` tasks and return how many went; call again until it returns 0.
+
+        `waiting`: ready, delayed, retrying and held ones; they become `revoked`. `dead`: its dead letters; their
+        records expire in a minute.
+        """
+
+    async def discard(self, queue: str, ids: Sequence[str]) -> int:
+        """Remove these dead letters of a queue; returns how many there were."""
+
+    async def reconcile(self, cursor: str = "0", *, limit: int = 500) -> tuple[str, int]:
+        """Look at some records and put waiting tasks that stand in no queue back into theirs.
+
+        Returns:
+            The next cursor ("0" when the round is complete) and how many were repaired.
+        """
+
+
+class BlockingBroker(Protocol):
+    """The producer's part of a broker, for code without an event loop. Safe to use from several threads."""
+
+    @property
+    def namespace(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
+
+    def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]: ...
+
+    def statuses(self, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]: ...
+
+    def wait(self, task_id: str, timeout_s: float) -> TaskStatus | None: ...
+
+    def cancel(self, task_id: str, command: Command) -> ChangeItem: ...
+
+    def close(self) -> None: ...
+
+
+class ResultBackend(Protocol):
+    """A copy of final statuses on a server of its own. The broker's record stays the truth while it exists."""
+
+    async def store(self, status: TaskStatus, *, ttl_ms: int) -> bool:
+        """Keep `status`; the higher token wins, for equal tokens the first. False if another one stays."""
+
+    async def get(self, task_id: str) -> TaskStatus | None: ...
+
+    async def close(self) -> None: ...

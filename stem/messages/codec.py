@@ -1,0 +1,177 @@
+"""MessagePack with bounds: what may be packed, and how untrusted bytes become plain values.
+
+Every decoder of a message reads its fields through `Fields`, so that a wrong type, a missing key, too deep a nesting
+or too many bytes is one `DecodeError` with a name in it, never a crash further on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
+
+import msgpack
+
+from stem.errors import BodyTooLargeError, DecodeError, InvalidArgumentsError, NewerVersionError
+
+VERSION: Final = 1
+MAX_DEPTH: Final = 32
+MAX_BODY: Final = 1024 * 1024
+
+
+def pack(value: object, *, what: str = "value", limit: int = MAX_BODY) -> bytes:
+    """Return `value` as MessagePack.
+
+    Raises:
+        InvalidArgumentsError: it holds something that cannot travel (say, an object), or nests deeper than 32.
+        BodyTooLargeError: the bytes are more than `limit`.
+    """
+    try:
+        data: bytes = msgpack.packb(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidArgumentsError(
+            f"{what} cannot be encoded: {error}; use None, bool, int (64 bit), float, str, bytes, list and dict"
+        ) from error
+    if len(data) > limit:
+        raise BodyTooLargeError(f"{what} is {len(data)} bytes, the limit is {limit}: store the data, send its address")
+    if too_deep(value, MAX_DEPTH):
+        raise InvalidArgumentsError(f"{what} nests deeper than {MAX_DEPTH} levels")
+    return data
+
+
+def unpack(data: bytes, *, what: str = "message", limit: int = MAX_BODY) -> Any:
+    """Return the value in `data`.
+
+    Raises:
+        DecodeError: too long, not MessagePack, trailing bytes, an extension type, a map key that is not text, or
+            nesting deeper than 32.
+    """
+    if len(data) > limit:
+        raise DecodeError(f"{what} is {len(data)} bytes, the limit is {limit}")
+    try:
+        value = msgpack.unpackb(data, raw=False, strict_map_key=True, ext_hook=_refuse_extension, timestamp=0)
+    except DecodeError:
+        raise
+    except Exception as error:
+        # msgpack documents UnpackException and ValueError, but malformed input also surfaces as TypeError (an
+        # unhashable key), UnicodeDecodeError, StackError or OverflowError. Whatever it is, it is about these bytes.
+        raise DecodeError(f"{what} is not readable MessagePack: {type(error).__name__}") from error
+    if too_deep(value, MAX_DEPTH):
+        raise DecodeError(f"{what} nests deeper than {MAX_DEPTH} levels")
+    return value
+
+
+def too_deep(value: object, depth: int) -> bool:
+    """Say whether containers in `value` nest deeper than `depth`."""
+    if isinstance(value, dict):
+        children: Any = value.values()
+    elif isinstance(value, list | tuple):
+        children = value
+    else:
+        return False
+    if depth == 0:
+        return True
+    return any(isinstance(child, dict | list | tuple) and too_deep(child, depth - 1) for child in children)
+
+
+def _refuse_extension(code: int, data: bytes) -> NoReturn:
+    raise DecodeError(f"extension type {code} is not allowed in a message")
+
+
+class Fields:
+    """Typed access to one decoded map; each getter raises `DecodeError` that names the message and the field."""
+
+    __slots__ = ("_map", "_what")
+
+    def __init__(self, value: object, what: str) -> None:
+        if not isinstance(value, dict):
+            raise DecodeError(f"{what} is not a map")
+        self._map: dict[str, Any] = value
+        self._what = what
+
+    @classmethod
+    def of(cls, data: bytes, what: str, *, limit: int = MAX_BODY) -> Fields:
+        """Decode `data` and check its version."""
+        fields = cls(unpack(data, what=what, limit=limit), what)
+        version = fields.integer("v")
+        if version > VERSION:
+            raise NewerVersionError(f"{what} has version {version}, this Stem reads up to {VERSION}: upgrade it")
+        return fields
+
+    def _wrong(self, key: str, expected: str) -> NoReturn:
+        state = f"is not {expected}" if key in self._map else "is missing"
+        raise DecodeError(f"{self._what}: {key!r} {state}")
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self._map.get(key, default)
+        if not isinstance(value, str):
+            self._wrong(key, "text")
+        return value
+
+    def optional_text(self, key: str) -> str | None:
+        value = self._map.get(key)
+        if value is not None and not isinstance(value, str):
+            self._wrong(key, "text")
+        return value
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        value = self._map.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool):
+            self._wrong(key, "an integer")
+        return value
+
+    def optional_integer(self, key: str) -> int | None:
+        value = self._map.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            self._wrong(key, "an integer")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self._map.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            self._wrong(key, "a number")
+        return value
+
+    def optional_number(self, key: str) -> float | None:
+        return None if self._map.get(key) is None else self.number(key)
+
+    def boolean(self, key: str, default: bool | None = None) -> bool:
+        value = self._map.get(key, default)
+        if not isinstance(value, bool):
+            self._wrong(key, "true or false")
+        return value
+
+    def bytes_(self, key: str) -> bytes:
+        value = self._map.get(key)
+        if not isinstance(value, bytes):
+            self._wrong(key, "bytes")
+        return value
+
+    def optional_bytes(self, key: str) -> bytes | None:
+        return None if self._map.get(key) is None else self.bytes_(key)
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        """Return the map under `key`; a missing one is empty. Its keys are text."""
+        value = self._map.get(key)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self._wrong(key, "a map")
+        if not all(isinstance(name, str) for name in value):
+            self._wrong(key, "a map with text keys")
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        value = self._map.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self._wrong(key, "a list of texts")
+        return value
+
+    def maps(self, key: str) -> list[Fields]:
+        """Return the list of maps under `key`, each as `Fields`; a missing one is empty."""
+        value = self._map.get(key, [])
+        if not isinstance(value, list):
+            self._wrong(key, "a list")
+        return [Fields(item, f"{self._what}: {key}") for item in value]
+
+    def any(self, key: str) -> Any:
+        return self._map.get(key)

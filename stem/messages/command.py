@@ -1,0 +1,118 @@
+"""Commands to workers and their replies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from stem.messages.codec import VERSION, Fields, pack
+
+QUESTIONS: Final = frozenset({"ping", "inspect", "stats"})
+"""Commands that change nothing: not answered past their deadline, never replayed."""
+
+STAGES: Final = ("accepted", "applied", "effect")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """What an operator asks of workers.
+
+    Attributes:
+        id: unique per request; a repeated one is not applied twice.
+        type: `ping inspect stats revoke pause resume drain undrain shutdown`, or one this version does not know.
+        targets: worker ids, names or globs (`fnmatch`); empty means all.
+        args: of the command itself; a ping carries a `nonce` that its replies echo.
+        timeout_ms: how long its sender waits. The broker stamps the time of issue beside it in the log, so that no
+            clock but the broker's decides when a question is too old to answer.
+    """
+
+    id: str
+    type: str
+    targets: tuple[str, ...] = ()
+    args: Mapping[str, Any] = field(default_factory=dict)
+    timeout_ms: int = 5_000
+    actor: str = ""
+    reason: str = ""
+
+    def encode(self) -> bytes:
+        return pack(
+            {
+                "v": VERSION,
+                "id": self.id,
+                "type": self.type,
+                "targets": list(self.targets),
+                "args": dict(self.args),
+                "timeout_ms": self.timeout_ms,
+                "actor": self.actor,
+                "reason": self.reason,
+            },
+            what="command",
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Command:
+        fields = Fields.of(data, "command")
+        return cls(
+            id=fields.text("id"),
+            type=fields.text("type"),
+            targets=tuple(fields.texts("targets")),
+            args=fields.mapping("args"),
+            timeout_ms=fields.integer("timeout_ms"),
+            actor=fields.text("actor", ""),
+            reason=fields.text("reason", ""),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One worker's answer to one command, at one stage.
+
+    Attributes:
+        worker: the worker's id; `name` its stable name.
+        stage: `accepted`, `applied` or `effect`; see `STAGES` for the order.
+        error_code: of a refusal: `unsupported invalid expired failed busy`.
+        at_ms: the broker's clock, estimated by the worker.
+    """
+
+    command_id: str
+    worker: str
+    name: str
+    stage: str
+    ok: bool = True
+    error_code: str = ""
+    error_message: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    at_ms: int = 0
+
+    def encode(self) -> bytes:
+        return pack(
+            {
+                "v": VERSION,
+                "command_id": self.command_id,
+                "worker": self.worker,
+                "name": self.name,
+                "stage": self.stage,
+                "ok": self.ok,
+                "error_code": self.error_code,
+                "error_message": self.error_message,
+                "data": dict(self.data),
+                "at_ms": self.at_ms,
+            },
+            what="reply",
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Reply:
+        fields = Fields.of(data, "reply")
+        return cls(
+            command_id=fields.text("command_id"),
+            worker=fields.text("worker"),
+            name=fields.text("name"),
+            stage=fields.text("stage"),
+            ok=fields.boolean("ok", True),
+            error_code=fields.text("error_code", ""),
+            error_message=fields.text("error_message", ""),
+            data=fields.mapping("data"),
+            at_ms=fields.integer("at_ms", 0),
+        )

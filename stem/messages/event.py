@@ -1,0 +1,88 @@
+"""Events: what happened to tasks and workers, for whoever is watching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from stem.messages.codec import VERSION, Fields, pack
+
+KINDS: Final = (
+    "task.received",
+    "task.started",
+    "task.succeeded",
+    "task.failed",
+    "task.retried",
+    "task.revoked",
+    "task.expired",
+    "task.progress",
+    "task.handed_back",
+    "worker.ready",
+    "worker.stopping",
+    "worker.stopped",
+    "worker.lost",
+    "events.sampled",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened.
+
+    Attributes:
+        kind: one of `KINDS`; an unknown one is shown as it is and otherwise ignored.
+        at_ms: the broker's clock, estimated by the worker from its last beat.
+        seq: grows by one per event of one worker, so that a gap can be counted.
+        detail: small plain values: `duration_ms error message next_at_ms progress how`.
+    """
+
+    kind: str
+    at_ms: int
+    worker: str
+    seq: int
+    task_id: str = ""
+    task: str = ""
+    queue: str = ""
+    attempt: int = 0
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_plain(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "at_ms": self.at_ms,
+            "worker": self.worker,
+            "seq": self.seq,
+            "task_id": self.task_id,
+            "task": self.task,
+            "queue": self.queue,
+            "attempt": self.attempt,
+            "detail": dict(self.detail),
+        }
+
+
+def encode_events(events: Iterable[Event]) -> bytes:
+    """Return one batch as bytes."""
+    return pack({"v": VERSION, "events": [event.to_plain() for event in events]}, what="event batch")
+
+
+def decode_events(data: bytes) -> list[Event]:
+    """Read one batch.
+
+    Raises:
+        DecodeError: anything in it has a wrong type.
+    """
+    return [
+        Event(
+            kind=row.text("kind"),
+            at_ms=row.integer("at_ms"),
+            worker=row.text("worker"),
+            seq=row.integer("seq"),
+            task_id=row.text("task_id", ""),
+            task=row.text("task", ""),
+            queue=row.text("queue", ""),
+            attempt=row.integer("attempt", 0),
+            detail=row.mapping("detail"),
+        )
+        for row in Fields.of(data, "event batch").maps("events")
+    ]
