@@ -1,0 +1,85 @@
+"""What a test may not leave behind: child processes, threads, keys that nobody knows."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from tests.servers import LIVE, Server
+
+GRACE_S: Final = 3.0
+"""How long threads and children have to end by themselves after a test."""
+
+KNOWN_KEYS: Final = re.compile(
+    r"""\{(?P<namespace>[A-Za-z0-9_.-]{1,64})\}:(?:
+        task:[A-Za-z0-9_.-]{1,64}
+      | q:[A-Za-z0-9_.-]{1,64}:[a-z0-9]+
+      | queues | workers | worker:[A-Za-z0-9_.-]{1,64}
+      | unique:[A-Za-z0-9_.:/-]+
+      | epoch | fence | desired:[a-z]+ | control:[a-z]+ | issued:.+ | command:.+ | reply:.+
+      | tombstone:.+ | revoked(?::.+)? | events | watch | history | audit | stats:.+ | result:.+
+      | server | probe | sweep(?::.+)? | reclaim(?::.+)? | reconcile
+    )""",
+    re.VERBOSE,
+)
+
+
+def children() -> dict[int, str]:
+    """Return the child processes of this one (pid -> command line), without the test servers and the dead.
+
+    Empty where there is no /proc.
+    """
+    found: dict[int, str] = {}
+    for task in Path("/proc/self/task").glob("*/children"):
+        try:
+            pids = [int(text) for text in task.read_text().split()]
+        except OSError:  # the thread ended meanwhile
+            continue
+        for pid in pids:
+            try:
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            except OSError:
+                continue
+            # An empty command line is a zombie: ended, only not waited for yet.
+            if pid not in LIVE and line and "resource_tracker" not in line:
+                found[pid] = line
+    return found
+
+
+def threads() -> set[threading.Thread]:
+    """Return the threads that keep a process alive, without this one."""
+    return {
+        thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.current_thread()
+    }
+
+
+def left_behind(threads_before: set[threading.Thread], children_before: dict[int, str]) -> str:
+    """Say which threads and child processes are there that were not before; empty when there are none in time."""
+    deadline = time.monotonic() + GRACE_S
+    while True:
+        new_threads = threads() - threads_before
+        new_children = {pid: line for pid, line in children().items() if pid not in children_before}
+        if not new_threads and not new_children:
+            return ""
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    named = [f"thread {thread.name}" for thread in new_threads]
+    named += [f"process {pid}: {line}" for pid, line in new_children.items()]
+    return "; ".join(named)
+
+
+def clear_keys(server: Server, namespace: str) -> str:
+    """Delete the keys of a namespace and return a complaint about keys it does not know, empty if there is none.
+
+    Keys of other namespaces are deleted as well (a test may use several); only their form is checked.
+    """
+    with server.client() as client:
+        keys = [str(key) for key in client.scan_iter(count=1000)]
+        if keys:
+            client.unlink(*keys)
+    unknown = sorted(key for key in keys if KNOWN_KEYS.fullmatch(key) is None)
+    return f"keys of an unknown form were left in {namespace}: {', '.join(unknown[:10])}" if unknown else ""
