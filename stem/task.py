@@ -1,0 +1,679 @@
+"""What a task is to the people who write one: its options, its context, and the object that `@app.task` makes.
+
+Knows neither brokers nor workers: a context reaches its worker through `ContextPort`, a task its application through
+`Publisher`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, Final, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar
+
+from stem.errors import ConfigError, DecodeError, InvalidArgumentsError, InvalidInputError, InvalidNameError, Retry
+from stem.messages.names import check_name
+from stem.retry import ExponentialJitterRetryStrategy, FixedRetryStrategy, RetryStrategy
+
+T = TypeVar("T")
+D = TypeVar("D")
+P = ParamSpec("P")
+C = ParamSpec("C")
+R = TypeVar("R")
+
+Duration = timedelta | float
+"""A length of time: a timedelta, or seconds as a number."""
+
+MAX_DURATION_S: Final = 315_360_000.0
+"""Ten years: what is longer is a mistake in the unit."""
+
+
+class Unset(Enum):
+    """The type of `UNSET`."""
+
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+"""Nobody said anything about this option, so the next one to be asked decides."""
+
+
+def given(value: T | Unset, default: D) -> T | D:
+    """Return `value`, or `default` where it is unset."""
+    return default if isinstance(value, Unset) else value
+
+
+def seconds(value: Duration | Unset, default: D) -> float | D:
+    """Return a duration option in seconds, or `default` where it is unset."""
+    if isinstance(value, Unset):
+        return default
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def to_seconds(name: str, value: object, *, least: float = 0.001) -> float:
+    """Return a duration in seconds.
+
+    Raises:
+        InvalidInputError: not a timedelta or number, not finite, under `least` or over ten years; names `name`.
+    """
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not least <= number <= MAX_DURATION_S:
+        form = "at least 0" if least <= 0 else f"at least {least * 1000:g} ms"
+        raise InvalidInputError(f"{name}={_shown(value)}: give seconds or a timedelta, {form} and at most ten years")
+    return float(number)
+
+
+# ------------------------------------------------------------------------------------------------------------- options
+
+_DURATIONS: Final = ("visibility_timeout", "soft_time_limit", "time_limit", "result_ttl")
+_TRAVEL_MS: Final = {
+    "visibility_timeout": "lease_ms",
+    "soft_time_limit": "soft_ms",
+    "time_limit": "hard_ms",
+    "result_ttl": "result_ttl_ms",
+}
+_MAX_RETRIES: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """How a task is run. Every field left out is *unset*: what the producer leaves unset the handler's options decide,
+    and what those leave unset the configuration.
+
+    Durations are a timedelta or seconds; once made, the fields hold seconds.
+
+    Attributes:
+        queue: where it waits.
+        priority: 0 to 9, 9 first.
+        max_retries: how often it may fail and run again; 0 means one try.
+        visibility_timeout: the length of its lease; renewed while it runs.
+        soft_time_limit: after it the handler is told, with `SoftTimeLimitExceeded`.
+        time_limit: after it the handler is ended.
+        result_ttl: how long its record and result are kept once it is final.
+        isolation: "process" runs it in a child process (needs a later version; refused when registered).
+        retry_strategy: how long to wait before each retry.
+        retry_on: only these exceptions are retried; `give_up_on`: these never are, and win.
+    """
+
+    queue: str | Unset = UNSET
+    priority: int | Unset = UNSET
+    max_retries: int | Unset = UNSET
+    visibility_timeout: Duration | Unset = UNSET
+    soft_time_limit: Duration | Unset = UNSET
+    time_limit: Duration | Unset = UNSET
+    result_ttl: Duration | Unset = UNSET
+    isolation: Literal["process"] | Unset = UNSET
+    retry_strategy: RetryStrategy | Unset = UNSET
+    retry_on: tuple[type[BaseException], ...] | Unset = UNSET
+    give_up_on: tuple[type[BaseException], ...] | Unset = UNSET
+
+    def __post_init__(self) -> None:
+        if self.queue is not UNSET:
+            check_name("queue", self.queue)
+        _check_whole("priority", self.priority, 0, 9)
+        _check_whole("max_retries", self.max_retries, 0, _MAX_RETRIES)
+        for name in _DURATIONS:
+            value = getattr(self, name)
+            if value is not UNSET:
+                object.__setattr__(self, name, to_seconds(name, value))
+        if self.isolation is not UNSET and self.isolation != "process":
+            raise InvalidInputError(f'isolation={_shown(self.isolation)}: give "process", or leave it out')
+        if self.retry_strategy is not UNSET and not isinstance(self.retry_strategy, RetryStrategy):
+            raise InvalidInputError(
+                f"retry_strategy={_shown(self.retry_strategy)}: give an object with delay_s(attempt), "
+                "such as ExponentialJitterRetryStrategy(base=0.2, max=60)"
+            )
+        for name in ("retry_on", "give_up_on"):
+            value = getattr(self, name)
+            if value is not UNSET:
+                object.__setattr__(self, name, _exceptions(name, value))
+        soft, hard = seconds(self.soft_time_limit, None), seconds(self.time_limit, None)
+        if soft is not None and hard is not None and soft >= hard:
+            raise InvalidInputError(f"soft_time_limit={soft:g} is not shorter than time_limit={hard:g}")
+
+    def over(self, base: TaskOptions) -> TaskOptions:
+        """Return `base` with the fields that are set here on top."""
+        if self is _NOTHING:
+            return base
+        if base is _NOTHING:
+            return self
+        changed = {name: value for name in _FIELDS if (value := getattr(self, name)) is not UNSET}
+        if not changed:
+            return base
+        # The soft limit of one side and the hard limit of the other may cross: the side that wins is heard, and the
+        # other one's limit is left out rather than refused, because neither of the two authors made a mistake.
+        merged = {name: changed.get(name, getattr(base, name)) for name in _FIELDS}
+        soft, hard = merged["soft_time_limit"], merged["time_limit"]
+        if soft is not UNSET and hard is not UNSET and soft >= hard:
+            merged["time_limit" if "soft_time_limit" in changed else "soft_time_limit"] = UNSET
+        return TaskOptions(**merged)
+
+    def travelling(self) -> dict[str, Any]:
+        """Return what is set as the keys of `Envelope.options`; durations in milliseconds.
+
+        Raises:
+            InvalidInputError: a field is set that cannot travel (exception classes, a retry strategy of one's own).
+        """
+        if self is _NOTHING:
+            return {}
+        plain: dict[str, Any] = {}
+        for name in ("queue", "priority", "max_retries", "isolation"):
+            if (value := getattr(self, name)) is not UNSET:
+                plain[name] = value
+        for name, key in _TRAVEL_MS.items():
+            if (value := getattr(self, name)) is not UNSET:
+                plain[key] = max(1, round(value * 1000))
+        for name in ("retry_on", "give_up_on"):
+            if getattr(self, name) is not UNSET:
+                raise InvalidInputError(f"{name} cannot travel with a task: set it in the handler's options")
+        if isinstance(self.retry_strategy, ExponentialJitterRetryStrategy):
+            plain["retry_base_ms"] = max(1, round(self.retry_strategy.base_s * 1000))
+            plain["retry_max_ms"] = max(1, round(self.retry_strategy.max_s * 1000))
+        elif isinstance(self.retry_strategy, FixedRetryStrategy):
+            plain["retry_fixed_ms"] = max(1, round(self.retry_strategy.seconds * 1000))
+        elif self.retry_strategy is not UNSET:
+            raise InvalidInputError(
+                f"retry_strategy={_shown(self.retry_strategy)} cannot travel with a task: use "
+                "ExponentialJitterRetryStrategy or FixedRetryStrategy, or set it in the handler's options"
+            )
+        return plain
+
+    @classmethod
+    def from_travelled(cls, options: Mapping[str, Any]) -> TaskOptions:
+        """Read `Envelope.options`; keys that this version does not know are ignored.
+
+        Raises:
+            DecodeError: a wrong type or a value out of range.
+        """
+        if not options:
+            return _NOTHING
+        values: dict[str, Any] = {
+            name: options[name] for name in ("queue", "priority", "max_retries", "isolation") if name in options
+        }
+        try:
+            for name, key in _TRAVEL_MS.items():
+                if key in options:
+                    values[name] = _milliseconds(options, key)
+            if "retry_fixed_ms" in options:
+                values["retry_strategy"] = FixedRetryStrategy(_milliseconds(options, "retry_fixed_ms"))
+            elif "retry_base_ms" in options:
+                base = _milliseconds(options, "retry_base_ms")
+                longest = _milliseconds(options, "retry_max_ms") if "retry_max_ms" in options else max(base, 300.0)
+                values["retry_strategy"] = ExponentialJitterRetryStrategy(base, longest)
+            return cls(**values)
+        except (InvalidInputError, InvalidNameError) as error:
+            raise DecodeError(f"envelope: options: {error}") from error
+
+
+_FIELDS: Final = tuple(each.name for each in fields(TaskOptions))
+_NOTHING: Final = TaskOptions()
+NO_OPTIONS: Final = _NOTHING
+"""Options with nothing set."""
+
+
+def _check_whole(name: str, value: object, least: int, most: int) -> None:
+    if value is UNSET:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InvalidInputError(f"{name}={_shown(value)}: give a whole number from {least} to {most}")
+
+
+def _exceptions(name: str, value: object) -> tuple[type[BaseException], ...]:
+    kinds = value if isinstance(value, tuple | list) else (value,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise InvalidInputError(f"{name}={_shown(value)}: give exception classes, such as (ConnectionError,)")
+    return tuple(kinds)
+
+
+def _milliseconds(options: Mapping[str, Any], key: str) -> float:
+    value = options[key]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidInputError(f"{key!r} is not a whole number of milliseconds")
+    return value / 1000
+
+
+def _shown(value: object) -> str:
+    shown = ascii(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+# ----------------------------------------------------------------------------------------------------------- signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """Everything `enqueue` needs to know about one task: a request that can be kept, passed on, and sent in a batch.
+
+    Attributes:
+        delay: from now; `eta`: at this time (aware); at most one of them.
+        expires: too late to start: after this long, or at this time (aware).
+        task_id: of the caller's choice, so that repeating the request is safe; else a new UUIDv7.
+    """
+
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    options: TaskOptions = _NOTHING
+    meta: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] | None = None
+    delay: Duration | None = None
+    eta: datetime | None = None
+    expires: Duration | datetime | None = None
+    priority: int | None = None
+    unique_key: str | None = None
+    task_id: str | None = None
+
+
+class Origin(Protocol):
+    """The running task that enqueues another one."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def root(self) -> str | None: ...
+
+
+# ------------------------------------------------------------------------------------------------------------- context
+
+
+class ContextPort(Protocol):
+    """What the worker gives a context. Everything but `enqueue` may be called from any thread."""
+
+    def progress(self, value: object) -> None:
+        """Keep `value` as the task's progress; never blocks."""
+
+    def extend_lease(self, seconds: float) -> None:
+        """Ask for the lease to run for `seconds` from now at least."""
+
+    def revoked(self) -> bool:
+        """Say whether an operator asked for this task to end."""
+
+    def lease_lost(self) -> bool:
+        """Say whether another worker holds the task now: nothing this one does counts any more."""
+
+    async def enqueue(self, signature: Signature) -> str:
+        """Enqueue another task as a child of this one; on the work loop."""
+
+    def enqueue_blocking(self, signature: Signature) -> str:
+        """Do the same from a thread that is not the work loop's."""
+
+
+class TaskContext:
+    """What a handler knows about its run and may ask of its worker.
+
+    Attributes:
+        id, task, queue: of this task.
+        attempt: how many times it failed so far, from 0.
+        token: grows by one with each start; a fence for the handler's own writes.
+        max_retries: how often it may fail and run again.
+        headers, meta: what its producer gave.
+        root, parent: ids of the task that began the chain (None: this one did) and of the one that enqueued this one.
+        worker: the worker's id.
+        last_heartbeat_s: when `heartbeat` or `progress` was last called, by `time.monotonic()`; 0 for never.
+    """
+
+    __slots__ = (
+        "_port",
+        "attempt",
+        "headers",
+        "id",
+        "last_heartbeat_s",
+        "max_retries",
+        "meta",
+        "parent",
+        "queue",
+        "root",
+        "task",
+        "token",
+        "worker",
+    )
+
+    def __init__(
+        self,
+        port: ContextPort,
+        *,
+        id: str,
+        task: str,
+        queue: str,
+        attempt: int = 0,
+        token: int = 0,
+        max_retries: int = 0,
+        headers: Mapping[str, str] | None = None,
+        meta: Mapping[str, Any] | None = None,
+        root: str | None = None,
+        parent: str | None = None,
+        worker: str = "",
+    ) -> None:
+        self._port = port
+        self.id = id
+        self.task = task
+        self.queue = queue
+        self.attempt = attempt
+        self.token = token
+        self.max_retries = max_retries
+        self.headers: Mapping[str, str] = {} if headers is None else headers
+        self.meta: Mapping[str, Any] = {} if meta is None else meta
+        self.root = root
+        self.parent = parent
+        self.worker = worker
+        self.last_heartbeat_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"TaskContext(id={self.id!r}, task={self.task!r}, queue={self.queue!r}, attempt={self.attempt})"
+
+    @property
+    def is_revoked(self) -> bool:
+        """Whether an operator asked for this task to end; a long handler in a thread looks at it now and then."""
+        return self._port.revoked()
+
+    @property
+    def lease_lost(self) -> bool:
+        """Whether another worker holds the task now: whatever this run still does is not recorded."""
+        return self._port.lease_lost()
+
+    def heartbeat(self) -> None:
+        """Give a sign of life; from any thread. The lease is renewed without it, as long as the worker lives."""
+        self.last_heartbeat_s = time.monotonic()
+
+    def extend_lease(self, seconds: Duration) -> None:
+        """Ask for the lease to run for this long from now at least, for work during which even the worker's own
+        thread may not get to run (a C extension that holds the GIL)."""
+        self._port.extend_lease(to_seconds("seconds", seconds))
+
+    def progress(self, value: object) -> None:
+        """Show `value` (plain data) as this task's progress; from any thread, at once, as often as you like: only the
+        last one of each heartbeat travels."""
+        self.last_heartbeat_s = time.monotonic()
+        self._port.progress(value)
+
+    def retry(self, countdown: Duration | None = None) -> NoReturn:
+        """End this attempt as failed and run the task again, after `countdown` or as the retry policy says.
+
+        Raises:
+            Retry: always; it must leave the handler.
+        """
+        raise Retry(countdown=None if countdown is None else to_seconds("countdown", countdown, least=0))
+
+    async def enqueue(
+        self,
+        name: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        options: TaskOptions | None = None,
+        meta: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        delay: Duration | None = None,
+        eta: datetime | None = None,
+        expires: Duration | datetime | None = None,
+        priority: int | None = None,
+        unique_key: str | None = None,
+        task_id: str | None = None,
+    ) -> str:
+        """Enqueue another task as a child of this one; the same as `Stem.enqueue`. For `async` handlers."""
+        return await self._port.enqueue(
+            Signature(
+                name=name,
+                args={} if args is None else args,
+                options=_NOTHING if options is None else options,
+                meta=meta,
+                headers=headers,
+                delay=delay,
+                eta=eta,
+                expires=expires,
+                priority=priority,
+                unique_key=unique_key,
+                task_id=task_id,
+            )
+        )
+
+    def enqueue_blocking(
+        self,
+        name: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        options: TaskOptions | None = None,
+        meta: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        delay: Duration | None = None,
+        eta: datetime | None = None,
+        expires: Duration | datetime | None = None,
+        priority: int | None = None,
+        unique_key: str | None = None,
+        task_id: str | None = None,
+    ) -> str:
+        """Do the same from a handler that runs in a thread."""
+        return self._port.enqueue_blocking(
+            Signature(
+                name=name,
+                args={} if args is None else args,
+                options=_NOTHING if options is None else options,
+                meta=meta,
+                headers=headers,
+                delay=delay,
+                eta=eta,
+                expires=expires,
+                priority=priority,
+                unique_key=unique_key,
+                task_id=task_id,
+            )
+        )
+
+
+CURRENT: Final[ContextVar[TaskContext | None]] = ContextVar("stem_current_task", default=None)
+"""The context of the handler that runs here. A worker that sets it lets plain `task.enqueue()` calls inside a handler
+find their parent."""
+
+
+# ------------------------------------------------------------------------------------------------------------ handlers
+
+
+class TaskHandler(Protocol):
+    """A task as an object: a name, options where it wants some, and a call. No base class is needed.
+
+    It may also have an attribute `options`, a `TaskOptions`. `__call__` may be `async def` (runs on the work loop) or
+    `def` (runs in a thread).
+    """
+
+    name: str
+
+    def __call__(self, context: TaskContext, args: Mapping[str, Any]) -> Any: ...
+
+
+class Parameters:
+    """What a function takes, seen from outside: its parameters without the context.
+
+    Attributes:
+        takes_context: its first parameter is named `context` or annotated as `TaskContext`.
+        names: what positional arguments are bound to, in order.
+        required: names without a default.
+    """
+
+    __slots__ = ("_allowed", "_any_keyword", "_text", "names", "required", "takes_context")
+
+    def __init__(self, function: Callable[..., Any], *, task: str) -> None:
+        try:
+            parameters = list(inspect.signature(function).parameters.values())
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"task {task}: the parameters of {function!r} cannot be read: {error}") from error
+        self.takes_context = bool(parameters) and _is_context(function, parameters[0])
+        rest = parameters[1:] if self.takes_context else parameters
+        for each in rest:
+            if each.kind in (each.VAR_POSITIONAL, each.POSITIONAL_ONLY):
+                raise ConfigError(
+                    f"task {task}: parameter {each.name!r} takes no name, and arguments travel by name: "
+                    "take named parameters or **kwargs"
+                )
+        named = [each for each in rest if each.kind is not each.VAR_KEYWORD]
+        self.names = tuple(each.name for each in named if each.kind is each.POSITIONAL_OR_KEYWORD)
+        self.required = tuple(each.name for each in named if each.default is each.empty)
+        self._allowed = frozenset(each.name for each in named)
+        self._any_keyword = len(named) < len(rest)
+        shown = [each.name if each.default is each.empty else f"{each.name}=…" for each in named]
+        self._text = "(" + ", ".join([*shown, "**kwargs"] if self._any_keyword else shown) + ")"
+
+    def bind(self, task: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return positional and keyword arguments as one map by name.
+
+        Raises:
+            InvalidArgumentsError: too many positional ones, or one given twice.
+        """
+        if not args:
+            return kwargs
+        if len(args) > len(self.names):
+            raise InvalidArgumentsError(
+                f"{task} takes {len(self.names)} positional arguments {self._text}, {len(args)} were given"
+            )
+        bound = dict(zip(self.names, args, strict=False))
+        for name in bound:
+            if name in kwargs:
+                raise InvalidArgumentsError(f"{task}: {name!r} is given twice, by place and by name")
+        bound.update(kwargs)
+        return bound
+
+    def check(self, task: str, args: Mapping[str, Any]) -> None:
+        """Raise `InvalidArgumentsError` unless the function can be called with `args` as keywords."""
+        missing = [name for name in self.required if name not in args]
+        extra = [] if self._any_keyword else [name for name in args if name not in self._allowed]
+        if missing or extra:
+            parts = [
+                f"{names} {word}" for names, word in ((_list(missing), "missing"), (_list(extra), "unknown")) if names
+            ]
+            raise InvalidArgumentsError(f"{task} takes {self._text}: {'; '.join(parts)}")
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(_shown(name) for name in names[:10])
+
+
+def _is_context(function: Callable[..., Any], parameter: inspect.Parameter) -> bool:
+    if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+        return False
+    annotation = parameter.annotation
+    if annotation is parameter.empty or annotation is Any:
+        return parameter.name == "context"
+    if isinstance(annotation, str):
+        # Under `from __future__ import annotations`; an alias is looked up where the function was written.
+        if re.search(r"\bTaskContext\b", annotation):
+            return True
+        home = getattr(inspect.unwrap(function), "__globals__", {})
+        return home.get(annotation) is TaskContext or (
+            annotation in ("Any", "typing.Any") and parameter.name == "context"
+        )
+    return annotation is TaskContext or "TaskContext" in str(annotation)
+
+
+# ---------------------------------------------------------------------------------------------------------------- task
+
+
+class Publisher(Protocol):
+    """What a task needs of the application that made it."""
+
+    async def send(self, signature: Signature, *, origin: Origin | None = None) -> str: ...
+
+    def send_blocking(self, signature: Signature, *, origin: Origin | None = None) -> str: ...
+
+
+class Task(Generic[P, R, C]):
+    """A function that can be enqueued; `@app.task` makes it. Called directly, it is still the function.
+
+    Attributes:
+        name: of the task; `options`: as given to the decorator; `function`: as written.
+    """
+
+    def __init__(self, function: Callable[C, R], *, name: str, options: TaskOptions, publisher: Publisher) -> None:
+        self.name: Final = check_name("task", name)
+        self.options: Final = options
+        self.function: Final = function
+        self.parameters: Final = Parameters(function, task=name)
+        self._plain: Final[TaskVariant[P]] = TaskVariant(Signature(name=name), self.parameters, publisher)
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: C.args, **kwargs: C.kwargs) -> R:
+        """Call the function here and now; nothing is enqueued."""
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Enqueue it with these arguments and return the task's id; they are checked before anything is sent."""
+        return await self._plain.enqueue(*args, **kwargs)
+
+    def enqueue_blocking(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Do the same from code without an event loop."""
+        return self._plain.enqueue_blocking(*args, **kwargs)
+
+    def signature(self, *args: P.args, **kwargs: P.kwargs) -> Signature:
+        """Return the request without sending it, for `enqueue_many`."""
+        return self._plain.signature(*args, **kwargs)
+
+    def with_options(
+        self,
+        options: TaskOptions | None = None,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        delay: Duration | None = None,
+        eta: datetime | None = None,
+        expires: Duration | datetime | None = None,
+        unique_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        meta: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+    ) -> TaskVariant[P]:
+        """Return a variant that is enqueued in another way: ``await build.with_options(delay=60).enqueue("x")``."""
+        chosen = _NOTHING if options is None else options
+        if queue is not None:
+            chosen = TaskOptions(queue=queue).over(chosen)
+        template = Signature(
+            name=self.name,
+            options=chosen,
+            meta=meta,
+            headers=headers,
+            delay=delay,
+            eta=eta,
+            expires=expires,
+            priority=priority,
+            unique_key=unique_key,
+            task_id=task_id,
+        )
+        return TaskVariant(template, self.parameters, self._plain.publisher)
+
+
+class TaskVariant(Generic[P]):
+    """A task together with the way to enqueue it."""
+
+    __slots__ = ("_parameters", "_template", "publisher")
+
+    def __init__(self, template: Signature, parameters: Parameters, publisher: Publisher) -> None:
+        self._template = template
+        self._parameters = parameters
+        self.publisher = publisher
+
+    def signature(self, *args: P.args, **kwargs: P.kwargs) -> Signature:
+        """Return the request without sending it, for `enqueue_many`.
+
+        Raises:
+            InvalidArgumentsError: the function cannot be called with these arguments.
+        """
+        bound = self._parameters.bind(self._template.name, args, kwargs)
+        self._parameters.check(self._template.name, bound)
+        return replace(self._template, args=bound)
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Enqueue it with these arguments and return the task's id."""
+        return await self.publisher.send(self.signature(*args, **kwargs))
+
+    def enqueue_blocking(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Do the same from code without an event loop."""
+        return self.publisher.send_blocking(self.signature(*args, **kwargs))
