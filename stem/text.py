@@ -49,9 +49,10 @@ def safe_url(url: str) -> str:
         # Not a URL; a bare `user:password@host` is masked all the same.
         scheme, rest = "", url
     if not rest.startswith("/") and "@" in rest:
-        authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-        # An unescaped `/`, `?` or `#` in the password ends the authority too early: then the last @ of all counts.
-        end = authority.rfind("@") if "@" in authority else rest.rfind("@")
+        # An unescaped `/`, `#` or `@` in the password makes the URL end its authority too early; nothing after it may
+        # slip out, so the last @ counts, the query apart (unless the only one is there).
+        address = rest.partition("?")[0]
+        end = address.rfind("@") if "@" in address else rest.rfind("@")
         user, colon, _ = rest[:end].partition(":")
         rest = (f"{user}:***" if colon else user) + rest[end:]
     elif not rest.startswith("/"):
