@@ -1,0 +1,98 @@
+"""What fails, grouped by task and exception type: at thousands a second single failures mean nothing. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+WINDOW_MS: Final = 5 * 60_000
+_SLOT_MS: Final = 10_000
+_GROUPS: Final = 500
+_SEEN: Final = 20_000
+_SAME_MS: Final = 60_000
+
+
+@dataclass(slots=True)
+class FailureGroup:
+    """One kind of failure. All text in it is clean.
+
+    Attributes:
+        last_ms: of the newest one, by the broker's clock; `task_id` and `message` are of that one.
+        slots: counts per ten seconds, so that the window can slide without keeping each failure.
+    """
+
+    task: str
+    error: str
+    message: str = ""
+    queue: str = ""
+    task_id: str = ""
+    worker: str = ""
+    last_ms: int = 0
+    slots: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return f"{self.task}\t{self.error}"
+
+    def count(self, now_ms: int, window_ms: int = WINDOW_MS) -> int:
+        """Return how many there were in the last `window_ms`."""
+        oldest = (now_ms - window_ms) // _SLOT_MS
+        return sum(count for slot, count in self.slots.items() if slot > oldest)
+
+
+class FailureBook:
+    """The groups of the last minutes, at most 500; those that failed last are kept."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, str], FailureGroup] = {}
+        self._seen: dict[tuple[str, int], int] = {}
+
+    def add(
+        self,
+        *,
+        task: str,
+        error: str,
+        task_id: str,
+        attempt: int,
+        at_ms: int,
+        message: str = "",
+        queue: str = "",
+        worker: str = "",
+    ) -> bool:
+        """Count one failed attempt; False if it was counted already.
+
+        Events and history tell of the same failure with times a little apart, so id and attempt decide; a replayed task
+        fails with the same attempt again, so only within a minute.
+        """
+        mark = (task_id, attempt)
+        before = self._seen.get(mark)
+        group = self._groups.get((task, error))
+        if before is not None and abs(at_ms - before) < _SAME_MS:
+            if group is not None and message and not group.message:
+                group.message = message
+            return False
+        self._seen.pop(mark, None)
+        self._seen[mark] = at_ms
+        if len(self._seen) > _SEEN:
+            del self._seen[next(iter(self._seen))]
+        if group is None:
+            group = self._groups[task, error] = FailureGroup(task, error)
+        slot = at_ms // _SLOT_MS
+        group.slots[slot] = group.slots.get(slot, 0) + 1
+        if at_ms >= group.last_ms:
+            group.last_ms, group.task_id, group.queue, group.worker = at_ms, task_id, queue, worker
+            group.message = message or group.message
+        if len(self._groups) > _GROUPS:
+            oldest = min(self._groups.values(), key=lambda each: each.last_ms)
+            del self._groups[oldest.task, oldest.error]
+        return True
+
+    def groups(self, now_ms: int) -> list[FailureGroup]:
+        """Return the groups with failures in the window, most of them first; forgets those long past."""
+        oldest = (now_ms - WINDOW_MS) // _SLOT_MS
+        for key, group in list(self._groups.items()):
+            for slot in [slot for slot in group.slots if slot <= oldest]:
+                del group.slots[slot]
+            if not group.slots:
+                del self._groups[key]
+        return sorted(self._groups.values(), key=lambda each: (-each.count(now_ms), -each.last_ms, each.key))

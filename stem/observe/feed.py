@@ -1,0 +1,280 @@
+"""Keeps a `ClusterState` true: polls the broker once a second and follows its events by cursor. Knows contracts only.
+
+A stalled reader is a late reader: nothing is pushed here, so nobody waits for us. The broker going away is a state to
+show, never an error to raise: the picture stays, the connection says since when, and the retries are ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Collection
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar
+
+from stem.clock import Clock, SystemClock
+from stem.contracts import Broker, ListState, TaskPage
+from stem.errors import BrokerRefusedError, StemError
+from stem.observe.rates import MINUTES_KEPT
+from stem.observe.state import ClusterState, Snapshot
+from stem.text import clean
+
+Phase = Literal["CONNECTING", "LIVE", "STALE", "DOWN", "RESYNC"]
+
+STALE_S: Final = 2.0
+LEASE_MS: Final = 15_000
+_RENEW_S: Final = 5.0
+_BACKOFF_S: Final = 0.5
+# Of one dashboard a connection attempt every two seconds costs nothing, and a server that is back is seen at once.
+_BACKOFF_MAX_S: Final = 2.0
+_HISTORY_S: Final = 3.0
+_INFO_S: Final = 10.0
+_PAGE: Final = 200
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Connection:
+    """How the link to the broker is. Times are monotonic seconds.
+
+    Attributes:
+        answered_s: of the last whole answer, None before the first; `answered_ms` is the same on the wall clock.
+        retry: how many attempts failed in a row; `next_s` when the next one is.
+        error: why, in clean words.
+    """
+
+    phase: Phase = "CONNECTING"
+    since_s: float = 0.0
+    answered_s: float | None = None
+    answered_ms: int = 0
+    rtt_ms: float = 0.0
+    retry: int = 0
+    next_s: float = 0.0
+    error: str = ""
+
+    def shown(self, now_s: float, interval_s: float = 1.0) -> Phase:
+        """Return the phase as it looks now: a live link whose answer is overdue is stale."""
+        overdue = self.answered_s is not None and now_s - self.answered_s > interval_s + STALE_S
+        return "STALE" if self.phase == "LIVE" and overdue else self.phase
+
+    @property
+    def up(self) -> bool:
+        return self.phase == "LIVE"
+
+
+async def take(
+    broker: Broker,
+    *,
+    clock: Clock,
+    pages: Collection[ListState] = (),
+    minutes: int = 0,
+    history: int = 0,
+    info: bool = False,
+    page: int = _PAGE,
+) -> Snapshot:
+    """Ask the broker for a snapshot; what it refuses is named in `refused`.
+
+    Raises:
+        BrokerError: queues or workers could not be had.
+    """
+    asked_ms, census, refused = clock.wall_ms(), broker.census, dict[str, str]()
+
+    async def part(name: str, asked: Awaitable[T]) -> T | None:
+        try:
+            return await asked
+        except BrokerRefusedError as error:
+            refused[name] = clean(error)
+            return None
+
+    # One after the other: a dashboard needs one connection, and what it cannot have costs the rest nothing.
+    queues = await census.queues()
+    workers = await broker.presence.workers()
+    pauses = await part("pauses", census.pauses())
+    counted = await part("statistics", census.minutes(minutes)) if minutes else None
+    final = await part("history", census.history(history)) if history else None
+    about = await part("server", census.info()) if info else None
+    lists: dict[ListState, TaskPage] = {}
+    for state in sorted(pages):
+        found = await part(f"{state} tasks", census.tasks(state, limit=page))
+        if found is not None:
+            lists[state] = found
+    return Snapshot(
+        asked_ms=asked_ms,
+        queues=queues,
+        workers=workers,
+        pauses=pauses,
+        minutes=counted,
+        history=final,
+        info=about,
+        pages=lists,
+        refused=refused,
+    )
+
+
+class Feed:
+    """Polls and follows until it is cancelled. Belongs to the event loop it runs on; so does the state it feeds.
+
+    Attributes:
+        pages: the lists of tasks on view, polled with the rest.
+        events: False leaves the event stream alone (no watch lease: workers emit nothing for this watcher).
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        state: ClusterState,
+        *,
+        watcher: str,
+        clock: Clock | None = None,
+        interval_s: float = 1.0,
+        events: bool = True,
+    ) -> None:
+        self.broker = broker
+        self.state = state
+        self.connection = Connection()
+        self.pages: set[ListState] = {"running"}
+        self.interval_s = interval_s
+        self.events = events
+        self.polls = 0
+        self._watcher = watcher
+        self._clock: Clock = clock or SystemClock()
+        self._hurry = asyncio.Event()
+        self._online = asyncio.Event()
+        self._cursor: str | None = None
+        self._history_due_s = self._info_due_s = 0.0
+
+    async def run(self) -> None:
+        """Keep the state true until cancelled; gives the watch lease back at the end."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._poll_for_ever())
+                if self.events:
+                    group.create_task(self._follow_for_ever())
+        finally:
+            if self.events and self._online.is_set():
+                await self._leave()
+
+    def hurry(self) -> None:
+        """Poll now, or try the connection now."""
+        self._hurry.set()
+
+    # ----------------------------------------------------------------------------------------------------------- polls
+
+    async def poll(self) -> None:
+        """Take one snapshot and apply it.
+
+        Raises:
+            BrokerError: it could not be had; the state is as before.
+        """
+        now_s = self._clock.monotonic()
+        link = self.connection
+        away_s = now_s - link.answered_s if link.answered_s is not None else 0.0
+        history = now_s >= self._history_due_s
+        info = now_s >= self._info_due_s
+        snapshot = await take(
+            self.broker,
+            clock=self._clock,
+            pages=set(self.pages),
+            minutes=MINUTES_KEPT if link.answered_s is None else min(MINUTES_KEPT, 2 + int(away_s // 60)),
+            history=(1_000 if not link.up else 300) if history else 0,
+            info=info,
+        )
+        done_s = self._clock.monotonic()
+        self.state.apply(snapshot, done_s)
+        if history:
+            self._history_due_s = done_s + _HISTORY_S
+        if info:
+            self._info_due_s = done_s + _INFO_S
+        if link.phase != "LIVE":
+            link.since_s = done_s
+        link.phase, link.retry, link.error = "LIVE", 0, ""
+        link.answered_s, link.answered_ms = done_s, self._clock.wall_ms()
+        link.rtt_ms = (done_s - now_s) * 1000
+        self.polls += 1
+
+    async def _poll_for_ever(self) -> None:
+        link = self.connection
+        link.since_s = self._clock.monotonic()
+        while True:
+            try:
+                if link.phase == "DOWN":
+                    await self._resync()
+                await self.poll()
+            except StemError as error:
+                await self._down(error)
+                continue
+            self._online.set()
+            # A slow server is asked less often: at most a tenth of the time goes into polls.
+            await self._pause(max(self.interval_s, 9 * link.rtt_ms / 1000))
+
+    async def _resync(self) -> None:
+        """See whether the broker answers again; then everything is read anew."""
+        link = self.connection
+        try:
+            uptime_s: float = (await self.broker.census.info()).uptime_s
+        except BrokerRefusedError:
+            uptime_s = 0.0  # not for our eyes, or not now: expect the worst of it
+        away_s = self._clock.monotonic() - (link.answered_s or link.since_s)
+        if uptime_s <= away_s + 2:
+            # Another life of the server: its event stream may have lost what our cursor points at.
+            self._cursor = None
+            self.state.gap()
+        link.phase = "RESYNC"
+        self._history_due_s = self._info_due_s = 0.0
+        self.state.version += 1
+
+    async def _down(self, error: StemError) -> None:
+        link, now_s = self.connection, self._clock.monotonic()
+        self._online.clear()
+        if link.phase not in ("DOWN", "RESYNC"):
+            link.since_s = now_s
+        link.phase, link.error = "DOWN", clean(error, 300)
+        wait_s = min(_BACKOFF_MAX_S, _BACKOFF_S * 2.0**link.retry) * random.uniform(0.75, 1.0)
+        link.retry += 1
+        link.next_s = now_s + wait_s
+        self.state.version += 1
+        await self._pause(wait_s)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+        except TimeoutError:
+            pass
+        self._hurry.clear()
+
+    # ---------------------------------------------------------------------------------------------------------- events
+
+    async def _follow_for_ever(self) -> None:
+        """Follow the events while the polls say that the broker is there; they own the word on the connection."""
+        renew_s = 0.0
+        while True:
+            await self._online.wait()
+            try:
+                now_s = self._clock.monotonic()
+                if now_s >= renew_s:
+                    await self.broker.events.watch(self._watcher, for_ms=LEASE_MS)
+                    renew_s = now_s + _RENEW_S
+                if self._cursor is None:
+                    self._cursor = await self.broker.events.tail()
+                batch = await self.broker.events.read(self._cursor, timeout_s=1.0)
+            except StemError as error:
+                # Polls go on, so counts stay right; without events only the detail between two polls is missing.
+                self.state.events_error = clean(error)
+                renew_s = 0.0
+                await asyncio.sleep(1.0)
+                continue
+            self._cursor, self.state.events_error = batch.cursor, ""
+            if batch.missed:
+                self.state.gap()
+                self._history_due_s = 0.0
+            if batch.events:
+                self.state.apply_events(batch.events)
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(1.0):
+                await self.broker.events.unwatch(self._watcher)
+        except (StemError, TimeoutError):
+            pass  # the lease runs out by itself

@@ -1,0 +1,436 @@
+"""What is known of a fleet, now: snapshots and events go in, rows come out. A pure reducer: no I/O, no widget, and the
+time is given, so that a recording can be replayed through it.
+
+What the broker counts and what its records say (snapshots) is the truth and is polled every second. Events only make
+the picture move between two polls and tell what happened; losing them costs detail, never a wrong count.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from stem.contracts import FinalRow, ListState, MinuteRow, Pause, PauseKind, QueueRow, Seen, ServerInfo, TaskPage
+from stem.messages.event import Event
+from stem.observe.failures import FailureBook
+from stem.observe.rates import Meter, MinuteBook
+from stem.observe.rows import (
+    MESSAGE_CHARS,
+    EventLine,
+    QueueLine,
+    TaskLine,
+    WorkerLine,
+    event_line,
+    event_text,
+    progress_text,
+)
+from stem.text import clean
+
+FINISHED_KEPT: Final = 50_000
+EVENTS_KEPT: Final = 2_000
+WAITING: Final[tuple[ListState, ...]] = ("queued", "scheduled", "retrying", "held", "dead")
+FINAL: Final = frozenset({"succeeded", "failed", "revoked", "expired"})
+OUTCOMES: Final = ("succeeded", "failed", "retried", "revoked", "expired")
+_RANK: Final = {"queued": 0, "scheduled": 0, "held": 0, "running": 1, "retrying": 2}
+_LATE_MS: Final = 2_000
+_AFTER: Final = {
+    "task.received": "queued",
+    "task.started": "running",
+    "task.succeeded": "succeeded",
+    "task.failed": "failed",
+    "task.retried": "retrying",
+    "task.revoked": "revoked",
+    "task.expired": "expired",
+    "task.handed_back": "queued",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What one poll brought. None: not asked for, or it failed; the picture of before stays.
+
+    Attributes:
+        asked_ms: this machine's clock when the poll began: what changed after it is newer than this snapshot.
+        pages: of tasks by state, the first page each.
+        refused: what the server would not answer, and why, by the part's name.
+    """
+
+    asked_ms: int
+    queues: Sequence[QueueRow] | None = None
+    workers: Sequence[Seen] | None = None
+    pauses: Sequence[Pause] | None = None
+    minutes: Sequence[MinuteRow] | None = None
+    history: Sequence[FinalRow] | None = None
+    pages: Mapping[ListState, TaskPage] = field(default_factory=dict)
+    info: ServerInfo | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+class ClusterState:
+    """The picture. Owned by one event loop; every change raises `version`.
+
+    Attributes:
+        tasks: by id, all that are known; of them `running` runs, `open` is not final or a dead letter, and the rest are
+            the last finished ones, at most 50 000.
+        totals: of a page's state where the broker counts it; `cut` names the states whose page was not the whole.
+        offset_ms: the broker's clock minus this machine's.
+        refused: parts that the server would not answer, and why; `events_error` why there are no events.
+        sampled, missed: events were sampled by a worker, or skipped because this reader was too slow: counts of
+            failures are a lower bound.
+    """
+
+    def __init__(self, diagnose: Callable[[Seen], str]) -> None:
+        self._diagnose = diagnose
+        self.version = 0
+        self.queues: dict[str, QueueLine] = {}
+        self.workers: dict[str, WorkerLine] = {}
+        self.tasks: dict[str, TaskLine] = {}
+        self.running: dict[str, TaskLine] = {}
+        self.open: dict[str, TaskLine] = {}
+        self.totals: dict[str, int] = {}
+        self.cut: set[str] = set()
+        self.pauses: list[Pause] = []
+        self.info: ServerInfo | None = None
+        self.refused: Mapping[str, str] = {}
+        self.events_error = ""
+        self.minutes = MinuteBook()
+        self.failures = FailureBook()
+        self.events: deque[EventLine] = deque(maxlen=EVENTS_KEPT)
+        self.offset_ms = 0
+        self.sampled = False
+        self.missed = 0
+        self.event_count = Meter()
+        self.came = Meter()
+        self.went: dict[str, Meter] = {name: Meter() for name in OUTCOMES}
+        self._finished: dict[str, None] = {}
+        self._events_total = 0
+        self._seen_workers = False
+        self._known_pauses: set[tuple[PauseKind, str]] | None = None
+        self._named: dict[str, list[str]] = {}
+        self._polls = 0
+
+    # ------------------------------------------------------------------------------------------------------ snapshots
+
+    def apply(self, snapshot: Snapshot, at_s: float) -> None:
+        """Take a snapshot; `at_s` is monotonic seconds, for the rates."""
+        if snapshot.workers:
+            self._set_clock(snapshot.workers[0].at_ms + snapshot.workers[0].age_ms - snapshot.asked_ms)
+        elif snapshot.info is not None:
+            self._set_clock(snapshot.info.now_ms - snapshot.asked_ms)
+        as_of_ms = snapshot.asked_ms + self.offset_ms
+        if snapshot.info is not None:
+            self.info = snapshot.info
+        self.refused = dict(snapshot.refused)
+        if snapshot.pauses is not None:
+            self._apply_pauses(snapshot.pauses, as_of_ms)
+        if snapshot.minutes is not None:
+            self._apply_minutes(snapshot.minutes, at_s)
+        if snapshot.queues is not None:
+            self._apply_queues(snapshot.queues, at_s)
+        if snapshot.workers is not None:
+            self._apply_workers(snapshot.workers, as_of_ms, at_s)
+        for state, page in snapshot.pages.items():
+            self._apply_page(state, page, as_of_ms)
+        if snapshot.history is not None:
+            self._apply_history(snapshot.history)
+        self.event_count.read(self._events_total, at_s)
+        self._polls += 1
+        if self._polls % 20 == 0:
+            # Events told of these and no poll has met them since: whatever became of them, it is not this any more.
+            self._forget(row for row in self.open.values() if row.changed_ms < as_of_ms - 60_000 and row.from_event)
+        self.version += 1
+
+    def _set_clock(self, offset_ms: int) -> None:
+        """Take a measured offset of the broker's clock. Each is too great by the time the answer took, so the least of
+        the last ones is kept, and grows slowly."""
+        if self._polls and abs(offset_ms - self.offset_ms) < 1_000:
+            offset_ms = min(offset_ms, self.offset_ms + 1)
+        self.offset_ms = offset_ms
+
+    def _apply_queues(self, rows: Sequence[QueueRow], at_s: float) -> None:
+        for row in rows:
+            line = self.queues.get(row.name)
+            if line is None:
+                line = self.queues[row.name] = QueueLine(row.name, clean(row.name))
+            line.update(row)
+            line.came.read(row.enqueued_total, at_s)
+            line.went.read(self.minutes.total("succeeded", row.name) + self.minutes.total("failed", row.name), at_s)
+        for name in self.queues.keys() - {row.name for row in rows}:
+            del self.queues[name]
+        self.came.read(sum(row.enqueued_total for row in rows), at_s)
+
+    def _apply_minutes(self, rows: Sequence[MinuteRow], at_s: float) -> None:
+        self.minutes.update(rows)
+        for name, meter in self.went.items():
+            meter.read(self.minutes.total(name), at_s)
+
+    def _apply_workers(self, seen: Sequence[Seen], as_of_ms: int, at_s: float) -> None:
+        paused = {pause.target for pause in self.pauses if pause.kind == "worker"}
+        alive = {each.heartbeat.name for each in seen if not each.lost and not each.stopped}
+        for each in sorted(seen, key=lambda one: one.at_ms):
+            beat = each.heartbeat
+            line = self.workers.get(beat.id)
+            before = "" if line is None else line.diagnosis
+            if line is None:
+                line = self.workers[beat.id] = WorkerLine(beat.id, clean(beat.name))
+            fresh = each.at_ms != line.at_ms
+            line.update(each)
+            line.diagnosis = self._diagnosis(each)
+            line.paused_here = beat.id in paused or beat.name in paused
+            line.superseded = line.diagnosis == "lost" and beat.name in alive
+            line.succeeded.read(beat.counters.get("succeeded", 0), at_s)
+            line.failed.read(beat.counters.get("failed", 0) + beat.counters.get("retried", 0), at_s)
+            if self._seen_workers and line.diagnosis != before:
+                self._worker_changed(line, before, as_of_ms)
+            if fresh and line.diagnosis not in ("lost", "stopped"):
+                self._apply_running(each, line)
+        for key in self.workers.keys() - {each.heartbeat.id for each in seen}:
+            del self.workers[key]
+        self._named = {}
+        for each in seen:
+            self._named.setdefault(each.heartbeat.name, []).append(each.heartbeat.id)
+        self._seen_workers = True
+
+    def _diagnosis(self, seen: Seen) -> str:
+        diagnosis = self._diagnose(seen)
+        if diagnosis in ("healthy", "busy") and seen.age_ms > 2 * seen.heartbeat.interval_ms:
+            return "late"
+        return diagnosis
+
+    def _apply_running(self, seen: Seen, line: WorkerLine) -> None:
+        """Bring the tasks of one worker in line with its heartbeat; what events said after it stays."""
+        for task in seen.heartbeat.running:
+            row = self._line(task.id)
+            newer = row.changed_ms > seen.at_ms or row.token > task.token
+            if not newer:
+                row.runs(task, line.key, line.name, seen.at_ms)
+                self._index(row)
+            elif row.state == "running" and row.token in (0, task.token):
+                row.progress = progress_text(task.progress) or row.progress
+                row.token, row.started_ms = task.token, task.started_at_ms
+        if line.whole:
+            self._forget(row for row in self.running.values() if row.owner == line.key and row.changed_ms < seen.at_ms)
+
+    def _apply_page(self, state: ListState, page: TaskPage, as_of_ms: int) -> None:
+        listed = set()
+        for status in page.items:
+            listed.add(status.id)
+            row = self._line(status.id)
+            if row.from_event and row.changed_ms > as_of_ms:
+                continue
+            row.status(status, state)
+            row.owner, row.worker = self._owner(status.worker or "")
+            self._index(row)
+        if page.total is not None:
+            self.totals[state] = page.total
+        whole = page.next is None
+        (self.cut.discard if whole else self.cut.add)(state)
+        if state in WAITING or whole:
+            self._forget(
+                row
+                for row in (self.running if state == "running" else self.open).values()
+                if row.state == state and row.key not in listed and row.changed_ms <= as_of_ms
+            )
+
+    def _apply_history(self, rows: Sequence[FinalRow]) -> None:
+        for final in reversed(rows):
+            row = self.tasks.get(final.id)
+            if row is None or (row.state != "dead" and row.changed_ms <= final.finished_at_ms):
+                row = self._line(final.id)
+                row.final(final)
+                row.owner, row.worker = self._owner(final.worker)
+                self._index(row)
+            if final.state.value == "failed":
+                self.failures.add(
+                    task=clean(final.task),
+                    error=clean(final.error_type) or "failed",
+                    task_id=clean(final.id, 64),
+                    attempt=final.attempt,
+                    at_ms=final.finished_at_ms,
+                    queue=clean(final.queue),
+                    worker=self._owner(final.worker)[1],
+                )
+
+    def _apply_pauses(self, pauses: Sequence[Pause], as_of_ms: int) -> None:
+        known = {(pause.kind, pause.target) for pause in pauses}
+        if self._known_pauses is not None:
+            for pause in pauses:
+                if (pause.kind, pause.target) not in self._known_pauses:
+                    by = f"by {clean(pause.actor)}" if pause.actor else ""
+                    reason = f': "{clean(pause.reason)}"' if pause.reason else ""
+                    self._told(f"{pause.kind}.paused", pause.at_ms or as_of_ms, pause.kind, pause.target, by + reason)
+            for kind, target in sorted(self._known_pauses - known):
+                self._told(f"{kind}.resumed", as_of_ms, kind, target, "")
+        self._known_pauses = known
+        self.pauses = list(pauses)
+
+    # --------------------------------------------------------------------------------------------------------- events
+
+    def apply_events(self, events: Iterable[Event]) -> None:
+        """Take a batch of events, in whatever order they came."""
+        for event in events:
+            self._events_total += 1
+            if event.kind == "events.sampled":
+                self.sampled = True
+            elif event.kind.startswith("worker."):
+                self._told_by_worker(event)
+                continue
+            self.events.append(event_line(event, self._events_total, self._owner(event.worker)[1]))
+            if event.task_id:
+                self._apply_task_event(event)
+        self.version += 1
+
+    def _apply_task_event(self, event: Event) -> None:
+        if event.kind in ("task.failed", "task.retried"):
+            self._count_failure(event)
+        state = _AFTER.get(event.kind)
+        if state is None:
+            row = self.tasks.get(event.task_id)
+            if event.kind == "task.progress" and row is not None and row.state == "running":
+                row.progress = progress_text(event.detail.get("progress"))
+            return
+        row = self._line(event.task_id)
+        if row.changed_ms and not self._moves(row, event, state):
+            return
+        row.task, row.queue = clean(event.task) or row.task, clean(event.queue) or row.queue
+        row.state, row.attempt, row.changed_ms, row.from_event = state, event.attempt, event.at_ms, True
+        if event.worker:
+            row.owner, row.worker = self._owner(event.worker)
+        if state == "running":
+            row.started_ms, row.progress = event.at_ms, ""
+        elif state == "retrying":
+            next_at_ms = event.detail.get("next_at_ms")
+            row.due_ms = next_at_ms if isinstance(next_at_ms, int) else 0
+        if state in ("failed", "retrying"):
+            row.error = clean(event.detail.get("error") or "")
+            row.message = clean(event.detail.get("message") or "", MESSAGE_CHARS)
+        if state in FINAL:
+            row.finished_ms = event.at_ms
+        self._index(row)
+
+    @staticmethod
+    def _moves(row: TaskLine, event: Event, state: str) -> bool:
+        """Say whether an event is news. Workers' clocks differ by a little, so within two seconds what comes later in
+        a task's life wins, whatever the times say; a late event moves no task backwards."""
+        before, after = (row.attempt, _RANK.get(row.state, 3)), (event.attempt, _RANK.get(state, 3))
+        if event.at_ms > row.changed_ms + _LATE_MS:
+            return True
+        if event.kind == "task.handed_back" and row.state == "running":
+            return event.at_ms >= row.changed_ms
+        return after > before and event.at_ms >= row.changed_ms - _LATE_MS
+
+    def _count_failure(self, event: Event) -> None:
+        error, message = event.detail.get("error"), event.detail.get("message")
+        self.failures.add(
+            task=clean(event.task),
+            error=clean(error) if error else "failed",
+            message=clean(message, MESSAGE_CHARS) if message else "",
+            task_id=clean(event.task_id, 64),
+            attempt=event.attempt,
+            at_ms=event.at_ms,
+            queue=clean(event.queue),
+            worker=self._owner(event.worker)[1],
+        )
+
+    def gap(self) -> None:
+        """Note that events were missed; the next snapshot and history make the picture right again."""
+        self.missed += 1
+        self.version += 1
+
+    # ---------------------------------------------------------------------------------------------------------- tail
+
+    def _told(self, kind: str, at_ms: int, what: str, target: str, text: str) -> None:
+        self._events_total += 1
+        name = clean(target)
+        self.events.append(
+            EventLine(
+                key=str(self._events_total),
+                at_ms=at_ms,
+                kind=kind,
+                queue=name if what == "queue" else "",
+                task=name if what == "task" else "",
+                worker=name if what == "worker" else "",
+                text=text,
+            )
+        )
+
+    def _told_by_worker(self, event: Event) -> None:
+        """Add a worker's own word of its coming or going, unless a snapshot has told of it already."""
+        name = clean(event.worker)
+        line = self.workers.get(event.worker)
+        names = {name} if line is None else {name, line.name}
+        if any(
+            each.kind == event.kind and each.worker in names and abs(each.at_ms - event.at_ms) < 10_000
+            for each in list(self.events)[-200:]
+        ):
+            return
+        self.events.append(
+            EventLine(
+                key=str(self._events_total),
+                at_ms=event.at_ms,
+                kind=clean(event.kind, 40),
+                worker=name if line is None else line.name,
+                text=event_text(event),
+            )
+        )
+
+    def _worker_changed(self, line: WorkerLine, before: str, as_of_ms: int) -> None:
+        at_ms, text = as_of_ms, ""
+        if line.diagnosis == "lost":
+            kind, text = "worker.lost", f"no heartbeat since {(as_of_ms - line.at_ms) / 1000:.0f}s"
+        elif line.diagnosis == "stopped":
+            kind = "worker.stopped"
+        elif line.diagnosis == "wedged":
+            kind, text = "worker.wedged", f"the work loop has not ticked for {line.loop_age_ms / 1000:.0f}s"
+        elif line.diagnosis == "draining":
+            kind, text = "worker.stopping", f"{line.in_flight} in flight"
+        elif before == "":
+            kind, text, at_ms = "worker.ready", f"takes {', '.join(line.queues[:8])}", line.started_ms or as_of_ms
+        elif before in ("wedged", "lost"):
+            kind, text = "worker.recovered", f"it was {before}"
+        else:
+            return
+        if any(each.kind == kind and each.worker in (line.name, line.key) for each in list(self.events)[-50:]):
+            return
+        self._told(kind, at_ms, "worker", line.name, text)
+
+    # -------------------------------------------------------------------------------------------------------- helpers
+
+    def _line(self, task_id: str) -> TaskLine:
+        row = self.tasks.get(task_id)
+        if row is None:
+            row = self.tasks[task_id] = TaskLine(task_id, clean(task_id, 64))
+        return row
+
+    def _owner(self, worker: str) -> tuple[str, str]:
+        """Return the key and the shown name of the worker that a message names, by id or by name."""
+        line = self.workers.get(worker)
+        if line is not None:
+            return line.key, line.name
+        named = self._named.get(worker, ())
+        return (named[0] if len(named) == 1 else worker), clean(worker)
+
+    def _index(self, row: TaskLine) -> None:
+        """Put a row where its state belongs; over the cap the one that finished first is forgotten."""
+        if row.state == "running":
+            self.running[row.key] = row
+        else:
+            self.running.pop(row.key, None)
+        if row.state not in FINAL:
+            self.open[row.key] = row
+            self._finished.pop(row.key, None)
+            return
+        self.open.pop(row.key, None)
+        self._finished.pop(row.key, None)
+        self._finished[row.key] = None
+        while len(self._finished) > FINISHED_KEPT:
+            oldest = next(iter(self._finished))
+            del self._finished[oldest]
+            self.tasks.pop(oldest, None)
+
+    def _forget(self, rows: Iterable[TaskLine]) -> None:
+        for row in list(rows):
+            for where in (self.tasks, self.running, self.open, self._finished):
+                where.pop(row.key, None)
