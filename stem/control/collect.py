@@ -1,0 +1,181 @@
+"""Gathering the replies to one command: who has to answer, who did, and when there is nothing left to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from stem.clock import Clock
+from stem.contracts import Broker, Issued, Seen
+from stem.control.answer import Silent
+from stem.control.diagnose import diagnose
+from stem.messages.command import QUESTIONS, STAGES, Command, Reply
+
+_RANK: Final[Mapping[str, int]] = {stage: rank for rank, stage in enumerate(STAGES)}
+APPLIED: Final = _RANK["applied"]
+EFFECT: Final = _RANK["effect"]
+LOOK_AGAIN_S: Final = 0.5
+"""How often presence is read while an answer is out: a worker that dies or says goodbye ends the wait for it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Party:
+    """One worker that a command concerns.
+
+    Attributes:
+        expected: it was alive when the command was issued, so its answer is waited for.
+        rank: of the furthest stage it reached, -1 before its first answer.
+        refusal: its first answer that says no.
+        gone: it said goodbye (`stopped`) or stopped beating (`lost`) while it was waited for.
+    """
+
+    seen: Seen
+    expected: bool
+    rank: int = -1
+    replies: dict[str, Reply] = field(default_factory=dict)
+    refusal: Reply | None = None
+    rtt_ms: float = 0.0
+    gone: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.seen.heartbeat.id
+
+    @property
+    def name(self) -> str:
+        return self.seen.heartbeat.name
+
+    @property
+    def answered(self) -> bool:
+        return bool(self.replies)
+
+    @property
+    def mute(self) -> bool:
+        """It never answered, or was lost on the way, and did not say goodbye."""
+        return self.gone == "lost" or (not self.replies and self.gone != "stopped")
+
+    @property
+    def stage(self) -> str:
+        return STAGES[self.rank] if self.rank >= 0 else ""
+
+    def over(self, want: int) -> bool:
+        """Say whether there is nothing more to hear from it."""
+        return self.rank >= want or self.refusal is not None or bool(self.gone)
+
+    def take(self, reply: Reply, rtt_ms: float) -> None:
+        """Note one reply; a second one of the same stage is a duplicate and changes nothing."""
+        if reply.stage in self.replies:
+            return
+        if not self.replies:
+            self.rtt_ms = rtt_ms
+        self.replies[reply.stage] = reply
+        if reply.ok:
+            self.rank = max(self.rank, _RANK[reply.stage])
+        elif self.refusal is None:
+            self.refusal = reply
+
+
+def parties(live: Sequence[Seen], missing: Sequence[Seen]) -> list[Party]:
+    """Return the workers a command concerns: live ones are expected to answer, lost ones only listed."""
+    return [Party(seen=seen, expected=True) for seen in live] + [Party(seen=seen, expected=False) for seen in missing]
+
+
+class Request:
+    """One command that was issued, and the answers to it.
+
+    Attributes:
+        parties: the workers it concerns; filled in by `collect`.
+        want: rank of the stage asked for.
+    """
+
+    def __init__(
+        self, broker: Broker, clock: Clock, command: Command, issued: Issued, *, started: float, want: int = APPLIED
+    ) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._started = started
+        self.command = command
+        self.issued = issued
+        self.want = want
+        self.parties: Sequence[Party] = ()
+
+    @property
+    def elapsed_ms(self) -> float:
+        return round((self._clock.monotonic() - self._started) * 1000, 2)
+
+    def outstanding(self, enough: Callable[[Party], bool]) -> list[Party]:
+        """Return the expected workers whose answer is still out."""
+        return [party for party in self.parties if party.expected and not party.over(self.want) and not enough(party)]
+
+    async def collect(
+        self,
+        concerned: Sequence[Party],
+        *,
+        limit_s: float,
+        accept: Callable[[Reply], bool] = lambda reply: True,
+        enough: Callable[[Party], bool] = lambda party: False,
+    ) -> None:
+        """Read replies until every expected worker has reached the stage asked for, or `limit_s` after the issue.
+
+        Replies that are late, repeated, to another command, or from somebody who was not asked are dropped.
+
+        Args:
+            accept: says whether a reply is one to this very request (a ping compares its nonce).
+            enough: says that a worker which has not reached the stage will not, and need not.
+        """
+        self.parties = concerned
+        by_id = {party.id: party for party in concerned}
+        deadline = self._started + limit_s
+        looked = self._clock.monotonic()
+        while self.outstanding(enough):
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                return
+            for reply in await self._broker.control.replies(self.command.id, timeout_s=min(left, LOOK_AGAIN_S)):
+                party = by_id.get(reply.worker)
+                if party is None or reply.command_id != self.command.id or reply.stage not in _RANK:
+                    continue
+                if accept(reply):
+                    party.take(reply, self.elapsed_ms)
+            if self._clock.monotonic() - looked >= LOOK_AGAIN_S and self.outstanding(enough):
+                await self._look(by_id)
+                looked = self._clock.monotonic()
+
+    async def silent(self) -> list[Silent]:
+        """Name the workers that did not answer, or that were lost while they acted, by their newest heartbeat."""
+        mute = {party.id: party for party in self.parties if self._mute(party)}
+        if any(party.expected and not party.gone for party in mute.values()):
+            await self._look(mute)
+        return [
+            Silent(
+                id=party.id,
+                name=party.name,
+                diagnosis=diagnose(party.seen, answered=False, issued_at_ms=self.issued.now_ms),
+                last_heartbeat_ms=party.seen.at_ms,
+                waited_for=party.expected,
+            )
+            for party in mute.values()
+            if self._mute(party)
+        ]
+
+    def _mute(self, party: Party) -> bool:
+        # A goodbye is as good as done for a command, but no answer to a question.
+        return party.mute or (self.command.type in QUESTIONS and not party.replies)
+
+    def stage_of(self, concerned: Sequence[Party]) -> str:
+        """Return the stage that all of these have reached; what nobody has to confirm holds as it is stored."""
+        ranks = [party.rank for party in concerned if party.expected and not party.refusal]
+        return STAGES[max(0, min([self.want, *ranks]))]
+
+    async def _look(self, by_id: Mapping[str, Party]) -> None:
+        for seen in await self._broker.presence.workers():
+            party = by_id.get(seen.heartbeat.id)
+            if party is None:
+                continue
+            party.seen = seen
+            if seen.stopped:
+                # Its goodbye answers every command there is: it takes nothing, runs nothing, and is gone.
+                party.gone, party.rank = "stopped", EFFECT
+            elif seen.lost and party.expected:
+                party.gone = "lost"

@@ -1,0 +1,367 @@
+"""The operator's end of the control channel: issue a command, know who must answer, return when they have.
+
+Knows the contract and the messages; knows no adapter, no terminal and no worker code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal
+
+from stem.clock import Clock, SystemClock
+from stem.contracts import (
+    Broker,
+    Change,
+    ClearDrain,
+    ClearPause,
+    PauseKind,
+    RevokeTasks,
+    SetDrain,
+    SetPause,
+    SetShutdown,
+)
+from stem.control import outcome, target
+from stem.control.answer import Answers, CommandItem, CommandResult, PingResult
+from stem.control.collect import APPLIED, EFFECT, Party, Request, parties
+from stem.errors import InvalidInputError, UnknownOutcomeError
+from stem.messages.command import Command, Reply
+from stem.messages.envelope import new_task_id
+from stem.messages.names import check_name
+from stem.messages.status import TaskStatus
+
+INSPECT: Final = ("active", "reserved", "revoked", "registered", "queues", "config", "stack")
+SHUTDOWN_MODES: Final = ("warm", "soft", "hard")
+MAX_IDS: Final = 500
+"""Of one revoke: a command is one step in the broker, and a step is bounded."""
+
+
+class Controller:
+    """Sends commands to workers and reports what came of them.
+
+    Every method returns as soon as the last worker that must answer has, and at the latest after `timeout_s` (or
+    `wait_s`, where the effect is waited for). Workers that are silent are named in the result, never an exception.
+    Belongs to the event loop of its broker.
+
+    Args:
+        actor: who is asking; kept with what the command stores.
+        timeout_s: how long answers are waited for.
+    """
+
+    def __init__(self, broker: Broker, *, actor: str = "", timeout_s: float = 5.0, clock: Clock | None = None) -> None:
+        self._broker = broker
+        self._actor = actor
+        self._timeout_s = timeout_s
+        self._clock = clock or SystemClock()
+
+    # ------------------------------------------------------------------------------------------------------- questions
+
+    async def ping(self, targets: Sequence[str] = ()) -> PingResult:
+        """Ask who is there; targets are worker ids, names or globs, none means all.
+
+        Raises:
+            InvalidNameError: a target that cannot be a worker.
+        """
+        nonce = new_task_id()
+        request, unmatched = await self._ask(
+            "ping", targets, {"nonce": nonce}, lambda reply: not reply.ok or reply.data.get("nonce") == nonce
+        )
+        silent = await request.silent()
+        replied = [party for party in request.parties if party.answered]
+        return PingResult(
+            expected=sum(party.expected for party in request.parties),
+            replied=len(replied),
+            silent=silent,
+            elapsed_ms=request.elapsed_ms,
+            workers=[outcome.pong(party) for party in replied],
+            unmatched=unmatched,
+            warnings=[f"{p.name} answered {outcome.complaint(p.refusal)}" for p in replied if p.refusal is not None],
+        )
+
+    async def inspect(self, what: str = "active", targets: Sequence[str] = ()) -> Answers:
+        """Ask workers for one of `INSPECT`.
+
+        Raises:
+            InvalidInputError: there is no such thing to inspect, or a target cannot be a worker.
+        """
+        if what not in INSPECT:
+            raise InvalidInputError(f"{ascii(what)[:80]} cannot be inspected: use one of {', '.join(INSPECT)}")
+        return await outcome.answers(*await self._ask("inspect", targets, {"what": what}))
+
+    async def stats(self, targets: Sequence[str] = ()) -> Answers:
+        """Ask workers for their counters."""
+        return await outcome.answers(*await self._ask("stats", targets, {}))
+
+    # --------------------------------------------------------------------------------------------------------- changes
+
+    async def revoke(
+        self,
+        ids: Sequence[str],
+        *,
+        terminate: bool = False,
+        reason: str = "",
+        wait_s: float | None = None,
+        dry_run: bool = False,
+    ) -> CommandResult:
+        """Make tasks never start (again); those that run are told to stop, with `terminate` made to.
+
+        Only workers that run one of them are waited for: `applied` once they know, or with `wait_s` until each of
+        their tasks has ended.
+
+        Raises:
+            InvalidInputError: more than 500 ids, or an ill-formed one.
+        """
+        ids = list(dict.fromkeys(check_name("task id", task_id) for task_id in ids))
+        if not ids or len(ids) > MAX_IDS:
+            raise InvalidInputError(f"{len(ids)} task ids: give 1 to {MAX_IDS} of them")
+        if dry_run:
+            return await self._foresee_revoke(ids)
+        command = self._command("revoke", (), {"ids": ids, "terminate": terminate}, reason, wait_s)
+        request = await self._issue(command, RevokeTasks(ids=ids, terminate=terminate), wait_s)
+        running = {item.worker for item in request.issued.items if item.outcome == "running"}
+        runners = [seen for seen in request.issued.workers if seen.heartbeat.id in running]
+        concerned = parties(target.live(runners), [seen for seen in runners if seen.lost])
+        await request.collect(concerned, limit_s=self._limit_s(wait_s), enough=outcome.holds_none)
+        items, warnings = outcome.revoke_items(request, await self._ended(request))
+        stored = tuple(item.target for item in items if item.outcome == "stored")
+        return await self._result(request, items, warnings=warnings, unmatched=stored, enough=outcome.holds_none)
+
+    async def pause(
+        self,
+        kind: PauseKind,
+        targets: Sequence[str],
+        *,
+        for_s: float | None = None,
+        reason: str = "",
+        wait_s: float | None = None,
+        dry_run: bool = False,
+    ) -> CommandResult:
+        """Hand out nothing more of these queues, task names or workers, until resumed or for `for_s` seconds."""
+        for_ms = None if for_s is None else max(1, round(for_s * 1000))
+        names, unmatched = await self._pausable(kind, targets)
+        if dry_run or not names:
+            return await self._foresee_pause(kind, names, unmatched, setting=True, dry_run=dry_run)
+        args = {"kind": kind, "targets": list(names), "for_ms": for_ms}
+        command = self._command("pause", names if kind == "worker" else (), args, reason, wait_s)
+        return await self._set(command, SetPause(kind=kind, targets=names, for_ms=for_ms), unmatched, wait_s)
+
+    async def resume(
+        self,
+        kind: PauseKind,
+        targets: Sequence[str],
+        *,
+        reason: str = "",
+        wait_s: float | None = None,
+        dry_run: bool = False,
+    ) -> CommandResult:
+        """End a pause; what was not paused is left as it is, and that is a success."""
+        names, unmatched = await self._pausable(kind, targets)
+        if dry_run or not names:
+            return await self._foresee_pause(kind, names, unmatched, setting=False, dry_run=dry_run)
+        args = {"kind": kind, "targets": list(names), "for_ms": None}
+        command = self._command("resume", names if kind == "worker" else (), args, reason, wait_s)
+        return await self._set(command, ClearPause(kind=kind, targets=names), unmatched, wait_s)
+
+    async def drain(
+        self, targets: Sequence[str], *, reason: str = "", wait_s: float | None = None, dry_run: bool = False
+    ) -> CommandResult:
+        """Let workers take nothing more and stay alive; the effect is that nothing is in flight."""
+
+        def change(ids: Sequence[str]) -> Change:
+            return SetDrain(workers=ids)
+
+        return await self._steer("drain", targets, {}, change, reason=reason, wait_s=wait_s, dry_run=dry_run)
+
+    async def undrain(
+        self, targets: Sequence[str], *, reason: str = "", wait_s: float | None = None, dry_run: bool = False
+    ) -> CommandResult:
+        """Let drained workers take work again."""
+
+        def change(ids: Sequence[str]) -> Change:
+            return ClearDrain(workers=ids)
+
+        return await self._steer("undrain", targets, {}, change, reason=reason, wait_s=wait_s, dry_run=dry_run)
+
+    async def shutdown(
+        self,
+        targets: Sequence[str] = (),
+        *,
+        mode: Literal["warm", "soft", "hard"] = "warm",
+        reason: str = "",
+        wait_s: float | None = None,
+        dry_run: bool = False,
+    ) -> CommandResult:
+        """Stop workers; none named means all. The effect is their goodbye."""
+        if mode not in SHUTDOWN_MODES:
+            raise InvalidInputError(f"{ascii(mode)[:40]} is not a way to stop: use {', '.join(SHUTDOWN_MODES)}")
+
+        def change(ids: Sequence[str]) -> Change:
+            return SetShutdown(workers=ids, mode=mode)
+
+        return await self._steer(
+            "shutdown", targets, {"mode": mode}, change, reason=reason, wait_s=wait_s, dry_run=dry_run
+        )
+
+    # --------------------------------------------------------------------------------------------------------- private
+
+    def _limit_s(self, wait_s: float | None) -> float:
+        return self._timeout_s if wait_s is None else wait_s
+
+    def _command(
+        self, kind: str, targets: Sequence[str], args: dict[str, Any], reason: str = "", wait_s: float | None = None
+    ) -> Command:
+        return Command(
+            id=new_task_id(),
+            type=kind,
+            targets=tuple(targets),
+            args=args,
+            timeout_ms=round(1000 * max(self._timeout_s, wait_s or 0.0)),
+            actor=self._actor[:200],
+            reason=reason[:500],
+        )
+
+    async def _issue(self, command: Command, change: Change | None = None, wait_s: float | None = None) -> Request:
+        started = self._clock.monotonic()
+        try:
+            issued = await self._broker.control.issue(command, change)
+        except UnknownOutcomeError:
+            # The answer got lost. A command is stored once per id, so asking again is safe and tells the outcome.
+            issued = await self._broker.control.issue(command, change)
+        want = APPLIED if wait_s is None else EFFECT
+        return Request(self._broker, self._clock, command, issued, started=started, want=want)
+
+    async def _ask(
+        self,
+        kind: str,
+        targets: Sequence[str],
+        args: dict[str, Any],
+        accept: Callable[[Reply], bool] = lambda reply: True,
+    ) -> tuple[Request, tuple[str, ...]]:
+        wanted = target.check_targets(targets)
+        request = await self._issue(self._command(kind, wanted, args))
+        alive, lost = target.live(request.issued.workers), target.missing(request.issued.workers)
+        concerned = parties(target.select(alive, wanted), target.select(lost, wanted))
+        await request.collect(concerned, limit_s=self._timeout_s, accept=accept)
+        return request, target.unmatched([*alive, *lost], wanted)
+
+    async def _result(
+        self,
+        request: Request,
+        items: Sequence[CommandItem],
+        *,
+        warnings: Sequence[str] = (),
+        unmatched: Sequence[str] = (),
+        enough: Callable[[Party], bool] = lambda party: False,
+    ) -> CommandResult:
+        silent = await request.silent()
+        asked = [party for party in request.parties if party.expected]
+        return CommandResult(
+            command_id=request.command.id,
+            epoch=request.issued.epoch,
+            expected=len(asked),
+            applied=sum(p.refusal is None and (p.rank >= request.want or enough(p)) for p in asked),
+            failed=sum(party.refusal is not None for party in asked),
+            silent=silent,
+            items=items,
+            warnings=warnings,
+            elapsed_ms=request.elapsed_ms,
+            unmatched=unmatched,
+            waited_out=request.want == EFFECT and bool(request.outstanding(enough)),
+        )
+
+    async def _pausable(self, kind: PauseKind, targets: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the names to pause or resume (of workers also those behind a glob), and what nobody is called."""
+        if not targets:
+            raise InvalidInputError(f"no {kind} given")
+        if kind != "worker":
+            return tuple(dict.fromkeys(check_name(kind, name) for name in targets)), ()
+        seen = [worker for worker in await self._broker.presence.workers() if not worker.stopped]
+        # A worker that is long gone can still be paused by its name, and must be resumable.
+        paused = {pause.target for pause in await self._broker.census.pauses() if pause.kind == "worker"}
+        known: dict[str, None] = {}
+        unmatched: list[str] = []
+        for name in target.check_targets(targets):
+            found = [worker.heartbeat.name for worker in target.select(seen, [name])]
+            if name in paused or (found and not target.is_glob(name)):
+                known[name] = None
+            elif found:
+                known.update(dict.fromkeys(found))
+            else:
+                unmatched.append(name)
+        return tuple(known), tuple(unmatched)
+
+    async def _set(
+        self, command: Command, change: SetPause | ClearPause, unmatched: Sequence[str], wait_s: float | None
+    ) -> CommandResult:
+        request = await self._issue(command, change, wait_s)
+        workers, audience = request.issued.workers, command.targets
+        concerned = parties(
+            target.select(target.live(workers), audience), target.select(target.missing(workers), audience)
+        )
+        await request.collect(concerned, limit_s=self._limit_s(wait_s))
+        items: list[CommandItem] = []
+        for item in request.issued.items:
+            meant = concerned
+            if change.kind == "worker":
+                meant = [party for party in concerned if target.addresses([item.target], party.id, party.name)]
+            items.append(outcome.change_item(item, stage=request.stage_of(meant)))
+            items += outcome.refusals(item.target, meant)
+        return await self._result(request, items, unmatched=unmatched)
+
+    async def _steer(
+        self,
+        verb: str,
+        targets: Sequence[str],
+        args: dict[str, Any],
+        change: Callable[[Sequence[str]], Change],
+        *,
+        reason: str,
+        wait_s: float | None,
+        dry_run: bool,
+    ) -> CommandResult:
+        """Drain, undrain or stop workers, by id: another process of the same name is another worker."""
+        wanted = target.check_targets(targets)
+        if not wanted and verb != "shutdown":
+            raise InvalidInputError(f"no worker given to {verb}")
+        known = await self._broker.presence.workers()
+        there = target.select([*target.live(known), *target.missing(known)], wanted)
+        nobody = target.unmatched(there, wanted)
+        if dry_run or not there:
+            would = "clear" if verb == "undrain" else "set"
+            items = [CommandItem(target=w.heartbeat.name, worker=w.heartbeat.id, outcome=would) for w in there]
+            alive = len(target.live(there))
+            return CommandResult(command_id="", expected=alive, items=items, unmatched=nobody, dry_run=dry_run)
+        ids = [seen.heartbeat.id for seen in there]
+        request = await self._issue(self._command(verb, ids, args, reason, wait_s), change(ids), wait_s)
+        now = {seen.heartbeat.id: seen for seen in request.issued.workers}
+        there = [now.get(seen.heartbeat.id, seen) for seen in there]
+        concerned = parties(target.live(there), [seen for seen in there if seen.lost])
+        await request.collect(concerned, limit_s=self._limit_s(wait_s))
+        return await self._result(request, outcome.steer_items(request, there), unmatched=nobody)
+
+    async def _foresee_revoke(self, ids: Sequence[str]) -> CommandResult:
+        statuses = await self._broker.statuses(ids, timeline=False)
+        items = [outcome.foreseen(task_id, status) for task_id, status in zip(ids, statuses, strict=True)]
+        running = {item.worker for item in items if item.outcome == "running"}
+        alive = [w for w in target.live(await self._broker.presence.workers()) if w.heartbeat.id in running]
+        unknown = tuple(item.target for item in items if item.outcome == "stored")
+        return CommandResult(command_id="", expected=len(alive), items=items, unmatched=unknown, dry_run=True)
+
+    async def _foresee_pause(
+        self, kind: PauseKind, names: Sequence[str], unmatched: Sequence[str], *, setting: bool, dry_run: bool
+    ) -> CommandResult:
+        paused = {pause.target for pause in await self._broker.census.pauses() if pause.kind == kind}
+        audience = names if kind == "worker" else ()
+        alive = target.select(target.live(await self._broker.presence.workers()), audience) if names else []
+        would = "set" if setting else "clear"
+        items = [
+            CommandItem(target=name, changed=changed, outcome=would if changed else "already")
+            for name, changed in ((name, (name in paused) != setting) for name in names)
+        ]
+        return CommandResult(command_id="", expected=len(alive), items=items, unmatched=unmatched, dry_run=dry_run)
+
+    async def _ended(self, request: Request) -> dict[str, TaskStatus]:
+        """Look up running tasks whose worker cannot say (any more) how they ended."""
+        unsure = {party.id for party in request.parties if party.gone or outcome.holds_none(party)}
+        ids = [i.target for i in request.issued.items if i.outcome == "running" and i.worker in unsure]
+        found = await self._broker.statuses(ids, timeline=False) if ids else []
+        return {status.id: status for status in found if status is not None and status.state.final}
