@@ -1,0 +1,199 @@
+"""What operators asked for: pauses, drains, shutdowns, the log of commands behind them, and the replies to them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from stem.contracts import ChangeItem, Logged, Pause, PauseKind
+from stem.errors import DecodeError
+from stem.messages.codec import pack
+from stem.messages.command import QUESTIONS, Command, Reply
+
+LOG_MS: Final = 86_400_000
+LOG_PAGE: Final = 1_000
+REPLIES_KEPT: Final = 10_000
+AUDIT_KEPT: Final = 10_000
+
+
+class DesiredState:
+    """What is paused, drained or asked to stop now."""
+
+    def __init__(self) -> None:
+        self._pauses: dict[tuple[str, str], Pause] = {}
+        self._drained: dict[str, None] = {}
+        self._shutdown: dict[str, str] = {}
+
+    @property
+    def pauses(self) -> list[Pause]:
+        return sorted(self._pauses.values(), key=lambda pause: (pause.kind, pause.target))
+
+    @property
+    def drained(self) -> Collection[str]:
+        return tuple(self._drained)
+
+    @property
+    def shutdown(self) -> Mapping[str, str]:
+        return dict(self._shutdown)
+
+    def pause(self, kind: PauseKind, target: str) -> Pause | None:
+        return self._pauses.get((kind, target))
+
+    def paused(self, kind: PauseKind, target: str) -> bool:
+        return (kind, target) in self._pauses
+
+    def next_end_ms(self) -> int | None:
+        """Return when the next pause ends by itself."""
+        return min((pause.until_ms for pause in self._pauses.values() if pause.until_ms is not None), default=None)
+
+    def end_pauses(self, now: int) -> list[str]:
+        """Drop the pauses whose time is over; return the task names among them."""
+        if not self._pauses:
+            return []
+        over = [key for key, pause in self._pauses.items() if pause.until_ms is not None and pause.until_ms <= now]
+        for key in over:
+            del self._pauses[key]
+        return [target for kind, target in over if kind == "task"]
+
+    def set_pause(self, pause: Pause) -> ChangeItem:
+        """Pause; asking again without an end changes nothing, with an end it moves the end."""
+        key = (pause.kind, pause.target)
+        old = self._pauses.get(key)
+        if old is not None and old.until_ms is None and pause.until_ms is None:
+            return ChangeItem(target=pause.target, outcome="already", changed=False)
+        self._pauses[key] = pause
+        return ChangeItem(target=pause.target, outcome="set", changed=True)
+
+    def clear_pause(self, kind: PauseKind, target: str) -> ChangeItem:
+        return _cleared(target, self._pauses.pop((kind, target), None) is not None)
+
+    def set_drain(self, worker: str) -> ChangeItem:
+        if worker in self._drained:
+            return ChangeItem(target=worker, outcome="already", changed=False)
+        self._drained[worker] = None
+        return ChangeItem(target=worker, outcome="set", changed=True)
+
+    def clear_drain(self, worker: str) -> ChangeItem:
+        was = worker in self._drained
+        self._drained.pop(worker, None)
+        return _cleared(worker, was)
+
+    def set_shutdown(self, worker: str, mode: str) -> ChangeItem:
+        if self._shutdown.get(worker) == mode:
+            return ChangeItem(target=worker, outcome="already", changed=False)
+        self._shutdown[worker] = mode
+        return ChangeItem(target=worker, outcome="set", changed=True)
+
+    def forget(self, worker: str) -> None:
+        """Drop what was asked of one worker id: it said goodbye."""
+        self._drained.pop(worker, None)
+        self._shutdown.pop(worker, None)
+
+    def forget_unknown(self, known: Callable[[str], bool]) -> None:
+        """Drop what was asked of workers that are gone for good."""
+        for worker in [one for one in (*self._drained, *self._shutdown) if not known(one)]:
+            self.forget(worker)
+
+
+def _cleared(target: str, was: bool) -> ChangeItem:
+    return ChangeItem(target=target, outcome="cleared" if was else "already", changed=was)
+
+
+@dataclass(frozen=True, slots=True)
+class _Issue:
+    epoch: int
+    at_ms: int
+    items: tuple[ChangeItem, ...]
+
+
+class CommandLog:
+    """The commands of the last 24 hours in order. A command's place in it is its epoch."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.fence = 0
+        self.audit: deque[bytes] = deque(maxlen=AUDIT_KEPT)
+        self._entries: deque[Logged] = deque()
+        self._issues: OrderedDict[str, _Issue] = OrderedDict()
+
+    def issued(self, command_id: str) -> tuple[int, Sequence[ChangeItem]] | None:
+        """Return what a command did when it came first, None if it is new."""
+        issue = self._issues.get(command_id)
+        return None if issue is None else (issue.epoch, issue.items)
+
+    def append(self, command: Command, now: int, *, raises_fence: bool) -> int:
+        """Log a command and return its epoch."""
+        encoded = command.encode()  # first, because it may refuse
+        self.epoch += 1
+        if raises_fence:
+            self.fence = self.epoch
+        self._entries.append(Logged(epoch=self.epoch, issued_at_ms=now, command=encoded))
+        while self._entries[0].issued_at_ms <= now - LOG_MS:
+            self._entries.popleft()
+        return self.epoch
+
+    def remember(self, command: Command, now: int, items: Sequence[ChangeItem]) -> None:
+        """Keep the answer for a repeated call, and the audit row of what was not just a question."""
+        self._issues[command.id] = _Issue(self.epoch, now, tuple(items))
+        while next(iter(self._issues.values())).at_ms <= now - LOG_MS:
+            self._issues.popitem(last=False)
+        if command.type not in QUESTIONS:
+            row: dict[str, Any] = {
+                "at_ms": now,
+                "epoch": self.epoch,
+                "id": command.id,
+                "type": command.type,
+                "actor": command.actor,
+                "reason": command.reason,
+                "targets": list(command.targets)[:100] or [item.target for item in items[:100]],
+            }
+            self.audit.append(pack(row, what="audit row"))
+
+    def after(self, epoch: int, now: int) -> list[Logged]:
+        """Return the newest entries behind `epoch`, at most 1 000, oldest first."""
+        newest: list[Logged] = []
+        for entry in reversed(self._entries):
+            if entry.epoch <= epoch or entry.issued_at_ms <= now - LOG_MS or len(newest) >= LOG_PAGE:
+                break
+            newest.append(entry)
+        return newest[::-1]
+
+
+@dataclass(slots=True)
+class _ReplyList:
+    until_ms: int
+    replies: deque[bytes] = field(default_factory=lambda: deque(maxlen=REPLIES_KEPT))
+
+
+class ReplyLists:
+    """The replies to each command, as bytes, until they are taken or their time is over."""
+
+    def __init__(self) -> None:
+        self._lists: dict[str, _ReplyList] = {}
+        self._next_end_ms: int | None = None
+
+    def append(self, command_id: str, reply: bytes, until_ms: int) -> None:
+        replies = self._lists.setdefault(command_id, _ReplyList(until_ms))
+        replies.until_ms = until_ms
+        replies.replies.append(reply)
+        if self._next_end_ms is None or until_ms < self._next_end_ms:
+            self._next_end_ms = until_ms
+
+    def take(self, command_id: str) -> list[Reply]:
+        """Take what has come; what cannot be read is dropped."""
+        found = self._lists.pop(command_id, None)
+        replies = []
+        for data in found.replies if found is not None else ():
+            try:
+                replies.append(Reply.decode(data))
+            except DecodeError:
+                continue
+        return replies
+
+    def expire(self, now: int) -> None:
+        if self._next_end_ms is not None and self._next_end_ms <= now:
+            for command_id in [key for key, kept in self._lists.items() if kept.until_ms <= now]:
+                del self._lists[command_id]
+            self._next_end_ms = min((kept.until_ms for kept in self._lists.values()), default=None)

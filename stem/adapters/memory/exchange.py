@@ -1,0 +1,143 @@
+"""Settling deliveries and handing out others: what a busy worker does all the time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from stem.adapters.memory.core import DAY_MS, Core
+from stem.adapters.memory.line import Line
+from stem.adapters.memory.record import Record
+from stem.contracts import Delivery, Exchange, FetchRequest, Outcome, SettleAnswer, Settlement
+from stem.messages.status import TaskState
+
+SKIP_LIMIT: Final = 200
+MAX_CRASHES: Final = 3
+
+
+def exchange(
+    core: Core, worker: str, settlements: Sequence[Settlement], request: FetchRequest | None, now: int
+) -> Exchange:
+    """Settle, then fetch; see `Broker.exchange`."""
+    settled = tuple(_settle(core, worker, settlement, now) for settlement in settlements)
+    answer = _fetch(core, worker, request, now) if request is not None else Exchange(now_ms=now)
+    answer.settled = settled
+    return answer
+
+
+# ------------------------------------------------------------------------------------------------------------ settling
+
+
+def _settle(core: Core, worker: str, settlement: Settlement, now: int) -> SettleAnswer:
+    record = core.record(settlement.id, now)
+    if record is None:
+        return "lost"
+    if not core.holds(record, worker, settlement.token):
+        return "already" if settlement.token == record.settled_token > 0 else "lost"
+    outcome, reason = settlement.outcome, settlement.reason
+    if settlement.error:
+        record.error = settlement.error
+    if record.revoking and outcome in (Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED):
+        outcome, reason = Outcome.REVOKED, record.revoke_reason  # revoked while it ran: it never starts again
+    if outcome is Outcome.CRASHED:
+        record.crashes += 1
+        core.stats.count(now, record.queue, record.task, "crashed")
+        if record.crashes >= MAX_CRASHES:
+            outcome, reason = Outcome.DEAD, "poison"
+    record.settled_token = settlement.token
+    if outcome in (Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED):
+        _run_again(core, record, settlement, outcome, now)
+        return "applied"
+    if outcome is Outcome.SUCCEEDED:
+        record.result = settlement.result
+    elif outcome is Outcome.REVOKED and not reason:
+        reason = record.revoke_reason
+    core.finish(
+        record,
+        TaskState.FAILED if outcome is Outcome.DEAD else TaskState(outcome.value),
+        now,
+        ttl_ms=None if outcome is Outcome.DEAD else settlement.ttl_ms,
+        reason=reason,
+        error_type=settlement.error_type,
+        worker=worker,
+    )
+    return "applied"
+
+
+def _run_again(core: Core, record: Record, settlement: Settlement, outcome: Outcome, now: int) -> None:
+    worker = record.owner
+    core.disown(record)
+    if outcome is Outcome.RETRY:
+        record.attempt += 1
+        record.give_backs = record.first_give_back_ms = 0
+        record.note(now, "retried", worker=worker, detail=settlement.error_type or settlement.reason)
+        core.stats.count(now, record.queue, record.task, "retried")
+    elif outcome is Outcome.GIVE_BACK:
+        record.note(now, "handed_back", worker=worker, detail=settlement.reason)
+        core.stats.count(now, record.queue, record.task, "handed_back")
+        if settlement.unknown:
+            record.give_backs += 1
+            record.first_give_back_ms = record.first_give_back_ms or now
+    else:
+        record.note(now, "crashed", worker=worker, detail=settlement.reason)
+    if settlement.delay_ms > 0:
+        ring = core.make_wait(record, now + settlement.delay_ms, retrying=outcome is Outcome.RETRY)
+    else:
+        core.make_ready(record, now)
+        ring = True
+    if ring:
+        core.bells.ring(record.queue)
+
+
+# ------------------------------------------------------------------------------------------------------------ fetching
+
+
+def _fetch(core: Core, worker: str, request: FetchRequest, now: int) -> Exchange:
+    if request.epoch < core.log.fence:
+        return Exchange(stale=True, now_ms=now)
+    next_due = core.desired.next_end_ms()
+    if core.desired.paused("worker", worker) or core.desired.paused("worker", core.fleet.name(worker)):
+        return Exchange(next_due_ms=_in(next_due, now), now_ms=now)
+    deliveries: list[Delivery] = []
+    skips, more = SKIP_LIMIT, False
+    for queue in dict.fromkeys(request.queues):
+        line = core.lines.get(queue)
+        if line is None or core.desired.paused("queue", queue):
+            continue
+        core.promote(line, now)
+        due = line.next_due_ms()
+        if due is not None and (next_due is None or due < next_due):
+            next_due = due
+        skips -= _take(core, line, worker, request, skips, deliveries, now)
+        if line.ready and (len(deliveries) >= request.count or skips <= 0):
+            more = True
+            # Whoever leaves work behind wakes the next one; this worker has what it asked for.
+            core.bells.ring(queue)
+    return Exchange(deliveries=deliveries, more=more, next_due_ms=_in(next_due, now), now_ms=now)
+
+
+def _take(
+    core: Core, line: Line, worker: str, request: FetchRequest, skips: int, deliveries: list[Delivery], now: int
+) -> int:
+    """Hand out from one queue, 9 to 0; return how many were taken out because they must not run now."""
+    skipped = 0
+    while len(deliveries) < request.count and skipped < skips:
+        task_id = line.ready.first()
+        if task_id is None:
+            break
+        record = core.records[task_id]
+        if record.expires_ms is not None and record.expires_ms <= now:
+            core.finish(record, TaskState.EXPIRED, now, ttl_ms=DAY_MS, reason="expired before it could start")
+            skipped += 1
+        elif core.desired.paused("task", record.task):
+            core.hold(record)
+            skipped += 1
+        else:
+            lease_ms = record.lease_ms or request.leases.get(record.task, request.lease_ms)
+            core.start(record, worker, lease_ms, now)
+            deliveries.append(record.delivery())
+    return skipped
+
+
+def _in(at_ms: int | None, now: int) -> int | None:
+    return None if at_ms is None else max(0, at_ms - now)
