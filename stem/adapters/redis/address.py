@@ -1,0 +1,72 @@
+"""Where a server is: the URL forms that this adapter takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from stem.errors import ConfigError
+from stem.text import clean, safe_url
+
+FORMS = "redis://[user:password@]host[:port][/db], valkey://…, or unix:///path/to.sock[?db=0]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """A server and a database on it. `path` is a unix socket; then host and port mean nothing."""
+
+    host: str = "localhost"
+    port: int = 6379
+    path: str | None = None
+    db: int = 0
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        """For people: never has a secret in it."""
+        if self.path is not None:
+            return f"unix://{self.path}" + (f"?db={self.db}" if self.db else "")
+        user = f"{self.username}@" if self.username else ""
+        return f"redis://{user}{self.host}:{self.port}/{self.db}"
+
+
+def parse_address(url: str) -> Address:
+    """Return the address in `url`.
+
+    Raises:
+        ConfigError: it has another form; names what is wrong, without the password.
+    """
+
+    def wrong(why: str) -> ConfigError:
+        return ConfigError(f"broker URL {clean(safe_url(url))!r}: {why}; use {FORMS}")
+
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise wrong("it does not parse (is the port a number?)") from error
+    if parts.scheme in ("rediss", "valkeys"):
+        raise wrong("TLS is not supported yet")
+    if parts.scheme not in ("redis", "valkey", "unix"):
+        raise wrong("its scheme is not known here")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := sorted(set(query) - {"db"}):
+        raise wrong(f"the option {clean(unknown[0])!r} is not known")
+    if parts.scheme == "unix":
+        if not parts.path.startswith("/") or parts.netloc.rpartition("@")[2]:
+            raise wrong("a socket's path must be absolute, with three slashes")
+        number, path, host = query.get("db", "0"), unquote(parts.path), "localhost"
+    else:
+        number, path, host = parts.path.strip("/") or query.get("db", "0"), None, parts.hostname or ""
+        if not host:
+            raise wrong("it names no host")
+    if not number.isascii() or not number.isdigit() or len(number) > 5:
+        raise wrong("the database is not a number")
+    return Address(
+        host=host,
+        port=port or 6379,
+        path=path,
+        db=int(number),
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+    )

@@ -1,0 +1,88 @@
+"""The producer's part for code without an event loop: the same scripts over a blocking connection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import redis
+
+from stem.adapters.redis.address import Address
+from stem.adapters.redis.calls import CHUNK, enqueue_args, enqueued_of, issue_args, items_of
+from stem.adapters.redis.client import REPLY_TIMEOUT_S, Arg, make_blocking, script, translate
+from stem.adapters.redis.keys import Keys
+from stem.adapters.redis.record import FIELDS, status_of
+from stem.contracts import ChangeItem, Enqueued, Limits, NewTask, RevokeTasks
+from stem.messages.command import Command
+from stem.messages.status import TaskStatus
+
+# Without a loop there is nobody to be told: look at growing intervals instead, from quick to gentle.
+_FIRST_LOOK_S: Final = 0.005
+_LAST_LOOK_S: Final = 0.25
+
+
+class BlockingRedisBroker:
+    """Enqueue, look, wait and cancel. Safe to use from several threads: each call takes a connection from a pool."""
+
+    def __init__(self, address: Address, keys: Keys, limits: Limits) -> None:
+        self._address = address
+        self._keys = keys
+        self._limits = limits
+        self._client = make_blocking(
+            address, reply_timeout_s=REPLY_TIMEOUT_S, client_name=f"stem-{keys.namespace}-sync"
+        )
+
+    @property
+    def namespace(self) -> str:
+        return self._keys.namespace
+
+    @property
+    def url(self) -> str:
+        return str(self._address)
+
+    def _run(self, name: str, *args: Arg) -> Any:
+        code = script(name)
+        prefix, channels = self._keys.prefix, self._keys.channels
+        try:
+            try:
+                return self._client.evalsha(code.sha, 1, prefix, channels, *args)
+            except redis.exceptions.NoScriptError:
+                return self._client.eval(code.text, 1, prefix, channels, *args)
+        except (redis.RedisError, OSError) as error:
+            raise translate(error, what=name, address=self._address) from error
+
+    def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
+        answers: list[Enqueued] = []
+        for first in range(0, len(tasks), CHUNK):
+            reply = self._run("enqueue", *enqueue_args(tasks[first : first + CHUNK], self._limits))
+            answers += enqueued_of(reply)
+        return answers
+
+    def statuses(self, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]:
+        try:
+            pipeline = self._client.pipeline(transaction=False)
+            for task_id in ids:
+                pipeline.hmget(self._keys.task(task_id), *FIELDS)
+            rows = pipeline.execute()
+        except (redis.RedisError, OSError) as error:
+            raise translate(error, what="HMGET", address=self._address) from error
+        return [status_of(task_id, row, timeline=timeline) for task_id, row in zip(ids, rows, strict=True)]
+
+    def wait(self, task_id: str, timeout_s: float) -> TaskStatus | None:
+        deadline = time.monotonic() + timeout_s
+        pause = _FIRST_LOOK_S
+        while True:
+            status = self.statuses([task_id])[0]
+            left = deadline - time.monotonic()
+            if status is None or status.state.final or left <= 0:
+                return status
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, _LAST_LOOK_S)
+
+    def cancel(self, task_id: str, command: Command) -> ChangeItem:
+        reply = self._run("issue", *issue_args(command, RevokeTasks(ids=[task_id])))
+        return items_of(reply[2])[0]
+
+    def close(self) -> None:
+        self._client.close()

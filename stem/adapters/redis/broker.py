@@ -1,0 +1,231 @@
+"""The broker: tasks in and out of queues. Each method is one script; what it does is in scripts/."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Final, Literal, Self
+
+from stem.adapters.redis.address import parse_address
+from stem.adapters.redis.blocking import BlockingRedisBroker
+from stem.adapters.redis.calls import CHUNK, enqueue_args, enqueued_of, exchange_args
+from stem.adapters.redis.census import RedisCensus
+from stem.adapters.redis.client import RedisClient
+from stem.adapters.redis.control import RedisControl
+from stem.adapters.redis.events import RedisEvents
+from stem.adapters.redis.keys import Keys
+from stem.adapters.redis.presence import RedisPresence
+from stem.adapters.redis.record import FIELDS, delivery_of, number, status_of
+from stem.adapters.redis.waiting import Bell, Waits
+from stem.contracts import (
+    Delivery,
+    Enqueued,
+    Exchange,
+    FetchRequest,
+    Lease,
+    Limits,
+    NewTask,
+    SettleAnswer,
+    Settlement,
+    Swept,
+)
+from stem.errors import BrokerError
+from stem.messages.names import check_name
+from stem.messages.status import ErrorInfo, TaskStatus
+
+if TYPE_CHECKING:
+    from stem.config import TLSConfig
+
+DEFAULT_MAX_CRASHES: Final = 3
+_LOOK_AGAIN_S: Final = 5.0
+LONGEST_IDLE_S: Final = 2.0
+_ANSWERS: Final[tuple[SettleAnswer, ...]] = ("lost", "applied", "already")
+_LOST = ErrorInfo(type="WorkerLostError", message="the worker was lost while it ran this task, too often").encode()
+
+
+class RedisStreamsBroker:
+    """A broker on one Redis or Valkey server. Owned by the event loop that first uses it."""
+
+    def __init__(self, url: str, *, namespace: str = "stem", limits: Limits | None = None) -> None:
+        """Make a handle; nothing is connected before the first call.
+
+        Raises:
+            ConfigError: a URL of another form.
+            InvalidNameError: an ill-formed namespace.
+        """
+        self._address = parse_address(url)
+        self._url = url
+        self._keys = Keys(check_name("namespace", namespace), self._address.db)
+        self._limits = limits or Limits()
+        self._client = RedisClient(self._address, self._keys, client_name=f"stem-{namespace}")
+        self._presence = RedisPresence(self._client, self._limits)
+        self._control = RedisControl(self._client)
+        self._events = RedisEvents(self._client)
+        self._census = RedisCensus(self._client, self._presence, self.statuses)
+        self._waits = Waits(self._client)
+        self._bell = Bell(self._client)
+
+    @classmethod
+    async def connect(
+        cls, url: str, *, namespace: str = "stem", limits: Limits | None = None, tls: TLSConfig | None = None
+    ) -> Self:
+        """Make a handle and prove that the server answers.
+
+        Raises:
+            BrokerUnreachableError, BrokerRefusedError: it does not.
+        """
+        if tls is not None and (tls.ca_cert or tls.client_cert or tls.client_key):
+            parse_address(url.replace("redis://", "rediss://", 1))  # refuses: TLS comes with its own checks
+        broker = cls(url, namespace=namespace, limits=limits)
+        try:
+            await broker._client.command("PING")
+        except BrokerError:
+            await broker.close()
+            raise
+        return broker
+
+    @property
+    def namespace(self) -> str:
+        return self._keys.namespace
+
+    @property
+    def url(self) -> str:
+        return str(self._address)
+
+    @property
+    def presence(self) -> RedisPresence:
+        return self._presence
+
+    @property
+    def control(self) -> RedisControl:
+        return self._control
+
+    @property
+    def events(self) -> RedisEvents:
+        return self._events
+
+    @property
+    def census(self) -> RedisCensus:
+        return self._census
+
+    def clone(self) -> RedisStreamsBroker:
+        return RedisStreamsBroker(self._url, namespace=self.namespace, limits=self._limits)
+
+    def blocking(self) -> BlockingRedisBroker:
+        return BlockingRedisBroker(self._address, self._keys, self._limits)
+
+    async def close(self) -> None:
+        await self._waits.close()
+        await self._bell.close()
+        await self._control.close()
+        await self._client.close()
+
+    async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
+        answers: list[Enqueued] = []
+        for first in range(0, len(tasks), CHUNK):
+            reply = await self._client.run("enqueue", *enqueue_args(tasks[first : first + CHUNK], self._limits))
+            answers += enqueued_of(reply)
+        return answers
+
+    async def exchange(self, worker: str, settlements: Sequence[Settlement], fetch: FetchRequest | None) -> Exchange:
+        settled: list[SettleAnswer] = []
+        while len(settlements) > CHUNK:
+            chunk, settlements = settlements[:CHUNK], settlements[CHUNK:]
+            settled += (await self.exchange(worker, chunk, None)).settled
+        args = exchange_args(worker, settlements, fetch, self._limits, DEFAULT_MAX_CRASHES)
+        now_ms, answers, fetched = await self._client.run("exchange", *args)
+        settled += [_ANSWERS[answer] for answer in answers]
+        if not fetched:
+            return Exchange(settled=settled, now_ms=now_ms)
+        stale, more, due, rows = fetched
+        return Exchange(
+            settled=settled,
+            deliveries=[delivery_of(row) for row in rows],
+            more=bool(more),
+            stale=bool(stale),
+            next_due_ms=due if due >= 0 else None,
+            now_ms=now_ms,
+        )
+
+    async def idle(self, queues: Sequence[str], timeout_s: float) -> None:
+        await self._bell.wait([self._keys.bell(queue) for queue in queues], min(timeout_s, LONGEST_IDLE_S))
+
+    async def adopt(self, worker: str, queues: Sequence[str], known: Collection[str]) -> list[Delivery]:
+        _, rows = await self._client.run("adopt", worker, 30_000, len(queues), *queues, *known)
+        return [delivery_of(row) for row in rows]
+
+    async def sweep(self, queues: Sequence[str], *, max_crashes: int = DEFAULT_MAX_CRASHES, worker: str = "") -> Swept:
+        limits = self._limits
+        requeued, buried, skipped = await self._client.run(
+            "sweep",
+            limits.dead_count,
+            limits.dead_ttl_ms,
+            max_crashes,
+            limits.lost_after_ms,
+            _LOST,
+            worker,
+            *queues,
+        )
+        return Swept(requeued=requeued, buried=buried, skipped=skipped.decode())
+
+    async def leave(self, worker: str, queues: Sequence[str]) -> None:
+        await self._client.run("leave", worker, *queues)
+
+    async def extend(self, worker: str, lease: Lease) -> bool:
+        reply = await self._client.run(
+            "beat",
+            *(worker, "", "", b"", self._limits.lost_after_ms, 1),
+            *(lease.id, lease.token, lease.lease_ms, lease.queue, 0),
+        )
+        return not reply[3]
+
+    async def statuses(self, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]:
+        rows = await self._client.commands([("HMGET", self._keys.task(task_id), *FIELDS) for task_id in ids])
+        return [status_of(task_id, row, timeline=timeline) for task_id, row in zip(ids, rows, strict=True)]
+
+    async def body(self, task_id: str) -> tuple[bytes, bytes] | None:
+        body, signature = await self._client.command("HMGET", self._keys.task(task_id), "b", "sg")
+        return None if body is None else (body, signature or b"")
+
+    async def wait(self, task_id: str, timeout_s: float) -> TaskStatus | None:
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        async with self._waits.told_of(task_id) as told:
+            while True:
+                left = deadline - asyncio.get_running_loop().time()
+                state = number(await self._client.run("wait", task_id, self._waits.client_id))
+                if state != 0 or left <= 0:
+                    return (await self.statuses([task_id]))[0]
+                # Told by pub/sub, which may lose a message: so look again every few seconds.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(told.wait(), min(left, _LOOK_AGAIN_S))
+                told.clear()
+
+    async def replay(self, ids: Sequence[str]) -> dict[str, str]:
+        return await self._revive("replay", ids)
+
+    async def retry_now(self, ids: Sequence[str]) -> dict[str, str]:
+        return await self._revive("now", ids)
+
+    async def _revive(self, mode: str, ids: Sequence[str]) -> dict[str, str]:
+        outcomes: dict[str, str] = {}
+        for first in range(0, len(ids), CHUNK):
+            chunk = ids[first : first + CHUNK]
+            reply = await self._client.run("revive", mode, *chunk)
+            outcomes |= {task_id: answer.decode() for task_id, answer in zip(chunk, reply, strict=True)}
+        return outcomes
+
+    async def purge(self, queue: str, what: Literal["waiting", "dead"], *, limit: int = CHUNK) -> int:
+        return int(await self._client.run("purge", queue, what, min(limit, CHUNK), "purged"))
+
+    async def discard(self, queue: str, ids: Sequence[str]) -> int:
+        gone = 0
+        for first in range(0, len(ids), CHUNK):
+            gone += await self._client.run("purge", queue, "dead", CHUNK, "discarded", *ids[first : first + CHUNK])
+        return gone
+
+    async def reconcile(self, cursor: str = "0", *, limit: int = CHUNK) -> tuple[str, int]:
+        following, keys = await self._client.command("SCAN", cursor, "MATCH", self._keys.tasks_pattern, "COUNT", limit)
+        ids = [key.decode().rpartition(":task:")[2] for key in keys]
+        repaired = await self._client.run("reconcile", *ids) if ids else 0
+        return following.decode(), repaired

@@ -1,0 +1,171 @@
+"""What goes into each script, as plain arguments: shared by the asyncio and the blocking handle. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from stem.contracts import (
+    Beat,
+    Change,
+    ChangeItem,
+    ClearDrain,
+    ClearPause,
+    Enqueued,
+    FetchRequest,
+    Limits,
+    NewTask,
+    RevokeTasks,
+    Seen,
+    SetDrain,
+    SetPause,
+    SetShutdown,
+    Settlement,
+)
+from stem.errors import DecodeError
+from stem.messages.command import Command
+from stem.messages.heartbeat import Heartbeat
+from stem.text import clean
+
+CHUNK: Final = 500
+TOMBSTONED_TTL_MS: Final = 86_400_000
+Arg = str | bytes | int
+
+
+def _or_empty(value: int | str | None) -> int | str:
+    return "" if value is None else value
+
+
+def enqueue_args(tasks: Sequence[NewTask], limits: Limits) -> list[Arg]:
+    args: list[Arg] = [limits.queue_length or 0, TOMBSTONED_TTL_MS]
+    for task in tasks:
+        args += (
+            task.id,
+            task.task,
+            task.queue,
+            task.body,
+            task.signature,
+            task.priority,
+            _or_empty(task.delay_ms),
+            _or_empty(task.eta_ms),
+            _or_empty(task.expires_in_ms),
+            _or_empty(task.expires_ms),
+            _or_empty(task.lease_ms),
+            _or_empty(task.unique_key),
+        )
+    return args
+
+
+def enqueued_of(reply: Sequence[bytes]) -> list[Enqueued]:
+    return [
+        Enqueued(holder.decode(), outcome.decode())  # type: ignore[arg-type] # the script's words are the contract's
+        for holder, outcome in zip(reply[::2], reply[1::2], strict=True)
+    ]
+
+
+def exchange_args(
+    worker: str, settlements: Sequence[Settlement], fetch: FetchRequest | None, limits: Limits, max_crashes: int
+) -> list[Arg]:
+    args: list[Arg] = [worker, limits.dead_count, limits.dead_ttl_ms, max_crashes, len(settlements)]
+    for one in settlements:
+        args += (
+            one.id,
+            one.token,
+            one.outcome.value,
+            one.result,
+            one.error,
+            line_safe(one.error_type),
+            line_safe(one.reason),
+            max(0, one.delay_ms),
+            1 if one.unknown else 0,
+            max(1, one.ttl_ms),
+        )
+    if fetch is not None:
+        args += (fetch.epoch, fetch.count, fetch.lease_ms, len(fetch.queues), *fetch.queues)
+        for name, lease in fetch.leases.items():
+            args += (name, lease)
+    return args
+
+
+def beat_args(beat: Beat, limits: Limits, *, leases: slice, first: bool) -> list[Arg]:
+    """Return the arguments of one beat, or of a further chunk of its leases."""
+    heartbeat = beat.heartbeat
+    args: list[Arg] = [heartbeat.id, heartbeat.name, heartbeat.state, heartbeat.encode() if first else b""]
+    chunk = beat.leases[leases]
+    args += (limits.lost_after_ms, len(chunk))
+    for lease in chunk:
+        args += (lease.id, lease.token, lease.lease_ms, lease.queue)
+    wanted = {lease.id for lease in chunk}
+    progress = [(task_id, data) for task_id, data in beat.progress.items() if task_id in wanted]
+    args.append(len(progress))
+    for task_id, data in progress:
+        args += (task_id, data)
+    if first:
+        for one in beat.measured:
+            for what, by in (("n", one.count), ("wait", one.wait_ms), ("run", one.run_ms)):
+                args += (one.queue, one.task, what, by)
+            for bucket, by in one.buckets.items():
+                args += (one.queue, one.task, f"h{bucket}", by)
+    return args
+
+
+def issue_args(command: Command, change: Change | None) -> list[Arg]:
+    name, option, kind, targets = _change_parts(change)
+    said = " ".join(targets if change is not None else command.targets)
+    return [
+        command.id,
+        command.encode(),
+        command.type,
+        line_safe(command.actor),
+        line_safe(command.reason),
+        said[:500],
+        name,
+        option,
+        kind,
+        *targets,
+    ]
+
+
+def _change_parts(change: Change | None) -> tuple[str, str | int, str, Sequence[str]]:
+    match change:
+        case None:
+            return "", "", "", ()
+        case RevokeTasks():
+            return "revoke", "terminate" if change.terminate else "", "", change.ids
+        case SetPause():
+            return "pause", _or_empty(change.for_ms), change.kind, change.targets
+        case ClearPause():
+            return "resume", "", change.kind, change.targets
+        case SetDrain():
+            return "drain", "", "", change.workers
+        case ClearDrain():
+            return "undrain", "", "", change.workers
+        case SetShutdown():
+            return "shutdown", change.mode, "", change.workers
+
+
+def items_of(flat: Sequence[bytes]) -> list[ChangeItem]:
+    """Build change items from the issue script's flat list of five per item."""
+    values = [value.decode("utf-8", "replace") for value in flat]
+    return [
+        ChangeItem(target=target, outcome=outcome, changed=changed == "1", worker=worker, state=state)
+        for target, outcome, changed, worker, state in zip(*(values[i::5] for i in range(5)), strict=True)
+    ]
+
+
+def seen_of(flat: Sequence[bytes], now_ms: int) -> list[Seen]:
+    """Build workers from a flat list of three (id, time, heartbeat); an unreadable one is left out."""
+    seen = []
+    for at, data in zip(flat[1::3], flat[2::3], strict=True):
+        try:
+            heartbeat = Heartbeat.decode(data)
+        except DecodeError:
+            continue
+        at_ms = int(float(at))
+        seen.append(Seen(heartbeat=heartbeat, at_ms=at_ms, age_ms=max(0, now_ms - at_ms)))
+    return sorted(seen, key=lambda one: (one.heartbeat.name, one.heartbeat.started_at_ms))
+
+
+def line_safe(value: str) -> str:
+    """Return foreign text fit for a tab-joined line."""
+    return clean(value, 500) if value else ""

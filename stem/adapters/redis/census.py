@@ -1,0 +1,272 @@
+"""Counts and listings for whoever looks. Reads only; bounded work per call, whatever the backlog."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, Protocol
+
+from stem.adapters.redis.client import RedisClient
+from stem.adapters.redis.presence import RedisPresence
+from stem.adapters.redis.record import final_row_of, number, pauses_of, text
+from stem.contracts import FinalRow, ListState, Measured, MinuteRow, Pause, QueueRow, ServerInfo, TaskPage
+from stem.errors import BrokerRefusedError, InvalidInputError
+from stem.messages.names import is_name
+from stem.messages.status import TaskState, TaskStatus
+
+_SETS: Final = {"running": "lease", "scheduled": "delayed", "retrying": "retry", "held": "held", "dead": "dead"}
+_HISTORY_CHUNK: Final = 500
+_PRIORITIES: Final = range(9, -1, -1)
+
+
+class _Statuses(Protocol):
+    def __call__(self, ids: Sequence[str], *, timeline: bool = True) -> Awaitable[list[TaskStatus | None]]: ...
+
+
+class RedisCensus:
+    """The census of one namespace."""
+
+    def __init__(self, client: RedisClient, presence: RedisPresence, statuses: _Statuses) -> None:
+        self._client = client
+        self._presence = presence
+        self._statuses = statuses
+
+    async def queues(self, names: Sequence[str] = ()) -> list[QueueRow]:
+        workers = await self._presence.workers()
+        consumers = Counter(
+            queue for seen in workers if not (seen.stopped or seen.lost) for queue in set(seen.heartbeat.queues)
+        )
+        now_ms, rows, flat = await self._client.run("queues", *names)
+        pauses = {pause.target: pause for pause in pauses_of(flat) if pause.kind == "queue"}
+        return sorted(
+            (
+                QueueRow(
+                    name=text(name),
+                    ready=ready,
+                    delayed=delayed,
+                    retrying=retrying,
+                    held=held,
+                    in_flight=in_flight,
+                    dead=dead,
+                    oldest_ms=max(0, now_ms - oldest) if oldest >= 0 else None,
+                    pause=pauses.get(text(name)),
+                    consumers=consumers[text(name)],
+                    enqueued_total=total,
+                )
+                for name, ready, delayed, retrying, held, in_flight, dead, oldest, total in rows
+            ),
+            key=lambda row: row.name,
+        )
+
+    async def tasks(
+        self, state: ListState, *, queue: str | None = None, cursor: str | None = None, limit: int = 50
+    ) -> TaskPage:
+        limit = max(1, min(limit, 500))
+        if state in ("succeeded", "failed", "revoked", "expired"):
+            return await self._final(TaskState(state), queue, cursor, limit)
+        queues = [queue] if queue is not None else await self._queue_names()
+        if state == "queued":
+            return await self._queued(queues, cursor, limit)
+        return await self._from_sets(state, queues, cursor, limit)
+
+    async def _queue_names(self) -> list[str]:
+        return sorted(text(name) for name in await self._client.command("SMEMBERS", self._client.keys.queues))
+
+    async def _from_sets(self, state: str, queues: Sequence[str], cursor: str | None, limit: int) -> TaskPage:
+        """Page through one zset per queue, queue after queue. The cursor is "<queue index>:<offset>"."""
+        keys, part = self._client.keys, _SETS[state]
+        at, offset = _pair(cursor)
+        sizes = await self._client.commands([("ZCARD", keys.of_queue(queue, part)) for queue in queues])
+        ids: list[str] = []
+        following: str | None = None
+        for index in range(at, len(queues)):
+            start = offset if index == at else 0
+            command = "ZREVRANGE" if state == "dead" else "ZRANGE"
+            wanted = limit - len(ids)
+            found = await self._client.command(command, keys.of_queue(queues[index], part), start, start + wanted - 1)
+            ids += (text(task_id) for task_id in found)
+            if len(ids) >= limit:
+                end = start + len(found)
+                if end < sizes[index]:
+                    following = f"{index}:{end}"
+                elif any(sizes[index + 1 :]):
+                    following = f"{index + 1}:0"
+                break
+        return TaskPage(items=await self._present(ids), next=following, total=sum(sizes))
+
+    async def _queued(self, queues: Sequence[str], cursor: str | None, limit: int) -> TaskPage:
+        """Page through the undelivered end of each stream. The cursor is "<queue index>:<priority>:<entry>"."""
+        keys = self._client.keys
+        at, priority, after = _triple(cursor)
+        total = sum(row.ready for row in await self.queues(queues)) if queues else 0
+        ids: list[str] = []
+        for index in range(at, len(queues)):
+            for level in _PRIORITIES:
+                if index == at and level > priority:
+                    continue
+                stream = keys.stream(queues[index], level)
+                start = after if index == at and level == priority and after else await self._delivered(stream)
+                found = await self._client.command("XRANGE", stream, f"({start}", "+", "COUNT", limit - len(ids))
+                ids += (text(fields[1]) for _, fields in found if fields)
+                if found and len(ids) >= limit:
+                    following = f"{index}:{level}:{text(found[-1][0])}"
+                    more = len(ids) < total or cursor is not None
+                    return TaskPage(items=await self._present(ids), next=following if more else None, total=total)
+        return TaskPage(items=await self._present(ids), total=total)
+
+    async def _delivered(self, stream: str) -> str:
+        with contextlib.suppress(BrokerRefusedError):
+            for group in await self._client.command("XINFO", "GROUPS", stream):
+                named = dict(zip(group[::2], group[1::2], strict=True))
+                return text(named.get(b"last-delivered-id")) or "0-0"
+        return "0-0"
+
+    async def _final(self, state: TaskState, queue: str | None, cursor: str | None, limit: int) -> TaskPage:
+        """Page through the history for rows of one state; records that have expired are told from their row."""
+        start = _offset(cursor)
+        rows: list[FinalRow] = []
+        following: str | None = None
+        while following is None and len(rows) < limit:
+            chunk = await self._client.command("LRANGE", self._client.keys.history, start, start + _HISTORY_CHUNK - 1)
+            if not chunk:
+                break
+            for data in chunk:
+                start += 1
+                row = final_row_of(data)
+                if row is not None and row.state is state and queue in (None, row.queue):
+                    rows.append(row)
+                    if len(rows) == limit:
+                        following = str(start)
+                        break
+        known = await self._statuses([row.id for row in rows], timeline=False)
+        return TaskPage(
+            items=[
+                status if status is not None and status.state is state else _status_of_row(row)
+                for row, status in zip(rows, known, strict=True)
+            ],
+            next=following,
+        )
+
+    async def _present(self, ids: Sequence[str]) -> list[TaskStatus]:
+        return [status for status in await self._statuses(ids, timeline=False) if status is not None]
+
+    async def history(self, limit: int = 1_000) -> list[FinalRow]:
+        data = await self._client.command("LRANGE", self._client.keys.history, 0, max(0, min(limit, 10_000)) - 1)
+        return [row for line in data if (row := final_row_of(line)) is not None]
+
+    async def minutes(self, count: int = 60) -> list[MinuteRow]:
+        (seconds, _) = await self._client.command("TIME")
+        newest = int(seconds) // 60
+        wanted = range(newest - min(max(count, 1), 180) + 1, newest + 1)
+        hashes = await self._client.commands([("HGETALL", self._client.keys.stats(minute)) for minute in wanted])
+        return [row for minute, flat in zip(wanted, hashes, strict=True) for row in _minute_rows(minute, flat)]
+
+    async def pauses(self) -> list[Pause]:
+        seconds, flat = await self._client.commands([("TIME",), ("HGETALL", self._client.keys.pauses)])
+        now_ms = int(seconds[0]) * 1000 + int(seconds[1]) // 1000
+        return [pause for pause in pauses_of(flat) if pause.until_ms is None or pause.until_ms > now_ms]
+
+    async def info(self) -> ServerInfo:
+        raw, time = await self._client.commands([("INFO",), ("TIME",)])
+        said = _parse_info(text(raw))
+        writable = True
+        try:
+            await self._client.command("SET", self._client.keys.probe, "1", "PX", 1000)
+        except BrokerRefusedError:
+            writable = False
+        valkey = "valkey_version" in said
+        return ServerInfo(
+            kind="valkey" if valkey else "redis",
+            version=str(said.get("valkey_version" if valkey else "redis_version", "")),
+            url=str(self._client.address),
+            namespace=self._client.keys.namespace,
+            policy=str(said.get("maxmemory_policy", "")),
+            persistent=str(said.get("aof_enabled", "0")) == "1",
+            used_memory_bytes=int(said.get("used_memory", 0)),
+            max_memory_bytes=int(said.get("maxmemory", 0)),
+            clients=int(said.get("connected_clients", 0)),
+            uptime_s=int(said.get("uptime_in_seconds", 0)),
+            now_ms=int(time[0]) * 1000 + int(time[1]) // 1000,
+            writable=writable,
+        )
+
+
+def _status_of_row(row: FinalRow) -> TaskStatus:
+    return TaskStatus(
+        id=row.id,
+        task=row.task,
+        queue=row.queue,
+        state=row.state,
+        attempt=row.attempt,
+        worker=row.worker or None,
+        enqueued_at_ms=row.enqueued_at_ms or None,
+        started_at_ms=row.started_at_ms or None,
+        finished_at_ms=row.finished_at_ms,
+    )
+
+
+def _minute_rows(minute: int, flat: Any) -> list[MinuteRow]:
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    grouped: dict[tuple[str, str], dict[str, int]] = {}
+    for field, value in pairs:
+        parts = text(field).split("|")
+        if len(parts) == 3 and is_name("queue", parts[0]):
+            grouped.setdefault((parts[0], parts[1]), {})[parts[2]] = number(value) or 0
+    rows = []
+    for (queue, task), found in sorted(grouped.items()):
+        buckets = {int(what[1:]): by for what, by in found.items() if what[0] == "h" and what[1:].isdigit()}
+        measured = None
+        if found.get("n"):
+            measured = Measured(
+                queue=queue,
+                task=task,
+                count=found["n"],
+                wait_ms=found.get("wait", 0),
+                run_ms=found.get("run", 0),
+                buckets=buckets,
+            )
+        counts = {what: by for what, by in found.items() if what in _COUNTS}
+        rows.append(MinuteRow(at_ms=minute * 60_000, queue=queue, task=task, counts=counts, measured=measured))
+    return rows
+
+
+_COUNTS: Final = frozenset(
+    ("enqueued", "succeeded", "failed", "retried", "revoked", "expired", "crashed", "handed_back")
+)
+
+
+def _parse_info(said: str) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in said.splitlines() if ":" in line and not line.startswith("#"))
+
+
+def _bad(cursor: str) -> InvalidInputError:
+    return InvalidInputError(f"{cursor[:40]!r} is not a cursor of this listing: use `next` of the page before")
+
+
+def _offset(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 12):
+        raise _bad(cursor)
+    return int(cursor)
+
+
+def _pair(cursor: str | None) -> tuple[int, int]:
+    if cursor is None:
+        return 0, 0
+    index, _, offset = cursor.partition(":")
+    try:
+        return _offset(index), _offset(offset)
+    except InvalidInputError:
+        raise _bad(cursor) from None
+
+
+def _triple(cursor: str | None) -> tuple[int, int, str]:
+    if cursor is None:
+        return 0, 9, ""
+    parts = cursor.split(":")
+    entry = parts[2].split("-") if len(parts) == 3 else []
+    if len(entry) != 2 or not all(part.isascii() and part.isdigit() for part in (*parts[:2], *entry)):
+        raise _bad(cursor)
+    return int(parts[0]), int(parts[1]), parts[2]

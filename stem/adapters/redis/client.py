@@ -1,0 +1,225 @@
+"""One wrapper around the client library: explicit options, no retries of its own, and errors that say what happened.
+
+redis-py's own retries are off: with its defaults one lost reply becomes a second XADD. What is sent through here is
+either a read or a script that is safe to send twice, and the caller decides whether to send it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import socket
+from collections.abc import Awaitable, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any, Final, NoReturn, cast
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from stem.adapters.redis.address import Address
+from stem.adapters.redis.keys import Keys
+from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
+from stem.text import clean
+
+CONNECT_TIMEOUT_S: Final = 3.0
+REPLY_TIMEOUT_S: Final = 10.0
+LONGEST_BLOCK_S: Final = 5.0
+
+Arg = str | bytes | int
+_UNREACHABLE_CODES: Final = frozenset({"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"})
+_INCLUDES: Final[Mapping[str, tuple[str, ...]]] = {"exchange": ("settle", "fetch")}
+
+
+class Script:
+    """A Lua script with what it includes, known to servers by its SHA-1."""
+
+    __slots__ = ("name", "sha", "text")
+
+    def __init__(self, name: str) -> None:
+        folder = resources.files("stem.adapters.redis") / "scripts"
+
+        def read(part: str) -> str:
+            return (folder / f"{part}.lua").read_text(encoding="utf-8")
+
+        shebang, _, body = read(name).partition("\n")
+        parts = [shebang, read("lib"), *(read(part) for part in _INCLUDES.get(name, ())), body]
+        self.name = name
+        self.text = "\n".join(parts)
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+@cache
+def script(name: str) -> Script:
+    """Return the script in `scripts/<name>.lua`, read once."""
+    return Script(name)
+
+
+def _keepalive() -> dict[int, int]:
+    """Options that make the kernel notice a dead peer in seconds; those this platform lacks are left out."""
+    wanted = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 5_000}
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
+
+
+def _options(address: Address, *, reply_timeout_s: float, client_name: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "db": address.db,
+        "username": address.username,
+        "password": address.password,
+        "socket_timeout": reply_timeout_s,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "protocol": 2,
+        "client_name": client_name,
+        # CLIENT SETINFO is not in Redis 7.0 and not in minimal rights.
+        "driver_info": None,
+        "health_check_interval": 0,
+        "decode_responses": False,
+    }
+    if address.path is not None:
+        return options | {"unix_socket_path": address.path}
+    return options | {
+        "host": address.host,
+        "port": address.port,
+        "socket_keepalive": True,
+        "socket_keepalive_options": _keepalive(),
+    }
+
+
+def make_async(address: Address, *, reply_timeout_s: float, client_name: str, connections: int) -> redis.asyncio.Redis:
+    """Return an asyncio client that connects on first use and retries nothing."""
+    client = redis.asyncio.Redis(
+        **_options(address, reply_timeout_s=reply_timeout_s, client_name=client_name),
+        retry=AsyncRetry(NoBackoff(), 0),
+        max_connections=connections,
+    )
+    # Replies stay as the server sent them: what a callback would make of them depends on the client's version.
+    client.response_callbacks.clear()
+    return client
+
+
+def make_blocking(address: Address, *, reply_timeout_s: float, client_name: str) -> redis.Redis:
+    """Return a client for code without a loop; like `make_async` otherwise."""
+    return redis.Redis(
+        **_options(address, reply_timeout_s=reply_timeout_s, client_name=client_name),
+        retry=Retry(NoBackoff(), 0),
+        max_connections=100,
+    )
+
+
+def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
+    """Return the Stem error for one of the client library: applied no, unknown, or refused."""
+    where = f"{what} on {address}"
+    text = clean(str(error), 300)
+    if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
+        code = "NOPERM" if isinstance(error, redis.exceptions.NoPermissionError) else "NOAUTH"
+        return BrokerRefusedError(f"{where} was refused: {text}. Check user, password and rights in the URL", code=code)
+    if isinstance(error, redis.exceptions.BusyLoadingError | redis.exceptions.MaxConnectionsError):
+        return BrokerUnreachableError(f"{where} was not possible: {text}. Try again in a moment")
+    if isinstance(error, redis.ConnectionError):
+        if _failed_to_connect(text):
+            return BrokerUnreachableError(f"{where} was not possible: {text}. Is the server running and the URL right?")
+        return UnknownOutcomeError(f"{where} lost its connection: {text}. It may have been applied")
+    if isinstance(error, redis.TimeoutError | TimeoutError):
+        if "connecting" in text:
+            return BrokerUnreachableError(f"{where} was not possible: {text}. Is the server running and the URL right?")
+        return UnknownOutcomeError(f"{where} got no answer in time. It may have been applied")
+    if isinstance(error, OSError):
+        return UnknownOutcomeError(f"{where} lost its connection: {text}. It may have been applied")
+    code = text.split(" ", 1)[0]
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        code = "OOM"
+    if isinstance(error, redis.exceptions.ReadOnlyError):
+        code = "READONLY"
+    if code in _UNREACHABLE_CODES:
+        return BrokerUnreachableError(f"{where} was not possible: {text}. Try again in a moment")
+    hints = {
+        "OOM": "The server is at its memory limit: raise it, or let workers catch up",
+        "READONLY": "This is a replica: point the URL at the primary",
+        "MISCONF": "The server cannot write its data to disk: free space there",
+        "NOREPLICAS": "The server has too few replicas to take writes",
+    }
+    hint = hints.get(code, "The server's log may say more")
+    return BrokerRefusedError(f"{where} was refused: {text}. {hint}", code=code)
+
+
+def _failed_to_connect(text: str) -> bool:
+    return "connecting to" in text or text.startswith(("Error ", "[Errno", "Connection refused"))
+
+
+class RedisClient:
+    """Scripts and commands of one namespace on one event loop. Connects on first use.
+
+    Blocking commands have connections of their own, so that no wait ever delays a command.
+    """
+
+    def __init__(self, address: Address, keys: Keys, *, client_name: str) -> None:
+        self.address = address
+        self.keys = keys
+        self._commands = make_async(address, reply_timeout_s=REPLY_TIMEOUT_S, client_name=client_name, connections=50)
+        self._blocking = make_async(
+            address, reply_timeout_s=LONGEST_BLOCK_S + 5, client_name=client_name, connections=500
+        )
+        self._client_name = client_name
+
+    async def run(self, name: str, *args: Arg) -> Any:
+        """Run one script.
+
+        Raises:
+            BrokerError: see `translate`.
+        """
+        code = script(name)
+        prefix, channels = self.keys.prefix, self.keys.channels
+        try:
+            try:
+                return await _awaited(self._commands.evalsha(code.sha, 1, prefix, channels, *args))
+            except redis.exceptions.NoScriptError:
+                # A server that was restarted or failed over: EVAL runs the script and loads it.
+                return await _awaited(self._commands.eval(code.text, 1, prefix, channels, *args))
+        except (redis.RedisError, OSError) as error:
+            self._raise(error, name)
+
+    async def command(self, *args: Arg) -> Any:
+        """Run one plain command that reads, or that is safe to send twice."""
+        try:
+            return await self._commands.execute_command(*args)  # type: ignore[no-untyped-call] # of redis-py
+        except (redis.RedisError, OSError) as error:
+            self._raise(error, str(args[0]))
+
+    async def commands(self, many: Sequence[Sequence[Arg]]) -> list[Any]:
+        """Run plain commands in one round trip; errors of single ones are raised."""
+        if not many:
+            return []
+        try:
+            pipeline = self._commands.pipeline(transaction=False)
+            for one in many:
+                pipeline.execute_command(*one)
+            return await pipeline.execute()
+        except (redis.RedisError, OSError) as error:
+            self._raise(error, str(many[0][0]))
+
+    async def block(self, *args: Arg) -> Any:
+        """Run a blocking command (at most `LONGEST_BLOCK_S`) on a connection of its own."""
+        try:
+            return await self._blocking.execute_command(*args)  # type: ignore[no-untyped-call] # of redis-py
+        except (redis.RedisError, OSError) as error:
+            self._raise(error, str(args[0]))
+
+    def lone_client(self) -> redis.asyncio.Redis:
+        """Return a client with one connection, for one subscription or one blocking read; the caller closes it."""
+        return make_async(
+            self.address, reply_timeout_s=LONGEST_BLOCK_S + 5, client_name=self._client_name, connections=1
+        )
+
+    def _raise(self, error: Exception, what: str) -> NoReturn:
+        raise translate(error, what=what, address=self.address) from error
+
+    async def close(self) -> None:
+        await asyncio.gather(self._commands.aclose(), self._blocking.aclose())
+
+
+def _awaited(reply: object) -> Awaitable[Any]:
+    # redis-py types its methods for the blocking and the asyncio client at once.
+    return cast("Awaitable[Any]", reply)

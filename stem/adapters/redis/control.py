@@ -1,0 +1,139 @@
+"""The control channel: a log that is the truth, and pub/sub that makes it fast."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+import redis
+import redis.asyncio
+
+from stem.adapters.redis.calls import issue_args, items_of, seen_of
+from stem.adapters.redis.client import RedisClient, translate
+from stem.adapters.redis.record import pauses_of
+from stem.contracts import Change, Desired, Issued, Logged
+from stem.errors import BrokerUnreachableError, DecodeError
+from stem.messages.command import Command, Reply
+
+PING_EVERY_S: Final = 5.0
+PONG_WITHIN_S: Final = 3.0
+
+
+class RedisControl:
+    """Commands of one namespace. One subscription per handle, owned by the loop that called `subscribe`."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._connection: redis.asyncio.Redis | None = None
+        self._pubsub: redis.asyncio.client.PubSub | None = None
+        self._heard = 0.0
+        self._asked: float | None = None
+
+    async def issue(self, command: Command, change: Change | None = None) -> Issued:
+        epoch, now_ms, items, workers = await self._client.run("issue", *issue_args(command, change))
+        return Issued(epoch=epoch, now_ms=now_ms, items=items_of(items), workers=seen_of(workers, now_ms))
+
+    async def read(self, after_epoch: int) -> Desired:
+        epoch, fence, now_ms, log, pauses, drained, shutdown = await self._client.run("read", after_epoch)
+        reset = epoch < after_epoch
+        return Desired(
+            epoch=epoch,
+            fence=fence,
+            now_ms=now_ms,
+            log=[
+                Logged(epoch=int(at), issued_at_ms=int(time), command=command)
+                for at, time, command in zip(log[::3], log[1::3], log[2::3], strict=True)
+            ],
+            pauses=pauses_of(pauses),
+            drained=frozenset(worker.decode() for worker in drained),
+            shutdown={
+                worker.decode(): mode.decode() for worker, mode in zip(shutdown[::2], shutdown[1::2], strict=True)
+            },
+            reset=reset,
+        )
+
+    async def subscribe(self) -> None:
+        await self.close()
+        self._connection = self._client.lone_client()
+        self._pubsub = self._connection.pubsub()
+        try:
+            await self._pubsub.subscribe(self._client.keys.control_channel)
+            confirmed = await self._pubsub.get_message(timeout=PONG_WITHIN_S)
+        except (redis.RedisError, OSError) as error:
+            await self.close()
+            raise translate(error, what="SUBSCRIBE", address=self._client.address) from error
+        if confirmed is None:
+            await self.close()
+            raise BrokerUnreachableError(f"SUBSCRIBE on {self._client.address} was not confirmed in {PONG_WITHIN_S} s")
+        self._heard, self._asked = asyncio.get_running_loop().time(), None
+
+    async def wake(self, timeout_s: float) -> bool:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while True:
+            if self._pubsub is None:
+                raise BrokerUnreachableError("the control subscription is closed: subscribe again")
+            # A half-open connection delivers nothing and says nothing: so ask, and give it a deadline to answer.
+            now = loop.time()
+            if self._asked is None and now - self._heard > PING_EVERY_S:
+                await self._send_ping()
+                self._asked = now
+            if self._asked is not None and now - self._asked > PONG_WITHIN_S:
+                await self.close()
+                raise BrokerUnreachableError(
+                    f"the control subscription on {self._client.address} did not answer a PING in {PONG_WITHIN_S} s"
+                )
+            due = self._asked + PONG_WITHIN_S if self._asked is not None else self._heard + PING_EVERY_S
+            message = await self._next(max(0.0, min(deadline, due + 0.01) - now))
+            if message is not None:
+                self._heard, self._asked = loop.time(), None
+                if message["type"] == "message":
+                    return True
+            elif loop.time() >= deadline:
+                return False
+
+    async def _send_ping(self) -> None:
+        pubsub = self._pubsub
+        assert pubsub is not None
+        try:
+            await pubsub.ping()
+        except (redis.RedisError, OSError) as error:
+            await self.close()
+            raise BrokerUnreachableError(f"the control subscription was lost: {type(error).__name__}") from error
+
+    async def _next(self, timeout_s: float) -> dict[str, object] | None:
+        pubsub = self._pubsub
+        assert pubsub is not None
+        try:
+            message: dict[str, object] | None = await pubsub.get_message(timeout=timeout_s)
+        except (redis.RedisError, OSError, RuntimeError) as error:
+            await self.close()
+            raise BrokerUnreachableError(
+                f"the control subscription on {self._client.address} was lost: {type(error).__name__}"
+            ) from error
+        return message
+
+    async def reply(self, reply: Reply, *, keep_ms: int) -> None:
+        await self._client.run("reply", reply.command_id, reply.encode(), keep_ms)
+
+    async def replies(self, command_id: str, *, timeout_s: float) -> list[Reply]:
+        key = self._client.keys.reply(command_id)
+        timeout = f"{min(max(timeout_s, 0.001), 5.0):.3f}"
+        taken = await self._client.block("BLMPOP", timeout, 1, key, "LEFT", "COUNT", 500)
+        replies = []
+        for data in taken[1] if taken else ():
+            with contextlib.suppress(DecodeError):
+                replies.append(Reply.decode(data))
+        return replies
+
+    async def close(self) -> None:
+        """End the subscription; `subscribe` starts it again."""
+        pubsub, connection = self._pubsub, self._connection
+        self._pubsub = self._connection = None
+        if pubsub is not None:
+            with contextlib.suppress(redis.RedisError, OSError):
+                await pubsub.aclose()  # type: ignore[no-untyped-call]
+        if connection is not None:
+            with contextlib.suppress(redis.RedisError, OSError):
+                await connection.aclose()

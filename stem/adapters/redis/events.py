@@ -1,0 +1,59 @@
+"""Events: a stream of batches that lives for a minute and is read by cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient
+from stem.contracts import EventBatch
+from stem.errors import DecodeError, InvalidInputError
+from stem.messages.event import Event, decode_events, encode_events
+
+_BATCHES = 100
+
+
+class RedisEvents:
+    """The event log of one namespace."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+
+    async def emit(self, events: Sequence[Event]) -> None:
+        if events:
+            await self._client.run("emit", encode_events(events))
+
+    async def watch(self, watcher: str, *, for_ms: int) -> None:
+        await self._client.run("watch", watcher, max(1, for_ms))
+
+    async def unwatch(self, watcher: str) -> None:
+        await self._client.run("watch", watcher, 0)
+
+    async def tail(self) -> str:
+        newest = await self._client.command("XREVRANGE", self._client.keys.events, "+", "-", "COUNT", 1)
+        return newest[0][0].decode() if newest else "0-0"
+
+    async def read(self, cursor: str, *, timeout_s: float) -> EventBatch:
+        at = _time_of(cursor)
+        key = self._client.keys.events
+        missed = False
+        if at:
+            (seconds, _), oldest = await self._client.commands([("TIME",), ("XRANGE", key, "-", "+", "COUNT", 1)])
+            missed = int(seconds) * 1000 - at > 60_000 and bool(oldest) and _time_of(oldest[0][0].decode()) > at
+        wait_ms = int(min(max(timeout_s, 0.001), LONGEST_BLOCK_S) * 1000)
+        reply = await self._client.block("XREAD", "COUNT", _BATCHES, "BLOCK", max(1, wait_ms), "STREAMS", key, cursor)
+        events: list[Event] = []
+        for entry, fields in reply[0][1] if reply else ():
+            cursor = entry.decode()
+            try:
+                events += decode_events(fields[1])
+            except DecodeError:
+                # One bad batch is one gap; the reader goes on behind it.
+                missed = True
+        return EventBatch(events=events, cursor=cursor, missed=missed)
+
+
+def _time_of(cursor: str) -> int:
+    time, dash, number = cursor.partition("-")
+    if not (dash and time.isdigit() and number.isdigit()):
+        raise InvalidInputError(f"{cursor[:40]!r} is not an event cursor: use the one that tail() or read() returned")
+    return int(time)

@@ -1,0 +1,37 @@
+"""Who is there: heartbeats stored and leases renewed, in one script."""
+
+from __future__ import annotations
+
+from stem.adapters.redis.calls import CHUNK, beat_args, seen_of
+from stem.adapters.redis.client import RedisClient
+from stem.contracts import Beat, BeatAnswer, Limits, Seen
+
+
+class RedisPresence:
+    """Heartbeats of one namespace."""
+
+    def __init__(self, client: RedisClient, limits: Limits) -> None:
+        self._client = client
+        self._limits = limits
+
+    async def beat(self, beat: Beat) -> BeatAnswer:
+        lost: list[str] = []
+        revoked: list[str] = []
+        first, reply = 0, None
+        while reply is None or first < len(beat.leases):
+            args = beat_args(beat, self._limits, leases=slice(first, first + CHUNK), first=first == 0)
+            reply = await self._client.run("beat", *args)
+            lost += (task_id.decode() for task_id in reply[3])
+            revoked += (task_id.decode() for task_id in reply[4])
+            first += CHUNK
+        return BeatAnswer(now_ms=reply[0], epoch=reply[1], watched=reply[2] > 0, lost=lost, revoked=revoked)
+
+    async def workers(self) -> list[Seen]:
+        keys = self._client.keys
+        (seconds, micros), listed = await self._client.commands(
+            [("TIME",), ("ZRANGE", keys.workers, 0, -1, "WITHSCORES")]
+        )
+        ids, times = listed[::2], listed[1::2]
+        beats = await self._client.commands([("HGET", keys.worker(worker.decode()), "h") for worker in ids])
+        flat = [value for row in zip(ids, times, beats, strict=True) if row[2] is not None for value in row]
+        return seen_of(flat, int(seconds) * 1000 + int(micros) // 1000)

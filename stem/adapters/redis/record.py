@@ -1,0 +1,176 @@
+"""From what the server stores to what Stem shows: records, rows, timelines. Pure; one bad field spoils one field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from stem.contracts import Delivery, FinalRow, Pause, PauseKind
+from stem.errors import DecodeError
+from stem.messages.codec import unpack
+from stem.messages.envelope import Envelope
+from stem.messages.status import ErrorInfo, TaskState, TaskStatus, TimelineEntry
+
+FIELDS: Final = (
+    *("n", "q", "p", "b", "st", "a", "c", "k", "o", "du", "x", "er", "re", "at", "s1", "f1", "pg", "ds", "tl"),
+)
+_KINDS: Final[Mapping[str, PauseKind]] = {"queue": "queue", "task": "task", "worker": "worker"}
+
+
+def text(value: object) -> str:
+    """Return what the server sent as text; bytes that are not UTF-8 are replaced."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+
+
+def number(value: object) -> int | None:
+    """Return an integer, or None for a missing or ill-formed one."""
+    if isinstance(value, int):
+        return value
+    try:
+        return int(value) if isinstance(value, bytes) and value else None
+    except ValueError:
+        return None
+
+
+def status_of(task_id: str, values: Sequence[Any], *, timeline: bool) -> TaskStatus | None:
+    """Build a status from the values of `FIELDS`; None where there is no record, or one that makes no sense."""
+    r = dict(zip(FIELDS, values, strict=True))
+    try:
+        state = TaskState(text(r["st"]))
+    except ValueError:
+        return None
+    error: ErrorInfo | None = None
+    if r["er"]:
+        try:
+            error = ErrorInfo.decode(r["er"])
+        except DecodeError:
+            error = ErrorInfo(type="DecodeError", message="the stored error cannot be read")
+    waiting = state in (TaskState.SCHEDULED, TaskState.RETRYING)
+    started = number(r["s1"])
+    status = TaskStatus(
+        id=task_id,
+        task=text(r["n"]),
+        queue=text(r["q"]),
+        state=state,
+        priority=number(r["p"]) or 0,
+        attempt=number(r["a"]) or 0,
+        crashes=number(r["c"]) or 0,
+        token=number(r["k"]) or 0,
+        worker=text(r["o"]) or None,
+        enqueued_at_ms=number(r["at"]),
+        due_at_ms=number(r["du"]) if waiting else None,
+        started_at_ms=started,
+        finished_at_ms=number(r["f1"]) if state.final else None,
+        expires_at_ms=number(r["x"]),
+        result=_plain(r["re"]) if state is TaskState.SUCCEEDED else None,
+        error=None if state is TaskState.SUCCEEDED else error,
+        reason=text(r["ds"]) if state.final else "",
+        meta=_meta(r["b"]),
+        progress=_plain(r["pg"]),
+        timeline=_timeline(r, state) if timeline else (),
+    )
+    return status
+
+
+def _plain(data: object) -> Any:
+    if not isinstance(data, bytes) or not data:
+        return None
+    try:
+        return unpack(data)
+    except DecodeError:
+        return None
+
+
+def _meta(body: object) -> Mapping[str, Any]:
+    if not isinstance(body, bytes):
+        return {}
+    try:
+        return Envelope.decode(body, limit=2**31).meta
+    except DecodeError:
+        return {}
+
+
+def _timeline(r: Mapping[str, Any], state: TaskState) -> tuple[TimelineEntry, ...]:
+    """Join the lines kept for irregular steps with what the record's own times tell."""
+    attempt = number(r["a"]) or 0
+    entries: list[TimelineEntry] = []
+    if (at := number(r["at"])) is not None:
+        entries.append(TimelineEntry(at_ms=at, event="enqueued"))
+    lines = text(r["tl"]).split("\n")[:-1]
+    told = set()
+    for line in lines:
+        parts = line.split("\t", 4)
+        if len(parts) == 5 and parts[0].isdigit() and parts[3].lstrip("-").isdigit():
+            entry = TimelineEntry(
+                at_ms=int(parts[0]), event=parts[1], worker=parts[2], attempt=int(parts[3]), detail=parts[4]
+            )
+            entries.append(entry)
+            told.add((entry.at_ms, entry.event))
+    started, worker = number(r["s1"]), text(r["o"])
+    if started is not None and worker and (started, "started") not in told:
+        entries.append(TimelineEntry(at_ms=started, event="started", worker=worker, attempt=attempt))
+    if state.final and (finished := number(r["f1"])) is not None and (finished, state.value) not in told:
+        entries.append(
+            TimelineEntry(at_ms=finished, event=state.value, worker=worker, attempt=attempt, detail=text(r["ds"]))
+        )
+    return tuple(sorted(entries, key=lambda entry: entry.at_ms))
+
+
+def delivery_of(row: Sequence[Any]) -> Delivery:
+    """Build a delivery from what `fetch` and `adopt` return."""
+    return Delivery(
+        id=row[0].decode(),
+        task=row[1].decode("utf-8", "replace"),
+        token=int(row[2]),
+        queue=row[3].decode(),
+        body=row[4],
+        signature=row[5],
+        priority=int(row[6]),
+        attempt=int(row[7]),
+        crashes=int(row[8]),
+        lease_ms=int(row[9]),
+        enqueued_at_ms=int(row[10]),
+        started_at_ms=int(row[11]),
+        give_backs=int(row[12]),
+        first_give_back_ms=int(row[13]),
+    )
+
+
+def pauses_of(flat: Sequence[Any]) -> list[Pause]:
+    """Build pauses from the hash's fields and values."""
+    pauses = []
+    for field, value in zip(flat[::2], flat[1::2], strict=True):
+        kind, _, target = text(field).partition(":")
+        parts = text(value).split("\t", 3)
+        if kind in _KINDS and len(parts) == 4 and parts[0].isdigit() and parts[1].isdigit():
+            pauses.append(
+                Pause(
+                    kind=_KINDS[kind],
+                    target=target,
+                    at_ms=int(parts[0]),
+                    until_ms=int(parts[1]) or None,
+                    actor=parts[2],
+                    reason=parts[3],
+                )
+            )
+    return sorted(pauses, key=lambda pause: (pause.kind, pause.target))
+
+
+def final_row_of(data: bytes) -> FinalRow | None:
+    """Build a history row from its tab-joined line; None where it makes no sense."""
+    parts = text(data).split("\t")
+    try:
+        return FinalRow(
+            id=parts[0],
+            state=TaskState(parts[1]),
+            task=parts[2],
+            queue=parts[3],
+            worker=parts[4],
+            attempt=int(parts[5]),
+            enqueued_at_ms=int(parts[6]),
+            started_at_ms=int(parts[7]),
+            finished_at_ms=int(parts[8]),
+            error_type=parts[9],
+        )
+    except (ValueError, IndexError):
+        return None

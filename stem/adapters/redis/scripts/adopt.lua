@@ -1,0 +1,32 @@
+#!lua flags=allow-oom
+-- Find deliveries that this worker owns and does not know of (the reply that carried them was lost).
+-- ARGV from 2: worker, lease, number of queues, queues, known ids. Returns {now, deliveries as fetch does}.
+local worker, lease, n = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local aware, out = {}, {}
+for i = 5 + n, #ARGV do aware[ARGV[i]] = true end
+for i = 5, 4 + n do
+  local queue = ARGV[i]
+  for _, flag in ipairs(redis.call('HKEYS', queue_key(queue, 'meta'))) do
+    local priority = flag:match('^p(%d)$')
+    local stream = priority and stream_key(queue, priority)
+    local pending = stream and redis.pcall('XPENDING', stream, 'stem', '-', '+', 1000, worker) or {}
+    for _, item in ipairs(pending.err and {} or pending) do
+      local entry = redis.call('XRANGE', stream, item[1], item[1])[1]
+      local id = entry and entry[2][2]
+      if not (id and aware[id]) then
+        local r = id and redis.pcall('HMGET', task_key(id), 'st', 'o', 'e', 'n', 'k', 'b', 'sg', 'a', 'c', 'l', 'at', 's1', 'gb', 'g1')
+          or { err = 'deleted' }
+        if not r.err and r[1] == 'running' and r[2] == worker and r[3] == item[1] then
+          local length = tonumber(r[10] or lease)
+          redis.call('ZADD', queue_key(queue, 'lease'), now + length, id)
+          out[#out + 1] = { id, r[4], r[5], queue, r[6], r[7] or '', priority, r[8], r[9] or '0', length, r[11], r[12],
+            r[13] or '0', r[14] or '0' }
+        else
+          redis.call('XACK', stream, 'stem', item[1])
+          redis.call('XDEL', stream, item[1])
+        end
+      end
+    end
+  end
+end
+return { now, out }

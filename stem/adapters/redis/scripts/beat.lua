@@ -1,0 +1,54 @@
+#!lua flags=allow-oom
+-- Store a heartbeat and renew leases, each only if owner and token still match: a late beat never takes a task back.
+-- ARGV from 2: worker, name, state, heartbeat ('' renews only), lost after, number of leases, four per lease (id, token,
+--   length, queue), number of progress values, two per value (id, packed), then four per measure (queue, task, field, by).
+-- Returns now, epoch, watched, lost ids, revoked ids. Atomic: the epoch belongs to the moment of the renewal.
+local worker, name, state, heartbeat, lost_after = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local fleet = P .. 'fleet'
+if heartbeat ~= '' then
+  -- A gap in the whole fleet's beats means that the server was away: nobody could renew, so nobody is to be robbed yet.
+  local last = tonumber(redis.call('HGET', fleet, 'last') or now)
+  if now - last > lost_after then redis.call('HSET', fleet, 'resumed', now) end
+  redis.call('HSET', fleet, 'last', now)
+  local key = P .. 'worker:' .. worker
+  redis.call('HSET', key, 'h', heartbeat, 'n', name, 's', state)
+  redis.call('PEXPIRE', key, 3660000)
+  redis.call('ZADD', P .. 'workers', now, worker)
+  redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', now - 3600000)
+  if state == 'stopped' then
+    redis.call('HDEL', P .. 'desired:drain', worker)
+    redis.call('HDEL', P .. 'desired:shutdown', worker)
+  end
+end
+local lost, revoked, renewed, held = {}, {}, {}, {}
+local i = 8
+for _ = 1, tonumber(ARGV[7]) do
+  local id, queue = ARGV[i], ARGV[i + 3]
+  local r = redis.pcall('HMGET', task_key(id), 'k', 'o', 'st', 'rv')
+  if not r.err and r[1] == ARGV[i + 1] and r[2] == worker and r[3] == 'running' then
+    renewed[queue] = renewed[queue] or {}
+    table.insert(renewed[queue], now + tonumber(ARGV[i + 2]))
+    table.insert(renewed[queue], id)
+    held[id] = true
+    if r[4] then revoked[#revoked + 1] = id end
+  else
+    lost[#lost + 1] = id
+  end
+  i = i + 4
+end
+for queue, pairs_ in pairs(renewed) do
+  in_chunks(pairs_, 500, function(...) redis.call('ZADD', queue_key(queue, 'lease'), ...) end)
+end
+local values = tonumber(ARGV[i])
+i = i + 1
+for _ = 1, values do
+  if held[ARGV[i]] then redis.call('HSET', task_key(ARGV[i]), 'pg', ARGV[i + 1]) end
+  i = i + 2
+end
+while ARGV[i] do
+  count(ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3]))
+  i = i + 4
+end
+write_counts()
+local watched = redis.call('ZCOUNT', P .. 'watch', now, '+inf')
+return { now, tonumber(redis.call('GET', P .. 'epoch') or '0'), watched, lost, revoked }

@@ -1,0 +1,92 @@
+#!lua
+-- Take a batch of new tasks. Refused at maxmemory: that is the back-pressure.
+-- ARGV from 2: queue limit (0: none), ttl of a tombstoned task, then per task twelve: id, name, queue, body, signature,
+--   priority, delay, eta, expires in, expires at, lease, unique key; '' for unset.
+-- Returns per task two: id, outcome. Atomic because the id, the unique key and the limit are checked for all before any
+-- is written, and because a task must never exist without its place in a queue.
+local limit, ttl = tonumber(ARGV[2]), tonumber(ARGV[3])
+local out, lengths, enqueued = {}, {}, {}
+
+local function length(queue)
+  if not lengths[queue] then
+    local flags = redis.call('HKEYS', queue_key(queue, 'meta'))
+    local total = redis.call('ZCARD', queue_key(queue, 'delayed')) + redis.call('ZCARD', queue_key(queue, 'retry'))
+      + redis.call('ZCARD', queue_key(queue, 'held')) - redis.call('ZCARD', queue_key(queue, 'lease'))
+    for _, flag in ipairs(flags) do
+      local priority = flag:match('^p(%d)$')
+      if priority then total = total + redis.call('XLEN', stream_key(queue, priority)) end
+    end
+    lengths[queue] = total
+  end
+  return lengths[queue]
+end
+
+for i = 4, #ARGV, 12 do
+  local id, task, queue, body, signature, priority = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
+  local unique, key = ARGV[i + 11], task_key(ARGV[i])
+  local outcome, holder = nil, id
+  local seen = redis.call('HMGET', key, 'st', 'b', 'tb', 'ds')
+  if seen[1] and not seen[3] then
+    outcome = seen[2] == body and 'exists' or 'conflict'
+  elseif not seen[1] and unique ~= '' then
+    local other = redis.call('GET', P .. 'unique:' .. task .. ':' .. unique)
+    if other then
+      local state = redis.call('HGET', task_key(other), 'st')
+      if state and not FINAL[state] then outcome, holder = 'duplicate', other end
+    end
+  end
+  if not outcome and not seen[1] and limit > 0 and length(queue) >= limit then outcome = 'full' end
+  if not outcome then
+    local record = { 'n', task, 'q', queue, 'p', priority, 'b', body, 'at', now, 'a', '0', 'k', '0' }
+    local function add(field, value)
+      record[#record + 1] = field
+      record[#record + 1] = value
+    end
+    if signature ~= '' then add('sg', signature) end
+    if ARGV[i + 10] ~= '' then add('l', ARGV[i + 10]) end
+    local expiry = ARGV[i + 8] ~= '' and now + tonumber(ARGV[i + 8]) or ARGV[i + 9] ~= '' and ARGV[i + 9] or nil
+    if expiry then add('x', expiry) end
+    if seen[3] then
+      -- Revoked before it came: it is final at once, and never stands in a queue.
+      add('f1', now)
+      redis.call('HSET', key, 'st', 'revoked', unpack(record))
+      redis.call('HDEL', key, 'tb')
+      redis.call('PEXPIRE', key, ttl)
+      add_history(id, 'revoked', task, queue, '', '0', now, '0', '')
+      count(queue, task, 'revoked')
+      outcome = 'revoked'
+    else
+      local due = ARGV[i + 6] ~= '' and now + tonumber(ARGV[i + 6]) or ARGV[i + 7] ~= '' and tonumber(ARGV[i + 7]) or now
+      if unique ~= '' then
+        add('u', unique)
+        redis.call('SET', P .. 'unique:' .. task .. ':' .. unique, id)
+      end
+      if due > now then
+        add('du', due)
+        redis.call('HSET', key, 'st', 'scheduled', unpack(record))
+        open_stream(queue, priority)
+        local delayed = queue_key(queue, 'delayed')
+        redis.call('ZADD', delayed, due, id)
+        -- An idle worker sleeps until the earliest due time it knew: tell one of a new earliest.
+        if redis.call('ZRANGE', delayed, 0, 0)[1] == id then ring(queue) end
+        outcome = 'scheduled'
+      else
+        add('e', make_ready(id, queue, priority))
+        redis.call('HSET', key, 'st', 'queued', unpack(record))
+        outcome = 'queued'
+      end
+      lengths[queue] = lengths[queue] and lengths[queue] + 1
+      enqueued[queue] = (enqueued[queue] or 0) + (outcome == 'queued' and 1 or 0)
+      count(queue, task, 'enqueued')
+      redis.call('HINCRBY', queue_key(queue, 'meta'), 'in', 1)
+    end
+  end
+  out[#out + 1] = holder
+  out[#out + 1] = outcome
+end
+for queue, ready in pairs(enqueued) do
+  if ready > 0 then ring(queue) end
+end
+write_history()
+write_counts()
+return out

@@ -1,0 +1,157 @@
+-- Part of exchange.lua. Hands out up to `want` deliveries of these queues, in their order, priorities 9 to 0.
+-- No handler starts before its token is recorded here. What must not run is taken out on the way, at most 200 a call.
+local FETCHED = { 'st', 'e', 'k', 'x', 'n', 'a', 'c', 'l', 'b', 'sg', 'at', 'gb', 'g1', 'q', 'p', 'u', 'w', 's1', 'o' }
+local SKIP_LIMIT, PROMOTE_LIMIT = 200, 200
+
+-- Moves what is due to the end of its stream; returns the time of the next one that is not.
+local function promote(queue, part)
+  local set = queue_key(queue, part)
+  local head = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')
+  if not head[1] then return nil end
+  if tonumber(head[2]) > now then return tonumber(head[2]) end
+  for _, id in ipairs(redis.call('ZRANGE', set, '-inf', now, 'BYSCORE', 'LIMIT', 0, PROMOTE_LIMIT)) do
+    local key = task_key(id)
+    local r = redis.call('HMGET', key, 'st', 'p')
+    if r[1] == 'scheduled' or r[1] == 'retrying' then
+      redis.call('HSET', key, 'st', 'queued', 'e', make_ready(id, queue, r[2]))
+    end
+    redis.call('ZREM', set, id)
+  end
+  head = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')
+  return head[1] and tonumber(head[2])
+end
+
+-- Puts back what was held for a paused task name that is not paused any more. Those still paused go to the end of the
+-- held ones, so that each look sees others.
+local function release_held(queue, pauses)
+  local held, meta = queue_key(queue, 'held'), queue_key(queue, 'meta')
+  if now - tonumber(redis.call('HGET', meta, 'hs') or '0') < 100 then return end
+  for _, id in ipairs(redis.call('ZRANGE', held, 0, 99)) do
+    local key = task_key(id)
+    local r = redis.call('HMGET', key, 'st', 'p', 'n')
+    if r[1] ~= 'queued' then
+      redis.call('ZREM', held, id)
+    elseif pauses['task:' .. r[3]] then
+      redis.call('ZADD', held, now, id)
+    else
+      redis.call('HSET', key, 'e', make_ready(id, queue, r[2]))
+      redis.call('ZREM', held, id)
+    end
+  end
+  redis.call('HSET', meta, 'hs', now)
+  if redis.call('ZCARD', held) == 0 then redis.call('HDEL', meta, 'hs', 'hd') end
+end
+
+local function read_stream(stream, worker, want)
+  local reply = redis.pcall('XREADGROUP', 'GROUP', 'stem', worker, 'COUNT', want, 'STREAMS', stream, '>')
+  if reply and reply.err then
+    -- NOGROUP: the stream or its group vanished under us. Made anew at 0, so that nothing in it is passed over.
+    redis.pcall('XGROUP', 'CREATE', stream, 'stem', '0', 'MKSTREAM')
+    reply = redis.call('XREADGROUP', 'GROUP', 'stem', worker, 'COUNT', want, 'STREAMS', stream, '>')
+  end
+  return reply and reply[1] and reply[1][2] or {}
+end
+
+local function ready_in(queue, flags)
+  local total = -redis.call('ZCARD', queue_key(queue, 'lease'))
+  for priority = 0, 9 do
+    if flags[10 - priority] then total = total + redis.call('XLEN', stream_key(queue, priority)) end
+  end
+  return total
+end
+
+local FLAGS = { 'p9', 'p8', 'p7', 'p6', 'p5', 'p4', 'p3', 'p2', 'p1', 'p0', 'hd' }
+
+-- Takes from one queue into `out`; returns how many were delivered and how many were skipped.
+local function take(queue, flags, worker, want, skips, pauses, lease, leases, out)
+  local got, skipped, deadlines = 0, 0, {}
+  for slot = 1, 10 do
+    local priority = 10 - slot
+    local stream = stream_key(queue, priority)
+    while flags[slot] and got < want and skipped < skips do
+      local asked = want - got
+      local entries, drop = read_stream(stream, worker, asked), {}
+      for _, entry in ipairs(entries) do
+        local id = entry[2] and entry[2][2]
+        local key = id and task_key(id)
+        local r = id and redis.pcall('HMGET', key, unpack(FETCHED)) or { err = 'deleted' }
+        if r.err or r[1] ~= 'queued' or r[2] ~= entry[1] then
+          drop[#drop + 1] = entry[1]
+        elseif r[4] and tonumber(r[4]) <= now then
+          redis.call('HSET', key, 'st', 'expired', 'f1', now, 'ds', 'expired before it could start')
+          redis.call('PEXPIRE', key, 86400000)
+          release_unique(r[5], r[16], id)
+          tell_waiters(r[17], id)
+          count(queue, r[5], 'expired')
+          add_history(id, 'expired', r[5], queue, r[19], r[6], r[11], r[18], '')
+          drop[#drop + 1] = entry[1]
+        elseif pauses['task:' .. r[5]] then
+          redis.call('ZADD', queue_key(queue, 'held'), now, id)
+          redis.call('HSET', queue_key(queue, 'meta'), 'hd', '1')
+          redis.call('HSET', key, 'e', '')
+          drop[#drop + 1] = entry[1]
+        else
+          local token, length = tonumber(r[3]) + 1, tonumber(r[8] or leases[r[5]] or lease)
+          redis.call('HSET', key, 'st', 'running', 'k', token, 'o', worker, 's1', now)
+          deadlines[#deadlines + 1] = now + length
+          deadlines[#deadlines + 1] = id
+          out[#out + 1] = { id, r[5], token, queue, r[9], r[10] or '', priority, r[6], r[7] or '0', length, r[11], now,
+            r[12] or '0', r[13] or '0' }
+          got = got + 1
+        end
+      end
+      if #drop > 0 then
+        in_chunks(drop, 500, function(...)
+          redis.call('XACK', stream, 'stem', ...)
+          redis.call('XDEL', stream, ...)
+        end)
+        skipped = skipped + #drop
+      end
+      if #entries < asked then
+        if priority > 0 and #entries == 0 and redis.call('XLEN', stream) == 0 then
+          redis.call('HDEL', queue_key(queue, 'meta'), 'p' .. priority)
+          known[stream] = nil
+        end
+        break
+      end
+    end
+  end
+  in_chunks(deadlines, 500, function(...) redis.call('ZADD', queue_key(queue, 'lease'), ...) end)
+  return got, skipped
+end
+
+local function fetch(worker, i)
+  local epoch, want, lease, n = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2], tonumber(ARGV[i + 3])
+  local fence = tonumber(redis.call('GET', P .. 'fence') or '0')
+  if fence > epoch then return { 1, 0, -1, {} } end
+  local leases = {}
+  for j = i + 4 + n, #ARGV - 1, 2 do leases[ARGV[j]] = ARGV[j + 1] end
+  local pauses, next_due = read_pauses()
+  if next(pauses) ~= nil then
+    local name = redis.call('HGET', P .. 'worker:' .. worker, 'n')
+    if pauses['worker:' .. worker] or name and pauses['worker:' .. name] then
+      return { 0, 0, next_due and math.max(next_due - now, 0) or -1, {} }
+    end
+  end
+  local out, got, skipped, more = {}, 0, 0, 0
+  for j = i + 4, i + 3 + n do
+    local queue = ARGV[j]
+    if not pauses['queue:' .. queue] then
+      for _, part in ipairs({ 'delayed', 'retry' }) do
+        local due = promote(queue, part)
+        if due and (not next_due or due < next_due) then next_due = due end
+      end
+      local flags = redis.call('HMGET', queue_key(queue, 'meta'), unpack(FLAGS))
+      if flags[11] then release_held(queue, pauses) end
+      if got < want and skipped < SKIP_LIMIT then
+        local taken, dropped = take(queue, flags, worker, want - got, SKIP_LIMIT - skipped, pauses, lease, leases, out)
+        got, skipped = got + taken, skipped + dropped
+      end
+      if (got >= want or skipped >= SKIP_LIMIT) and ready_in(queue, flags) > 0 then
+        more = 1
+        ring(queue)
+      end
+    end
+  end
+  return { 0, more, next_due and math.max(next_due - now, 0) or -1, out }
+end

@@ -1,0 +1,157 @@
+-- Shared by every script (it is put in front of each). KEYS[1]: the namespace's prefix "{ns}:". ARGV[1]: the prefix of
+-- its channels "{ns}@<db>:". All keys of a namespace share one hash tag, so what a script touches is on one shard.
+--
+-- The record, a hash at task:<id>:
+--   n name  q queue  p priority  b body  sg signature  st state  a attempt  c crashes  k token  sk so settled token and
+--   outcome  o owner  e stream entry  du due  l lease length  x expiry  er last error  re result  w waiting clients
+--   u unique key  rv revoke asked for  gb g1 give-backs and the first one's time  at s1 f1 times of enqueue, start, end
+--   tl timeline lines  pg progress  ds reason of death  tb tombstone of an id revoked before it came
+local P, C = KEYS[1], ARGV[1]
+
+local function clock()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+local now = clock()
+
+local function task_key(id) return P .. 'task:' .. id end
+local function queue_key(queue, part) return P .. 'q:' .. queue .. ':' .. part end
+local function stream_key(queue, priority) return P .. 'q:' .. queue .. ':p' .. priority end
+
+local FINAL = { succeeded = true, failed = true, revoked = true, expired = true }
+
+-- unpack() is limited by Lua's C stack; ids travel to variadic commands in chunks well below it.
+local function in_chunks(items, size, call)
+  for first = 1, #items, size do
+    call(unpack(items, first, math.min(first + size - 1, #items)))
+  end
+end
+
+-- Wakes one worker that is idle on this queue. One token is enough: whoever takes it and leaves work behind rings again.
+local function ring(queue)
+  local bell = queue_key(queue, 'bell')
+  if redis.call('LLEN', bell) == 0 then redis.call('RPUSH', bell, '1') end
+end
+
+local known = {}
+-- Makes sure that the stream of a priority has its group, created at 0 so that no earlier entry is passed over.
+local function open_stream(queue, priority)
+  local stream = stream_key(queue, priority)
+  if not known[stream] then
+    known[stream] = true
+    if redis.call('HSETNX', queue_key(queue, 'meta'), 'p' .. priority, '1') == 1 then
+      redis.call('SADD', P .. 'queues', queue)
+      redis.pcall('XGROUP', 'CREATE', stream, 'stem', '0', 'MKSTREAM')
+    end
+  end
+  return stream
+end
+
+-- Makes a task ready: a new entry at the end of its priority's stream.
+local function make_ready(id, queue, priority)
+  return redis.call('XADD', open_stream(queue, priority), '*', 'i', id)
+end
+
+-- Counts gather here and are written once a script: stats:<minute>, field <queue>|<task>|<what>.
+local counted = {}
+local function count(queue, task, what, by)
+  local field = queue .. '|' .. task .. '|' .. what
+  counted[field] = (counted[field] or 0) + (by or 1)
+end
+local function write_counts()
+  if next(counted) == nil then return end
+  local key = P .. 'stats:' .. math.floor(now / 60000)
+  -- 200 names with about ten fields each; what comes after them is counted together, so that memory stays bounded.
+  local full = redis.call('HLEN', key) > 2000
+  for field, by in pairs(counted) do
+    if full and redis.call('HEXISTS', key, field) == 0 then
+      local queue, what = field:match('^([^|]*)|[^|]*|(.*)$')
+      field = queue .. '|~other|' .. what
+    end
+    redis.call('HINCRBY', key, field, by)
+  end
+  redis.call('EXPIRE', key, 10860)
+end
+
+-- One line of a task's timeline. Kept only for what the record's own times do not tell: a clean run writes none.
+local function line(at, event, worker, attempt, detail)
+  return at .. '\t' .. event .. '\t' .. (worker or '') .. '\t' .. attempt .. '\t' .. (detail or '') .. '\n'
+end
+local function add_timeline(key, text)
+  local old = redis.call('HGET', key, 'tl') or ''
+  if #old > 8000 then old = old:sub((old:find('\n', #old - 6000, true) or 0) + 1) end
+  redis.call('HSET', key, 'tl', old .. text)
+end
+
+local function tell_waiters(waiters, id)
+  if waiters and waiters ~= '' then
+    for client in waiters:gmatch('[^,]+') do redis.call('PUBLISH', C .. 'done:' .. client, id) end
+  end
+end
+
+local function release_unique(task, unique, id)
+  if unique and unique ~= '' then
+    local key = P .. 'unique:' .. task .. ':' .. unique
+    if redis.call('GET', key) == id then redis.call('DEL', key) end
+  end
+end
+
+local finals = {}
+local function add_history(id, state, task, queue, worker, attempt, enqueued, started, error_type)
+  finals[#finals + 1] = table.concat({ id, state, task, queue, worker or '', attempt or '0', enqueued or '0',
+    started or '0', now, error_type or '' }, '\t')
+end
+local function write_history()
+  if #finals == 0 then return end
+  in_chunks(finals, 500, function(...) redis.call('LPUSH', P .. 'history', ...) end)
+  redis.call('LTRIM', P .. 'history', 0, 9999)
+end
+
+-- Buries a task. The oldest dead letters leave first, by age and by count; their records go with them.
+local function bury(queue, id, cap, keep)
+  local dead = queue_key(queue, 'dead')
+  redis.call('ZADD', dead, now, id)
+  local gone = redis.call('ZRANGE', dead, '-inf', now - keep, 'BYSCORE', 'LIMIT', 0, 100)
+  local over = redis.call('ZCARD', dead) - #gone - cap
+  if over > 0 then gone = redis.call('ZRANGE', dead, 0, math.min(#gone + over, 500) - 1) end
+  for _, old in ipairs(gone) do
+    redis.call('ZREM', dead, old)
+    redis.call('DEL', task_key(old))
+  end
+end
+
+-- The end of a task that waits somewhere (not of one that runs: settle does that).
+local WAITING = { 'n', 'q', 'p', 'e', 'st', 'u', 'w', 'a', 'at', 's1', 'o', 'c' }
+local function end_waiting(id, key, r, state, reason, ttl)
+  local task, queue, entry = r[1], r[2], r[4]
+  redis.call('HSET', key, 'st', state, 'f1', now, 'ds', reason)
+  redis.call('PEXPIRE', key, ttl)
+  if entry and entry ~= '' then
+    local stream = stream_key(queue, r[3])
+    redis.call('XACK', stream, 'stem', entry)
+    redis.call('XDEL', stream, entry)
+  end
+  redis.call('ZREM', queue_key(queue, 'delayed'), id)
+  redis.call('ZREM', queue_key(queue, 'retry'), id)
+  redis.call('ZREM', queue_key(queue, 'held'), id)
+  release_unique(task, r[6], id)
+  tell_waiters(r[7], id)
+  count(queue, task, state)
+  add_history(id, state, task, queue, r[11], r[8], r[9], r[10], '')
+end
+
+-- What is paused now: field "<kind>:<target>" -> until (0: without end). One whose time has come counts as resumed.
+local function read_pauses()
+  local flat = redis.call('HGETALL', P .. 'desired:pause')
+  local pauses, next_end = {}, nil
+  for i = 1, #flat, 2 do
+    local until_ms = tonumber(flat[i + 1]:match('^%d+\t(%d+)')) or 0
+    if until_ms == 0 or until_ms > now then
+      pauses[flat[i]] = until_ms
+      if until_ms > 0 and (not next_end or until_ms < next_end) then next_end = until_ms end
+    else
+      redis.call('HDEL', P .. 'desired:pause', flat[i])
+    end
+  end
+  return pauses, next_end
+end

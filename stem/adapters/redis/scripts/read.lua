@@ -1,0 +1,14 @@
+#!lua flags=allow-oom
+-- Desired state and the log behind it, in one step. ARGV[2]: the epoch after which log entries are wanted.
+-- Returns {epoch, fence, now, {epoch, time, command…}, pauses flat, drained ids, shutdowns flat}.
+local after = tonumber(ARGV[2])
+local log = {}
+for _, entry in ipairs(redis.call('XRANGE', P .. 'control:log', (after + 1) .. '-0', '+', 'COUNT', 1000)) do
+  log[#log + 1] = entry[1]:match('^(%d+)')
+  log[#log + 1] = entry[2][4]
+  log[#log + 1] = entry[2][2]
+end
+read_pauses()
+return { tonumber(redis.call('GET', P .. 'epoch') or '0'), tonumber(redis.call('GET', P .. 'fence') or '0'), now, log,
+  redis.call('HGETALL', P .. 'desired:pause'), redis.call('HKEYS', P .. 'desired:drain'),
+  redis.call('HGETALL', P .. 'desired:shutdown') }

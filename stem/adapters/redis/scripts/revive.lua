@@ -1,0 +1,36 @@
+#!lua flags=allow-oom
+-- Run tasks again or now. ARGV[2]: 'replay' (dead letters only) or 'now' (also scheduled and retrying ones), then ids.
+-- Returns per id: queued, already, final, not-dead or unknown.
+local out = {}
+for i = 3, #ARGV do
+  local id = ARGV[i]
+  local key = task_key(id)
+  local r = redis.pcall('HMGET', key, 'st', 'q', 'p', 'n', 'a', 'tb')
+  local state, queue, answer = r[1], r[2], nil
+  if r.err or not state or r[6] then
+    answer = 'unknown'
+  elseif state == 'failed' then
+    -- A new life with the same id: attempt and crashes start over, the token goes on so that nobody older can settle it.
+    redis.call('HSET', key, 'st', 'queued', 'a', '0', 'c', '0', 'e', make_ready(id, queue, r[3]))
+    redis.call('HDEL', key, 'f1', 'ds', 're', 'rv', 'gb', 'g1', 'pg', 'x')
+    redis.call('PERSIST', key)
+    add_timeline(key, line(now, 'replayed', '', r[5]))
+    redis.call('ZREM', queue_key(queue, 'dead'), id)
+    count(queue, r[4], 'enqueued')
+    ring(queue)
+    answer = 'queued'
+  elseif ARGV[2] == 'replay' then
+    answer = 'not-dead'
+  elseif state == 'scheduled' or state == 'retrying' then
+    redis.call('HSET', key, 'st', 'queued', 'e', make_ready(id, queue, r[3]))
+    redis.call('ZREM', queue_key(queue, 'delayed'), id)
+    redis.call('ZREM', queue_key(queue, 'retry'), id)
+    ring(queue)
+    answer = 'queued'
+  else
+    answer = FINAL[state] and 'final' or 'already'
+  end
+  out[#out + 1] = answer
+end
+write_counts()
+return out

@@ -1,0 +1,93 @@
+-- Part of exchange.lua. Ends deliveries. Per entry ten: id, token, outcome, result, error, error type, reason, delay,
+-- unknown, ttl. Answers per entry 1 applied, 2 already (this very token settled it before), 0 lost.
+-- Only the owner with the current token may settle, and only while the record says running: a worker that lost its
+-- lease changes nothing, whatever it sends and however late.
+local SETTLED = { 'k', 'o', 'st', 'sk', 'q', 'p', 'e', 'n', 'u', 'w', 'a', 'c', 'rv', 'at', 's1', 'gb' }
+
+local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
+  local answers, acks, leases, bells = {}, {}, {}, {}
+  for index = 0, n - 1 do
+    local i = first + index * 10
+    local id, token, outcome, reason, ttl = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 6], ARGV[i + 9]
+    local delay = tonumber(ARGV[i + 7])
+    local key = task_key(id)
+    local r = redis.pcall('HMGET', key, unpack(SETTLED))
+    local answer = 0
+    if not r.err and r[1] == token and r[2] == worker and r[3] == 'running' then
+      answer = 1
+      local queue, priority, entry, task, attempt = r[5], r[6], r[7], r[8], tonumber(r[11])
+      local crashes = tonumber(r[12] or '0')
+      local error_type = ARGV[i + 5]
+      if r[13] and (outcome == 'retry' or outcome == 'give_back' or outcome == 'crashed') then
+        -- Revoked while it ran: it never starts again.
+        outcome, reason = 'revoked', r[13]
+      end
+      if outcome == 'crashed' then
+        crashes = crashes + 1
+        count(queue, task, 'crashed')
+        if crashes >= max_crashes then outcome, reason = 'dead', 'poison' end
+        redis.call('HSET', key, 'c', crashes)
+      end
+      local ran = line(r[15], 'started', worker, attempt)
+      if ARGV[i + 4] ~= '' then redis.call('HSET', key, 'er', ARGV[i + 4]) end
+
+      if outcome == 'retry' or outcome == 'give_back' or outcome == 'crashed' then
+        local state, place
+        if outcome == 'retry' then
+          redis.call('HSET', key, 'a', attempt + 1)
+          add_timeline(key, ran .. line(now, 'retried', worker, attempt + 1, error_type))
+          count(queue, task, 'retried')
+          state, place = 'retrying', 'retry'
+        else
+          add_timeline(key, ran .. line(now, outcome == 'crashed' and 'crashed' or 'handed_back', worker, attempt, reason))
+          count(queue, task, 'handed_back')
+          state, place = 'scheduled', 'delayed'
+          if ARGV[i + 8] == '1' then
+            redis.call('HINCRBY', key, 'gb', 1)
+            redis.call('HSETNX', key, 'g1', now)
+          end
+        end
+        if delay > 0 then
+          local set = queue_key(queue, place)
+          redis.call('ZADD', set, now + delay, id)
+          redis.call('HSET', key, 'st', state, 'du', now + delay, 'e', '', 'sk', token, 'so', outcome, 'o', '')
+          if redis.call('ZRANGE', set, 0, 0)[1] == id then bells[queue] = true end
+        else
+          redis.call('HSET', key, 'st', 'queued', 'e', make_ready(id, queue, priority), 'sk', token, 'so', outcome, 'o', '')
+          bells[queue] = true
+        end
+      else
+        local state = outcome == 'dead' and 'failed' or outcome
+        if outcome == 'succeeded' then
+          redis.call('HSET', key, 'st', state, 'f1', now, 'sk', token, 'so', outcome, 're', ARGV[i + 3])
+        else
+          redis.call('HSET', key, 'st', state, 'f1', now, 'sk', token, 'so', outcome, 'ds', reason)
+        end
+        if outcome == 'dead' then bury(queue, id, dead_cap, dead_keep) else redis.call('PEXPIRE', key, ttl) end
+        release_unique(task, r[9], id)
+        tell_waiters(r[10], id)
+        count(queue, task, state)
+        add_history(id, state, task, queue, worker, r[11], r[14], r[15], error_type)
+      end
+      local stream = stream_key(queue, priority)
+      acks[stream] = acks[stream] or {}
+      table.insert(acks[stream], entry)
+      leases[queue] = leases[queue] or {}
+      table.insert(leases[queue], id)
+    elseif not r.err and r[4] == token then
+      answer = 2
+    end
+    answers[#answers + 1] = answer
+  end
+  for stream, entries in pairs(acks) do
+    in_chunks(entries, 500, function(...)
+      redis.call('XACK', stream, 'stem', ...)
+      redis.call('XDEL', stream, ...)
+    end)
+  end
+  for queue, ids in pairs(leases) do
+    in_chunks(ids, 500, function(...) redis.call('ZREM', queue_key(queue, 'lease'), ...) end)
+  end
+  for queue in pairs(bells) do ring(queue) end
+  return answers
+end

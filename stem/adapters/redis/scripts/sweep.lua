@@ -1,0 +1,63 @@
+#!lua flags=allow-oom
+-- Give tasks whose lease ran out back to their queues. Crashes + 1 only when the owner is lost (no beat, or goodbye); at
+-- the limit the task is poison. ARGV from 2: dead letters kept, for how long, crashes until poison, lost after, packed
+-- error of a lost worker, caller, then queues. Returns {requeued, buried, why nothing was looked at}.
+-- Bounded (100 a queue); rate-limited over the fleet; and put off while a gap in all heartbeats is younger than two beats.
+local dead_cap, dead_keep, max_crashes = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local lost_after, lost_error = tonumber(ARGV[5]), ARGV[6]
+local fleet = redis.call('HMGET', P .. 'fleet', 'last', 'resumed')
+if fleet[1] and now - tonumber(fleet[1]) > lost_after
+  or fleet[2] and now - tonumber(fleet[2]) < lost_after * 2 / 3 then
+  return { 0, 0, 'outage' }
+end
+local requeued, buried, looked = 0, 0, false
+for i = 8, #ARGV do
+  local queue = ARGV[i]
+  local meta, leases = queue_key(queue, 'meta'), queue_key(queue, 'lease')
+  if now - tonumber(redis.call('HGET', meta, 'sw') or '0') >= lost_after / 6 then
+    looked = true
+    redis.call('HSET', meta, 'sw', now)
+    local woke = false
+    for _, id in ipairs(redis.call('ZRANGE', leases, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)) do
+      local key = task_key(id)
+      local r = redis.pcall('HMGET', key, 'st', 'o', 'p', 'e', 'n', 'a', 'c', 'rv', 's1', 'u', 'w', 'at', 'k')
+      if not r.err and r[1] == 'running' then
+        local owner, priority, entry, task, attempt = r[2], r[3], r[4], r[5], r[6]
+        local stream = stream_key(queue, priority)
+        local beat = redis.call('ZSCORE', P .. 'workers', owner)
+        local alive = beat and now - tonumber(beat) <= lost_after
+          and redis.call('HGET', P .. 'worker:' .. owner, 's') ~= 'stopped'
+        local crashes = tonumber(r[7] or '0') + (alive and 0 or 1)
+        local note = alive and 'the lease ran out' or 'the worker was lost'
+        add_timeline(key, line(r[9], 'started', owner, attempt) .. line(now, 'reclaimed', owner, attempt, note))
+        redis.call('HSET', key, 'c', crashes)
+        if not alive then count(queue, task, 'crashed') end
+        local state = r[8] and 'revoked' or crashes >= max_crashes and not alive and 'failed'
+        if state then
+          redis.call('HSET', key, 'st', state, 'f1', now, 'ds', r[8] or 'poison')
+          if state == 'failed' then
+            redis.call('HSET', key, 'er', lost_error)
+            bury(queue, id, dead_cap, dead_keep)
+            buried = buried + 1
+          else
+            redis.call('PEXPIRE', key, 86400000)
+          end
+          release_unique(task, r[10], id)
+          tell_waiters(r[11], id)
+          count(queue, task, state)
+          add_history(id, state, task, queue, owner, attempt, r[12], r[9], state == 'failed' and 'WorkerLostError' or '')
+        else
+          redis.call('HSET', key, 'st', 'queued', 'o', '', 'e', make_ready(id, queue, priority))
+          requeued, woke = requeued + 1, true
+        end
+        redis.call('XACK', stream, 'stem', entry)
+        redis.call('XDEL', stream, entry)
+      end
+      redis.call('ZREM', leases, id)
+    end
+    if woke then ring(queue) end
+  end
+end
+write_history()
+write_counts()
+return { requeued, buried, looked and '' or 'recent' }

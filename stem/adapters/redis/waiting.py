@@ -1,0 +1,138 @@
+"""Waiting without polling: for a task to be final (pub/sub), and for work to come (the bell)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Sequence
+from typing import Final
+
+import redis
+import redis.asyncio
+
+from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient, translate
+
+BELL_BLOCK_S: Final = 4.0
+
+
+class Bell:
+    """Sleeps until a queue's bell rings. One connection, used by one wait at a time.
+
+    The time-out is kept here, not by the server: an idle server looks at the time-outs of blocked clients only every
+    100 ms, and a task due in 30 ms is to start in 30 ms. When the time is up the read is released with CLIENT UNBLOCK:
+    left alone it would take a token meant for a worker that is really idle; cancelled, it would cost a connection.
+    """
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._sleeper: redis.asyncio.Redis | None = None
+        self._id = b""
+
+    async def wait(self, bells: Sequence[str], timeout_s: float) -> None:
+        try:
+            if self._sleeper is None:
+                self._sleeper = self._client.lone_client()
+                self._id = await self._sleeper.execute_command("CLIENT", "ID")  # type: ignore[no-untyped-call]
+            read = asyncio.ensure_future(self._sleeper.execute_command("BLPOP", *bells, BELL_BLOCK_S))  # type: ignore[no-untyped-call]
+            try:
+                done, _ = await asyncio.wait({read}, timeout=timeout_s)
+                if not done:
+                    await self._client.command("CLIENT", "UNBLOCK", self._id)
+                await read
+            finally:
+                if not read.done():
+                    read.cancel()
+                    await asyncio.wait({read})
+        except BaseException as error:
+            # Whatever went wrong, the connection behind it is another one next time, with another id.
+            await self.close()
+            if isinstance(error, redis.RedisError | OSError):
+                raise translate(error, what="BLPOP", address=self._client.address) from error
+            raise
+
+    async def close(self) -> None:
+        if self._sleeper is not None:
+            sleeper, self._sleeper = self._sleeper, None
+            with contextlib.suppress(redis.RedisError, OSError):
+                await sleeper.aclose()
+
+
+class Waits:
+    """Turns "this task is final" messages into events. One subscription, opened by the first wait."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self.client_id = uuid.uuid4().hex
+        self._client = client
+        self._told: dict[str, list[asyncio.Event]] = {}
+        self._listener: asyncio.Task[None] | None = None
+        self._subscribed = asyncio.Event()
+
+    def told_of(self, task_id: str) -> _Told:
+        return _Told(self, task_id)
+
+    async def add(self, task_id: str) -> asyncio.Event:
+        told = asyncio.Event()
+        self._told.setdefault(task_id, []).append(told)
+        if self._listener is None or self._listener.done():
+            self._subscribed.clear()
+            self._listener = asyncio.create_task(self._listen(), name="stem-waits")
+        # Before the wish is stored the subscription must stand, or the answer could come before it.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._subscribed.wait(), 3)
+        return told
+
+    def remove(self, task_id: str, told: asyncio.Event) -> None:
+        waiting = self._told.get(task_id, [])
+        if told in waiting:
+            waiting.remove(told)
+        if not waiting:
+            self._told.pop(task_id, None)
+
+    async def _listen(self) -> None:
+        """Keep the subscription up while anybody waits; end it when nobody did for a while."""
+        quiet = 0
+        while quiet < 6:
+            connection = self._client.lone_client()
+            try:
+                async with connection.pubsub() as pubsub:
+                    await pubsub.subscribe(self._client.keys.done_channel(self.client_id))
+                    await pubsub.get_message(timeout=3)
+                    self._subscribed.set()
+                    while quiet < 6:
+                        message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=LONGEST_BLOCK_S)
+                        if message is not None:
+                            for told in self._told.get(message["data"].decode("utf-8", "replace"), ()):
+                                told.set()
+                        quiet = 0 if self._told else quiet + (message is None)
+            except (redis.RedisError, OSError):
+                # Whoever waits looks again by itself; meanwhile this comes back.
+                self._subscribed.set()
+                quiet = 0 if self._told else quiet + 1
+                await asyncio.sleep(0.5)
+            finally:
+                await connection.aclose()
+
+    async def close(self) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listener
+            self._listener = None
+
+
+class _Told:
+    """One wait's event, registered while the block runs."""
+
+    def __init__(self, waits: Waits, task_id: str) -> None:
+        self._waits = waits
+        self._task_id = task_id
+        self._event: asyncio.Event | None = None
+
+    async def __aenter__(self) -> asyncio.Event:
+        self._event = await self._waits.add(self._task_id)
+        return self._event
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._event is not None:
+            self._waits.remove(self._task_id, self._event)
