@@ -1,0 +1,1 @@
+"""Measured side by side: Stem, other queues, and raw pipelined Redis, in one run on one machine."""
