@@ -1,4 +1,4 @@
-"""Raw: the same commands with no queue around them, pipelined 100 at a time: XREADGROUP, XACK, XDEL, SET of a result."""
+"""Raw: the same commands with no queue around them, pipelined by 100: XREADGROUP, XACK, XDEL, SET of a result."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Stem: one worker process, concurrency 100, everything at its defaults otherwise (leases, fencing, results, control)."""
+"""Stem: one worker process, concurrency 100, all else at its defaults (leases, fencing, results, control)."""
 
 import asyncio
 import os
