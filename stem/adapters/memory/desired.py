@@ -13,6 +13,7 @@ from stem.messages.codec import pack
 from stem.messages.command import QUESTIONS, Command, Reply
 
 LOG_MS: Final = 86_400_000
+LOG_KEPT: Final = 100_000
 LOG_PAGE: Final = 1_000
 REPLIES_KEPT: Final = 10_000
 AUDIT_KEPT: Final = 10_000
@@ -115,7 +116,7 @@ class CommandLog:
         self.epoch = 0
         self.fence = 0
         self.audit: deque[bytes] = deque(maxlen=AUDIT_KEPT)
-        self._entries: deque[Logged] = deque()
+        self._entries: deque[Logged] = deque(maxlen=LOG_KEPT)
         self._issues: OrderedDict[str, _Issue] = OrderedDict()
 
     def issued(self, command_id: str) -> tuple[int, Sequence[ChangeItem]] | None:
@@ -152,13 +153,14 @@ class CommandLog:
             self.audit.append(pack(row, what="audit row"))
 
     def after(self, epoch: int, now: int) -> list[Logged]:
-        """Return the newest entries behind `epoch`, at most 1 000, oldest first."""
-        newest: list[Logged] = []
-        for entry in reversed(self._entries):
-            if entry.epoch <= epoch or entry.issued_at_ms <= now - LOG_MS or len(newest) >= LOG_PAGE:
-                break
-            newest.append(entry)
-        return newest[::-1]
+        """Return the entries behind `epoch`, oldest first, at most 1 000: a reader goes on from the last one."""
+        while self._entries and self._entries[0].issued_at_ms <= now - LOG_MS:
+            self._entries.popleft()
+        if not self._entries:
+            return []
+        # Epochs have no gaps, so an entry's place follows from its epoch.
+        first = max(0, epoch + 1 - self._entries[0].epoch)
+        return [self._entries[index] for index in range(first, min(first + LOG_PAGE, len(self._entries)))]
 
 
 @dataclass(slots=True)
