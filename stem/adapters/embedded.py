@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
-from stem.adapters.embedded_home import EmbeddedStatus, Home, is_held
+from stem.adapters.embedded_home import EmbeddedStatus as EmbeddedStatus
+from stem.adapters.embedded_home import Home, is_held
 
 FOLDER: Final = ".stem"
 PROJECT_MARKS: Final = ("pyproject.toml", ".git")

@@ -1,0 +1,73 @@
+"""`stemctl demo`: Stem at work in one command, on a server of its own."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from stemctl import exits
+from stemctl.options import Call, Command, command
+
+Headless = Annotated[bool, typer.Option("--headless", help="No dashboard: run for --seconds and print the summary.")]
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        "--seconds", min=1.0, max=86_400.0, help="How long to enqueue; 10 without a dashboard.", show_default=False
+    ),
+]
+Workers = Annotated[int, typer.Option("--workers", min=1, max=32, help="Worker processes.")]
+Rate = Annotated[
+    float | None, typer.Option("--rate", min=1.0, max=10_000.0, help="Tasks per second.", show_default=False)
+]
+Keep = Annotated[bool, typer.Option("--keep", help="Leave the folder with ledgers and logs, and say where it is.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("demo", cls=Command)(demo)
+
+
+@command
+async def demo(
+    call: Call,
+    headless: Headless = False,
+    seconds: Seconds = None,
+    workers: Workers = 3,
+    rate: Rate = None,
+    keep: Keep = False,
+) -> int:
+    """Show workers, load, failures and revokes on a private server, and kill one worker on the way.
+
+    Needs nothing and leaves nothing behind. On a terminal it opens the dashboard; elsewhere, or with --headless, it
+    prints a summary. `lost` and `duplicated` are computed from a ledger that producer and handlers write, not from what
+    the server says; if either is not 0 the exit code is 1.
+    """
+    from stemctl.demo.run import Plan, Report, show  # here: these load the producer and the controller
+
+    dashboard = not (headless or call.out.as_json) and sys.stdin.isatty() and sys.stdout.isatty()
+    plan = Plan(
+        seconds=seconds if dashboard else seconds or 10.0,
+        workers=workers,
+        rate=rate or (80.0 if dashboard else 250.0),
+        # Late enough that the dashboard is open, early enough that a short run sees the tasks run elsewhere.
+        kill_after_s=10.0 if dashboard else (seconds or 10.0) * 0.3,
+        dashboard=dashboard,
+        keep=keep,
+    )
+    # Under a dashboard a note would be written over it.
+    report: Report = await show(plan, (lambda _: None) if dashboard else call.out.note)
+    data = report.to_plain()
+    problem = None
+    if report.interrupted:
+        problem = exits.Problem(exits.INTERRUPTED, "interrupted", "interrupted before the end")
+    if not report.verdict.clean:
+        problem = exits.Problem(
+            exits.FAILED,
+            "ledger",
+            f"the ledger does not add up: {report.verdict.lost} lost, {report.verdict.duplicated} duplicated",
+            "run it with --keep and look at the ledgers and logs",
+        )
+    if report.folder is not None:
+        call.out.note(f"ledgers and logs: {report.folder}")
+    return call.finish(data, lambda: call.out.fields(list(data.items())), problem=problem)
