@@ -1,0 +1,99 @@
+"""What a list is made of: columns that fit a width, rows with a key, an order. Pure, knows no widget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from stem_tui.filter import Fields
+from stem_tui.theme import Cell
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column(Generic[R]):
+    """One column.
+
+    Attributes:
+        width: the least it needs; `grow` is its share of what is left over.
+        keep: 0 stays always; of the others the greatest goes first where there is no room.
+        sort: what rows are ordered by; None: this column does not sort.
+        down: it sorts from the greatest first.
+    """
+
+    key: str
+    title: str
+    width: int
+    cell: Callable[[R, int], Cell]
+    grow: int = 0
+    keep: int = 0
+    align: Literal["left", "right"] = "left"
+    sort: Callable[[R], Any] | None = None
+    down: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View(Generic[R]):
+    """One kind of list.
+
+    Attributes:
+        kind: what its rows are: `queue worker task failure event action`; it decides the keys that act on them.
+        key: tells rows apart, over changes.
+        fields: for the filter.
+        order: without a sort column chosen.
+    """
+
+    kind: str
+    title: str
+    columns: Sequence[Column[R]]
+    key: Callable[[R], str]
+    fields: Fields = field(default_factory=dict)
+    order: Callable[[R], Any] | None = None
+    order_down: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sorting:
+    """The column chosen to sort by; empty: the view's own order."""
+
+    column: str = ""
+    down: bool = False
+
+
+def fit(columns: Sequence[Column[R]], width: int, *, gap: int = 1) -> list[tuple[Column[R], int]]:
+    """Return the columns that fit `width` and how wide each is; drops by `keep`, shares the rest by `grow`."""
+    kept = list(columns)
+
+    def needed() -> int:
+        return sum(column.width for column in kept) + gap * (len(kept) - 1)
+
+    while needed() > width:
+        droppable = [column for column in kept if column.keep]
+        if not droppable:
+            break
+        kept.remove(max(droppable, key=lambda column: column.keep))
+    spare, shares = width - needed(), sum(column.grow for column in kept)
+    widths = []
+    for column in kept:
+        extra = 0
+        if spare > 0 and column.grow:
+            extra = spare * column.grow // shares
+            spare, shares = spare - extra, shares - column.grow
+        widths.append(column.width + extra)
+    if spare < 0:
+        # Not even the columns that stay have room: the widest gives way.
+        widest = max(range(len(widths)), key=widths.__getitem__)
+        widths[widest] = max(1, widths[widest] + spare)
+    return list(zip(kept, widths, strict=True))
+
+
+def ordered(view: View[R], rows: Sequence[R], sorting: Sorting) -> list[R]:
+    """Return the rows in the order asked for; equal ones by key, so that nothing dances."""
+    column = next((each for each in view.columns if each.key == sorting.column and each.sort), None)
+    order, down = (view.order, view.order_down) if column is None else (column.sort, sorting.down)
+    result = sorted(rows, key=view.key)
+    if order is not None:
+        result.sort(key=order, reverse=down)
+    return result

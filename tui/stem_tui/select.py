@@ -1,0 +1,437 @@
+"""Which rows each list shows, out of the state, and what stands in their columns. Pure, knows no widget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from stem.observe.failures import FailureGroup
+from stem.observe.rows import EventLine, QueueLine, TaskLine, WorkerLine
+from stem.observe.state import ClusterState
+from stem_tui import figures
+from stem_tui.columns import Column, View
+from stem_tui.theme import QUEUE, TASK, UNKNOWN, WORKER, Cell, Sign, event_sign
+
+STOPPED_SHOWN_MS: Final = 60_000
+_SEVERITY: Final = {word: rank for rank, word in enumerate(WORKER)}
+NONE: Final = Cell("–", "faint")
+
+
+def number(value: int, tone: str = "text") -> Cell:
+    """Return a count; nothing is faint, so that something stands out."""
+    return Cell(figures.count(value), tone if value else "faint")
+
+
+def speed(value: float, tone: str = "text") -> Cell:
+    return Cell(figures.rate(value), tone if value > 0 else "faint")
+
+
+# -------------------------------------------------------------------------------------------------------------- queues
+
+
+def queue_sign(row: QueueLine) -> Sign:
+    if row.paused:
+        return QUEUE["paused"]
+    return QUEUE["idle"] if not row.consumers and (row.ready or row.delayed or row.retrying) else QUEUE["run"]
+
+
+QUEUES: Final = View[QueueLine](
+    kind="queue",
+    title="QUEUES",
+    key=lambda row: row.key,
+    order=lambda row: (row.ready, row.in_flight),
+    order_down=True,
+    columns=(
+        Column(key="name", title="NAME", width=10, grow=3, cell=lambda r, _: Cell(r.name, "strong"),
+               sort=lambda r: r.name),
+        Column(key="state", title="STATE", width=11, cell=lambda r, _: queue_sign(r).cell,
+               sort=lambda r: queue_sign(r).word),
+        Column(key="ready", title="READY", width=7, align="right", cell=lambda r, _: number(r.ready),
+               sort=lambda r: r.ready, down=True),
+        Column(key="run", title="RUN", width=6, align="right", cell=lambda r, _: number(r.in_flight, "accent"),
+               sort=lambda r: r.in_flight, down=True),
+        Column(key="delay", title="DELAY", width=6, align="right", cell=lambda r, _: number(r.delayed),
+               sort=lambda r: r.delayed, down=True, keep=3),
+        Column(key="retry", title="RETRY", width=6, align="right", cell=lambda r, _: number(r.retrying, "warn"),
+               sort=lambda r: r.retrying, down=True),
+        Column(key="dead", title="DEAD", width=5, align="right", cell=lambda r, _: number(r.dead, "bad"),
+               sort=lambda r: r.dead, down=True),
+        Column(key="in", title="IN/s", width=5, align="right", keep=4, cell=lambda r, _: speed(r.came.rate()),
+               sort=lambda r: r.came.rate(), down=True),
+        Column(key="out", title="OUT/s", width=5, align="right", keep=5, cell=lambda r, _: speed(r.went.rate()),
+               sort=lambda r: r.went.rate(), down=True),
+        Column(key="oldest", title="OLDEST", width=6, align="right", keep=6,
+               cell=lambda r, _: NONE if r.oldest_ms is None else Cell(figures.span(r.oldest_ms // 1000 * 1000)
+                                                                       if r.oldest_ms >= 1000 else "0s", "dim"),
+               sort=lambda r: r.oldest_ms or 0, down=True),
+        Column(key="held", title="HELD", width=5, align="right", keep=8, cell=lambda r, _: number(r.held, "warn"),
+               sort=lambda r: r.held, down=True),
+        Column(key="workers", title="WORKERS", width=7, align="right", keep=9, cell=lambda r, _: number(r.consumers),
+               sort=lambda r: r.consumers, down=True),
+    ),
+    fields={
+        "name": lambda r, _: r.name,
+        "queue": lambda r, _: r.name,
+        "state": lambda r, _: queue_sign(r).word,
+        "ready": lambda r, _: float(r.ready),
+        "dead": lambda r, _: float(r.dead),
+        "age": lambda r, _: None if r.oldest_ms is None else r.oldest_ms / 1000,
+    },
+)  # fmt: skip
+
+
+def queue_rows(state: ClusterState) -> list[QueueLine]:
+    return list(state.queues.values())
+
+
+def queue_note(state: ClusterState) -> list[Cell]:
+    """Return the exact totals and the exceptions."""
+    rows = state.queues.values()
+    ready, running = sum(row.ready for row in rows), sum(row.in_flight for row in rows)
+    retrying, dead = sum(row.retrying for row in rows), sum(row.dead for row in rows)
+    paused = sum(row.paused for row in rows)
+    parts = [Cell(f"{ready:,} ready"), Cell(f"{running:,} in flight", "accent" if running else "text")]
+    if retrying:
+        parts.append(Cell(f"{retrying:,} retrying", "warn"))
+    if paused:
+        parts.append(Cell(f"‖ {paused} paused", "warn"))
+    if dead:
+        parts.append(Cell(f"✗ {dead:,} dead", "bad"))
+    return parts
+
+
+# ------------------------------------------------------------------------------------------------------------- workers
+
+
+def worker_sign(row: WorkerLine) -> Sign:
+    if row.diagnosis in ("healthy", "busy"):
+        if row.paused_here:
+            return WORKER["paused"]
+        if row.state == "starting":
+            return WORKER["starting"]
+    return WORKER.get(row.diagnosis, UNKNOWN)
+
+
+def _severity(row: WorkerLine) -> tuple[int, str]:
+    rank = _SEVERITY.get(row.diagnosis, 0)
+    # Up is up: whether a slot is free changes every moment and shall not move rows.
+    return (_SEVERITY["healthy"] if row.diagnosis == "busy" else rank, row.name)
+
+
+def _alive(row: WorkerLine) -> bool:
+    return row.diagnosis not in ("lost", "stopped")
+
+
+def _slots(row: WorkerLine, cells: int) -> Cell:
+    tone = "faint" if not _alive(row) else "bad" if row.diagnosis == "wedged" else "ok"
+    share = f"{row.in_flight}/{row.concurrency}"
+    return Cell(f"{figures.bar(row.in_flight if _alive(row) else 0, row.concurrency, cells)} {share:>6}", tone)
+
+
+def _beat(row: WorkerLine, now_ms: int) -> Cell:
+    since_ms = max(0, now_ms - row.at_ms)
+    tone = "dim" if since_ms <= 2 * row.interval_ms or row.diagnosis == "stopped" else "warn"
+    return Cell(figures.span(since_ms // 100 * 100) if since_ms >= 100 else "0s", tone)
+
+
+def _if_alive(row: WorkerLine, cell: Cell) -> Cell:
+    return cell if _alive(row) else NONE
+
+
+WORKERS: Final = View[WorkerLine](
+    kind="worker",
+    title="WORKERS",
+    key=lambda row: row.key,
+    order=_severity,
+    columns=(
+        Column(key="name", title="NAME", width=13, grow=4,
+               cell=lambda r, _: Cell(r.name, "strong" if _alive(r) else "dim"), sort=lambda r: r.name),
+        Column(key="state", title="STATE", width=9, cell=lambda r, _: worker_sign(r).cell, sort=_severity),
+        Column(key="slots", title="SLOTS", width=12, cell=lambda r, _: _slots(r, 5), sort=lambda r: r.in_flight,
+               down=True),
+        Column(key="ok", title="OK/s", width=5, align="right", keep=2,
+               cell=lambda r, _: _if_alive(r, speed(r.succeeded.rate(4.0))), sort=lambda r: r.succeeded.rate(4.0),
+               down=True),
+        Column(key="fail", title="FAIL/s", width=6, align="right", keep=3,
+               cell=lambda r, _: _if_alive(r, speed(r.failed.rate(4.0), "bad")), sort=lambda r: r.failed.rate(4.0),
+               down=True),
+        Column(key="rss", title="RSS", width=5, align="right", keep=4,
+               cell=lambda r, _: _if_alive(r, Cell(figures.size(r.rss_bytes), "dim")), sort=lambda r: r.rss_bytes,
+               down=True),
+        Column(key="cpu", title="CPU", width=4, align="right", keep=7,
+               cell=lambda r, _: _if_alive(r, Cell(f"{r.cpu_percent:.0f}%", "dim")), sort=lambda r: r.cpu_percent,
+               down=True),
+        Column(key="beat", title="BEAT", width=6, align="right", cell=_beat, sort=lambda r: r.at_ms),
+        Column(key="up", title="UP", width=6, align="right", keep=5,
+               cell=lambda r, now: _if_alive(r, Cell(figures.age(r.started_ms, now), "dim")),
+               sort=lambda r: r.started_ms),
+        Column(key="queues", title="QUEUES", width=10, grow=2, keep=6,
+               cell=lambda r, _: Cell(",".join(r.queues), "dim"), sort=lambda r: r.queues),
+        Column(key="done", title="DONE", width=7, align="right", keep=8,
+               cell=lambda r, _: number(r.counters.get("succeeded", 0), "dim"),
+               sort=lambda r: r.counters.get("succeeded", 0), down=True),
+        Column(key="host", title="HOST", width=10, grow=1, keep=9, cell=lambda r, _: Cell(r.host, "dim"),
+               sort=lambda r: r.host),
+        Column(key="pid", title="PID", width=7, align="right", keep=10, cell=lambda r, _: Cell(str(r.pid), "dim"),
+               sort=lambda r: r.pid),
+    ),
+    fields={
+        "name": lambda r, _: r.name,
+        "id": lambda r, _: r.key.casefold(),
+        "worker": lambda r, _: r.name,
+        "state": lambda r, _: worker_sign(r).word,
+        "host": lambda r, _: r.host,
+        "queue": lambda r, _: ",".join(r.queues),
+        "age": lambda r, now: (now - r.started_ms) / 1000,
+        "beat": lambda r, now: (now - r.at_ms) / 1000,
+    },
+)  # fmt: skip
+
+
+def worker_rows(state: ClusterState, now_ms: int, *, gone: bool = False) -> list[WorkerLine]:
+    """Return the workers that matter: not those that said goodbye over a minute ago, nor lost ones that came again.
+
+    Args:
+        gone: those too.
+    """
+    if gone:
+        return list(state.workers.values())
+    return [
+        row
+        for row in state.workers.values()
+        if not (row.diagnosis == "stopped" and now_ms - row.at_ms > STOPPED_SHOWN_MS) and not row.superseded
+    ]
+
+
+def worker_note(rows: Iterable[WorkerLine]) -> list[Cell]:
+    counts: dict[str, int] = {}
+    for row in rows:
+        word = "healthy" if row.diagnosis == "busy" else row.diagnosis
+        counts[word] = counts.get(word, 0) + 1
+    parts = [Cell(f"{counts.get('healthy', 0)} up", "ok" if counts.get("healthy") else "dim")]
+    for word in ("late", "draining", "deaf", "wedged", "lost"):
+        if counts.get(word):
+            sign = WORKER[word]
+            parts.append(Cell(f"{sign.glyph} {counts[word]} {word}", sign.tone))
+    return parts
+
+
+# ------------------------------------------------------------------------------------------------------------ failures
+
+
+def _failures(row: FailureGroup, now_ms: int) -> Cell:
+    return Cell(f"×{figures.count(row.count(now_ms))}", "strong")
+
+
+FAILURES: Final = View[FailureGroup](
+    kind="failure",
+    title="FAILURES last 5m",
+    key=lambda row: row.key,
+    columns=(
+        Column(key="sign", title="", width=1, cell=lambda r, _: Cell("✗", "bad")),
+        Column(key="task", title="TASK", width=16, grow=1, cell=lambda r, _: Cell(r.task, "strong"),
+               sort=lambda r: r.task),
+        Column(key="error", title="ERROR", width=20, grow=3,
+               cell=lambda r, _: Cell(f"{r.error}: {r.message}" if r.message else r.error), sort=lambda r: r.error),
+        Column(key="count", title="COUNT", width=7, align="right", cell=_failures),
+        Column(key="last", title="LAST", width=6, align="right",
+               cell=lambda r, now: Cell(figures.age(r.last_ms, now), "dim"), sort=lambda r: r.last_ms, down=True),
+    ),
+    fields={
+        "name": lambda r, _: r.task,
+        "queue": lambda r, _: r.queue,
+        "error": lambda r, _: f"{r.error}: {r.message}",
+        "age": lambda r, now: (now - r.last_ms) / 1000,
+    },
+)  # fmt: skip
+
+
+def failure_note(state: ClusterState, now_ms: int) -> list[Cell]:
+    groups = state.failures.groups(now_ms)
+    total = sum(group.count(now_ms) for group in groups)
+    least = "≥ " if state.missed or state.sampled else ""
+    word = "group" if len(groups) == 1 else "groups"
+    return [Cell(f"{least}{total:,} in {len(groups)} {word}", "bad" if total else "dim")]
+
+
+# --------------------------------------------------------------------------------------------------------------- tasks
+
+
+def task_sign(row: TaskLine) -> Sign:
+    return TASK.get(row.state, UNKNOWN)
+
+
+def short_id(row: TaskLine) -> str:
+    """Return the end of an id: UUIDs of one moment share their beginning."""
+    return row.id if len(row.id) <= 8 else row.id[-8:]
+
+
+def _took_ms(row: TaskLine, now_ms: int) -> int | None:
+    if not row.started_ms:
+        return None
+    if row.state == "running":
+        return max(0, now_ms - row.started_ms)
+    return max(0, row.finished_ms - row.started_ms) if row.finished_ms else None
+
+
+def _took(row: TaskLine, now_ms: int) -> Cell:
+    took = _took_ms(row, now_ms)
+    if took is None:
+        return NONE
+    return Cell(figures.span(took // 100 * 100 if row.state == "running" and took >= 100 else took))
+
+
+def _due(row: TaskLine, now_ms: int) -> Cell:
+    if not row.due_ms or row.state not in ("scheduled", "retrying"):
+        return NONE
+    left = row.due_ms - now_ms
+    return Cell("now" if left <= 0 else f"in {figures.span((left + 999) // 1000 * 1000)}", "warn")
+
+
+def _what(row: TaskLine, _: int) -> Cell:
+    if row.error or row.message:
+        joined = ": ".join(part for part in (row.error, row.message) if part)
+        return Cell(joined, "bad" if row.state in ("failed", "dead") else "warn")
+    return Cell(row.progress, "dim")
+
+
+def _changed(row: TaskLine) -> int:
+    return row.finished_ms or row.changed_ms
+
+
+_ID: Final = Column[TaskLine](key="id", title="ID", width=8, cell=lambda r, _: Cell(short_id(r), "dim"),
+                              sort=lambda r: r.id)  # fmt: skip
+_TASK: Final = Column[TaskLine](key="task", title="TASK", width=14, grow=2, cell=lambda r, _: Cell(r.task, "strong"),
+                                sort=lambda r: r.task)  # fmt: skip
+_STATE: Final = Column[TaskLine](key="state", title="STATE", width=11, cell=lambda r, _: task_sign(r).cell,
+                                 sort=lambda r: r.state)  # fmt: skip
+_QUEUE: Final = Column[TaskLine](key="queue", title="QUEUE", width=8, grow=1, keep=3,
+                                 cell=lambda r, _: Cell(r.queue, "dim"), sort=lambda r: r.queue)  # fmt: skip
+_WORKER: Final = Column[TaskLine](key="worker", title="WORKER", width=11, grow=2, keep=2,
+                                  cell=lambda r, _: Cell(r.worker or "–", "dim"), sort=lambda r: r.worker)  # fmt: skip
+_TRY: Final = Column[TaskLine](key="tries", title="TRY", width=3, align="right", keep=4,
+                               cell=lambda r, _: number(r.attempt, "warn"), sort=lambda r: r.attempt,
+                               down=True)  # fmt: skip
+_TOOK: Final = Column[TaskLine](key="took", title="TOOK", width=6, align="right", cell=_took,
+                                sort=lambda r: r.started_ms)  # fmt: skip
+_WHAT: Final = Column[TaskLine](key="what", title="ERROR / PROGRESS", width=16, grow=4, keep=1, cell=_what,
+                                sort=lambda r: r.error)  # fmt: skip
+_DUE: Final = Column[TaskLine](key="due", title="NEXT", width=9, align="right", cell=_due,
+                               sort=lambda r: r.due_ms)  # fmt: skip
+_ENQUEUED: Final = Column[TaskLine](key="age", title="AGE", width=6, align="right",
+                                    cell=lambda r, now: Cell(figures.age(r.enqueued_ms, now), "dim"),
+                                    sort=lambda r: r.enqueued_ms)  # fmt: skip
+_WHEN: Final = Column[TaskLine](key="when", title="WHEN", width=6, align="right",
+                                cell=lambda r, now: Cell(figures.age(_changed(r), now), "dim"),
+                                sort=_changed, down=True)  # fmt: skip
+_PRIORITY: Final = Column[TaskLine](key="prio", title="PRIO", width=4, align="right", keep=5,
+                                    cell=lambda r, _: number(r.priority), sort=lambda r: r.priority,
+                                    down=True)  # fmt: skip
+
+_TASK_FIELDS: Final = {
+    "name": lambda r, _: r.task,
+    "id": lambda r, _: r.id.casefold(),
+    "state": lambda r, _: r.state,
+    "queue": lambda r, _: r.queue,
+    "worker": lambda r, _: r.worker,
+    "error": lambda r, _: f"{r.error}: {r.message}",
+    "age": lambda r, now: (now - (r.enqueued_ms or r.started_ms or r.changed_ms)) / 1000,
+    "took": lambda r, now: None if (took := _took_ms(r, now)) is None else took / 1000,
+    "tries": lambda r, _: float(r.attempt),
+}
+
+
+def _task_view(title: str, *columns: Column[TaskLine], order: Column[TaskLine]) -> View[TaskLine]:
+    return View(
+        kind="task",
+        title=title,
+        key=lambda row: row.key,
+        columns=columns,
+        fields=_TASK_FIELDS,
+        order=order.sort,
+        order_down=order.down,
+    )
+
+
+# Columns by state: what matters of a task depends on where it is.
+RUNNING: Final = _task_view("RUNNING", _TASK, _ID, _WORKER, _QUEUE, _TRY, _WHAT, _TOOK, order=_TOOK)
+LONGEST: Final = _task_view("LONGEST RUNNING", _TASK, _ID, _WORKER, _QUEUE, _TOOK, order=_TOOK)
+TABS: Final[dict[str, View[TaskLine]]] = {
+    "all": _task_view("ALL", _STATE, _TASK, _ID, _WORKER, _QUEUE, _TRY, _WHAT, _WHEN, order=_WHEN),
+    "running": RUNNING,
+    "queued": _task_view("QUEUED", _TASK, _ID, _QUEUE, _PRIORITY, _TRY, _WHAT, _ENQUEUED, order=_ENQUEUED),
+    "scheduled": _task_view("SCHEDULED", _TASK, _ID, _QUEUE, _PRIORITY, _DUE, _ENQUEUED, order=_DUE),
+    "retrying": _task_view("RETRYING", _TASK, _ID, _QUEUE, _TRY, _WHAT, _DUE, order=_DUE),
+    "dead": _task_view("DEAD", _TASK, _ID, _QUEUE, _TRY, _WHAT, _WHEN, order=_WHEN),
+    "done": _task_view("DONE", _STATE, _TASK, _ID, _WORKER, _QUEUE, _TRY, _WHAT, _TOOK, _WHEN, order=_WHEN),
+}
+
+
+def task_rows(state: ClusterState, tab: str) -> list[TaskLine]:
+    """Return the tasks of a tab of the Tasks screen."""
+    if tab == "running":
+        return list(state.running.values())
+    if tab == "done":
+        return [row for row in state.tasks.values() if row.state in ("succeeded", "failed", "revoked", "expired")]
+    if tab == "all":
+        return list(state.tasks.values())
+    return [row for row in state.open.values() if row.state == tab]
+
+
+def tab_count(state: ClusterState, tab: str) -> int | None:
+    """Return how many there are as the broker counts them; None where it does not count."""
+    rows = state.queues.values()
+    match tab:
+        case "running":
+            return sum(row.in_flight for row in rows)
+        case "queued":
+            return sum(row.ready for row in rows)
+        case "scheduled":
+            return sum(row.delayed for row in rows)
+        case "retrying":
+            return sum(row.retrying for row in rows)
+        case "dead":
+            return sum(row.dead for row in rows)
+    return None
+
+
+# -------------------------------------------------------------------------------------------------------------- events
+
+EVENTS: Final = View[EventLine](
+    kind="event",
+    title="EVENTS",
+    key=lambda row: row.key,
+    columns=(
+        Column(key="at", title="TIME", width=12, cell=lambda r, _: Cell(figures.clock(r.at_ms, milliseconds=True),
+                                                                        "dim")),
+        Column(key="kind", title="EVENT", width=16,
+               cell=lambda r, _: Cell(f"{event_sign(r.kind).glyph} {r.kind}", event_sign(r.kind).tone)),
+        Column(key="task", title="TASK", width=14, grow=2, cell=lambda r, _: Cell(r.task or r.queue or "–", "strong")),
+        Column(key="id", title="ID", width=8, keep=2, cell=lambda r, _: Cell(r.task_id[-8:] or "–", "dim")),
+        Column(key="worker", title="WORKER", width=12, grow=2, keep=1, cell=lambda r, _: Cell(r.worker or "–", "dim")),
+        Column(key="text", title="", width=12, grow=5, cell=lambda r, _: Cell(r.text)),
+    ),
+    fields={
+        "name": lambda r, _: r.task,
+        "kind": lambda r, _: r.kind,
+        "id": lambda r, _: r.task_id.casefold(),
+        "queue": lambda r, _: r.queue,
+        "worker": lambda r, _: r.worker,
+        "error": lambda r, _: r.text,
+        "age": lambda r, now: (now - r.at_ms) / 1000,
+    },
+)  # fmt: skip
+QUIET_EVENTS: Final = frozenset({"task.received", "task.started", "task.succeeded", "task.progress"})
+"""What a healthy fleet does all the time; the Overview's tail leaves it out."""
+
+
+def event_rows(state: ClusterState, *, loud: bool = False, worker: str = "", limit: int = 500) -> list[EventLine]:
+    """Return events, newest first; `loud` leaves out what goes right, `worker` is a shown name."""
+    rows: list[EventLine] = []
+    for row in reversed(state.events):
+        if (loud and row.kind in QUIET_EVENTS) or (worker and row.worker != worker):
+            continue
+        rows.append(row)
+        if len(rows) >= limit:
+            break
+    return rows

@@ -1,0 +1,328 @@
+"""The list of every screen: a virtual grid that draws the lines in view and repaints those that changed.
+
+Textual's DataTable repaints the whole viewport for one changed cell and blocks the loop for seconds at 100 000 rows;
+here the cost does not depend on the number of rows. The cursor is a key, not a place: rows may move under it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.geometry import Region
+from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
+
+from stem_tui.columns import Column, Sorting, View, fit
+from stem_tui.theme import Cell, Look
+from stem_tui.widgets.paint import both_ends, cut, segments
+
+HEAD_LINES: Final = 2
+_GUTTER: Final = 3
+_NONE: Final = Style()
+
+
+class Grid(Widget, can_focus=True, inherit_bindings=False):
+    """Shows rows of one view. It holds no data but the rows it was last shown.
+
+    Line 0 is a rule with the title, the count and a note; line 1 the column heads; then the rows, or `empty`.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j,down", "move(1)", "down", show=False),
+        Binding("k,up", "move(-1)", "up", show=False),
+        Binding("pagedown", "page(1)", "page down", show=False),
+        Binding("pageup", "page(-1)", "page up", show=False),
+        Binding("g,home", "first", "first", show=False),
+        Binding("G,end", "last", "last", show=False),
+        Binding("f", "first", "follow", show=False),
+        Binding("enter", "open", "open", show=False),
+        Binding("less_than_sign", "sort(-1)", "sort by previous column", show=False),
+        Binding("greater_than_sign", "sort(1)", "sort by next column", show=False),
+        Binding("I", "invert", "invert the order", show=False),
+        Binding("space", "mark", "mark", show=False),
+        Binding("asterisk", "mark_all", "mark all", show=False),
+        Binding("ctrl+backslash", "clear_marks", "clear marks", show=False),
+    ]
+    DEFAULT_CSS = "Grid { height: 1fr; width: 1fr; }"
+
+    class Opened(Message):
+        """Enter, or a double click, on a row."""
+
+        def __init__(self, grid: Grid, row: Any) -> None:
+            super().__init__()
+            self.grid = grid
+            self.row = row
+
+    class Changed(Message):
+        """The order, the cursor or a mark changed: whoever feeds this grid shall show it again."""
+
+        def __init__(self, grid: Grid) -> None:
+            super().__init__()
+            self.grid = grid
+
+    def __init__(self, view: View[Any], look: Look, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self.look = look
+        self.view = view
+        self.sorting = Sorting()
+        self.marked: set[str] = set()
+        self.cursor_key: str | None = None
+        self.following = True
+        self.rows: Sequence[Any] = ()
+        self._index = 0
+        self._top = 0
+        self._now_ms = 0
+        self._title: Sequence[Cell] = ()
+        self._note: Sequence[Cell] = ()
+        self._empty: Sequence[str] = ()
+        self._stale = False
+        self._fitted: list[tuple[Column[Any], int]] = []
+        self._painted: list[Strip] = []
+
+    # --------------------------------------------------------------------------------------------------------- showing
+
+    def show(
+        self,
+        rows: Sequence[Any],
+        now_ms: int,
+        *,
+        count: str = "",
+        note: Sequence[Cell] = (),
+        empty: Sequence[str] = (),
+        stale: bool = False,
+        title: str = "",
+        view: View[Any] | None = None,
+    ) -> None:
+        """Show these rows (already filtered and ordered), and repaint the lines that look different now."""
+        if view is not None and view is not self.view:
+            self.view, self.sorting, self.cursor_key, self._top, self.following = view, Sorting(), None, 0, True
+            self.marked.clear()
+        self.rows, self._now_ms, self._empty, self._stale = rows, now_ms, empty, stale
+        self._title = (Cell(title or self.view.title, "title"), Cell(f" {count}" if count else "", "strong"))
+        self._note = note
+        self._place_cursor()
+        self._repaint()
+
+    def _place_cursor(self) -> None:
+        """Find the row of the cursor again; where it has gone, stay at its place."""
+        if not self.rows:
+            self._index = self._top = 0
+            self.cursor_key = None
+            return
+        before = self._index
+        if self.following or self.cursor_key is None:
+            self._index = 0
+        else:
+            self._index = self._find(self.cursor_key, min(before, len(self.rows) - 1))
+            # The row under the cursor stays on its line of the screen, whatever comes in above it.
+            self._top += self._index - before
+        self.cursor_key = self.view.key(self.rows[self._index])
+        self._scroll_to_cursor()
+
+    def _find(self, key: str, near: int) -> int:
+        get = self.view.key
+        if get(self.rows[near]) == key:
+            return near
+        return next((index for index, row in enumerate(self.rows) if get(row) == key), near)
+
+    def _scroll_to_cursor(self) -> None:
+        page = self._page
+        top = min(max(self._top, self._index - page + 1), self._index)
+        self._top = max(0, min(top, len(self.rows) - page))
+
+    @property
+    def _page(self) -> int:
+        return max(1, self.size.height - HEAD_LINES)
+
+    def _repaint(self) -> None:
+        width, height = self.size.width, self.size.height
+        if width <= 0 or height <= 0:
+            return
+        self._fitted = fit(self.view.columns, width - _GUTTER - 1)
+        strips = [self._line(y, width, height) for y in range(height)]
+        old, self._painted = self._painted, strips
+        for y, strip in enumerate(strips):
+            if y >= len(old) or old[y] != strip:
+                self.refresh(Region(0, y, width, 1))
+
+    def render_line(self, y: int) -> Strip:
+        if len(self._painted) != self.size.height or (
+            self._painted and self._painted[0].cell_length != self.size.width
+        ):
+            self._painted = []
+            self._scroll_to_cursor()
+            self._fitted = fit(self.view.columns, max(1, self.size.width - _GUTTER - 1))
+            self._painted = [self._line(line, self.size.width, self.size.height) for line in range(self.size.height)]
+        return self._painted[y] if y < len(self._painted) else Strip.blank(self.size.width)
+
+    def _line(self, y: int, width: int, height: int) -> Strip:
+        if y == 0:
+            tone = "accent" if self.has_focus else "rule"
+            left = [Cell("─ ", tone), *self._title, Cell(" ", tone)]
+            right: list[Cell] = []
+            for part in self._note:
+                right += [Cell(" · " if right else " ", "faint"), part]
+            if right:
+                right.append(Cell(" ─", tone))
+            return both_ends(left, right, width, self.look, fill=Cell("─", tone), stale=self._stale)
+        if y == 1:
+            return self._head(width)
+        index = self._top + y - HEAD_LINES
+        if index < len(self.rows):
+            return self._row(index, width, y, height)
+        blank = ""
+        if not self.rows and 0 <= y - HEAD_LINES < len(self._empty):
+            blank = self._empty[y - HEAD_LINES]
+        line = Segment(cut("   " + blank, width, look=self.look), self.look.style("stale" if self._stale else "dim"))
+        return Strip([line])
+
+    def _head(self, width: int) -> Strip:
+        text = [" " * _GUTTER]
+        for number, (column, size) in enumerate(self._fitted):
+            mark = ""
+            if self.sorting.column == column.key:
+                mark = "▼" if self.sorting.down else "▲"
+            gap = " " if number else ""
+            text.append(gap + cut(column.title + mark, size, right=column.align == "right", look=self.look))
+        return Strip([Segment("".join(text), self.look.style("head"))]).crop_extend(0, width, _NONE)
+
+    def _row(self, index: int, width: int, y: int, height: int) -> Strip:
+        row = self.rows[index]
+        here, marked = index == self._index, self.view.key(row) in self.marked
+        over = self.look.style("cursor" if self.has_focus else "cursor_off") if here and self._cursor_shown else None
+        gutter = (" ▸" if here and self._cursor_shown else "  ") + ("●" if marked else " ")
+        cells = [Cell(gutter, "accent")]
+        for number, (column, size) in enumerate(self._fitted):
+            text, tone = column.cell(row, self._now_ms)
+            if number:
+                cells.append(Cell(" "))
+            cells.append(Cell(cut(text, size, right=column.align == "right", look=self.look), tone))
+        strip = Strip(segments(cells, self.look, over=over, stale=self._stale))
+        bar = Segment(self.look.text(self._bar(y, height)), self.look.style("faint"))
+        return Strip([*strip.crop_extend(0, width - 1, over or _NONE), bar])
+
+    @property
+    def _cursor_shown(self) -> bool:
+        return self.has_focus or not self.following
+
+    def _bar(self, y: int, height: int) -> str:
+        """Return this line's piece of the scroll bar: nothing, where all rows are in view."""
+        page, total = height - HEAD_LINES, len(self.rows)
+        if total <= page:
+            return " "
+        size = max(1, page * page // total)
+        start = round((page - size) * self._top / max(1, total - page))
+        return "█" if start <= y - HEAD_LINES < start + size else "│"
+
+    # ------------------------------------------------------------------------------------------------------ the cursor
+
+    @property
+    def row(self) -> Any | None:
+        """The row under the cursor."""
+        return self.rows[self._index] if self.rows else None
+
+    def chosen(self) -> list[Any]:
+        """Return the marked rows in view, or else the one under the cursor."""
+        if self.marked:
+            return [row for row in self.rows if self.view.key(row) in self.marked]
+        return [] if self.row is None else [self.row]
+
+    def _go(self, index: int) -> None:
+        if not self.rows:
+            return
+        self._index = max(0, min(index, len(self.rows) - 1))
+        self.following = self._index == 0
+        self.cursor_key = self.view.key(self.rows[self._index])
+        self._scroll_to_cursor()
+        self._repaint()
+        self.post_message(self.Changed(self))
+
+    def action_move(self, step: int) -> None:
+        self._go(self._index + step)
+
+    def action_page(self, step: int) -> None:
+        self._go(self._index + step * max(1, self._page - 1))
+
+    def action_first(self) -> None:
+        self._go(0)
+
+    def action_last(self) -> None:
+        self._go(len(self.rows) - 1)
+
+    def action_open(self) -> None:
+        if self.row is not None:
+            self.post_message(self.Opened(self, self.row))
+
+    def action_sort(self, step: int) -> None:
+        sortable = [column for column, _ in fit(self.view.columns, self.size.width - _GUTTER - 1) if column.sort]
+        if not sortable:
+            return
+        keys = ["", *(column.key for column in sortable)]
+        here = keys.index(self.sorting.column) if self.sorting.column in keys else 0
+        chosen = (here + step) % len(keys)
+        self.sorting = Sorting(keys[chosen], chosen > 0 and sortable[chosen - 1].down)
+        self.post_message(self.Changed(self))
+
+    def action_invert(self) -> None:
+        self.sorting = Sorting(self.sorting.column, not self.sorting.down)
+        self.post_message(self.Changed(self))
+
+    def action_mark(self) -> None:
+        if self.row is None:
+            return
+        self.marked ^= {self.view.key(self.row)}
+        self._go(self._index + 1)
+
+    def action_mark_all(self) -> None:
+        self.marked = {self.view.key(row) for row in self.rows}
+        self.post_message(self.Changed(self))
+
+    def action_clear_marks(self) -> None:
+        self.marked.clear()
+        self.post_message(self.Changed(self))
+
+    # ----------------------------------------------------------------------------------------------------------- mouse
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        event.stop()
+        self._go(self._index + 3)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        event.stop()
+        self._go(self._index - 3)
+
+    def on_click(self, event: events.Click) -> None:
+        self.focus()
+        if event.y == 1:
+            self._sort_at(event.x)
+        elif event.y >= HEAD_LINES and self._top + event.y - HEAD_LINES < len(self.rows):
+            self._go(self._top + event.y - HEAD_LINES)
+            if event.chain == 2:
+                self.action_open()
+
+    def _sort_at(self, x: int) -> None:
+        start = _GUTTER
+        for column, size in self._fitted:
+            if start <= x < start + size + 1 and column.sort is not None:
+                again = self.sorting.column == column.key
+                self.sorting = Sorting(column.key, not self.sorting.down if again else column.down)
+                self.post_message(self.Changed(self))
+                return
+            start += size + 1
+
+    def on_focus(self) -> None:
+        self._repaint()
+
+    def on_blur(self) -> None:
+        self._repaint()
+
+    def on_resize(self) -> None:
+        self._painted = []
+        self._place_cursor()
+        self.refresh()

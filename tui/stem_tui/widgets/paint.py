@@ -1,0 +1,52 @@
+"""From cells to what Textual draws: plain segments, so that no text is ever read as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.cells import cell_len, set_cell_size
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+
+from stem.text import clean
+from stem_tui.theme import Cell, Look
+
+
+def shown(text: str, look: Look) -> str:
+    """Return text for the terminal. It was cleaned when it came in; this is the second lock on the same door."""
+    return look.text(text if text.isprintable() else clean(text, 2_000))
+
+
+def segments(cells: Iterable[Cell], look: Look, *, over: Style | None = None, stale: bool = False) -> list[Segment]:
+    """Return the cells one after the other; `over` is laid over each style, `stale` greys them all."""
+    result = []
+    for cell in cells:
+        style = look.style("stale" if stale else cell.tone)
+        result.append(Segment(shown(cell.text, look), style if over is None else style + over))
+    return result
+
+
+def cut(text: str, width: int, *, right: bool = False, look: Look) -> str:
+    """Return text of exactly `width` terminal cells, with an ellipsis where it was longer."""
+    text = shown(text, look)
+    length = len(text) if text.isascii() else cell_len(text)
+    if length > width:
+        return set_cell_size(text, max(0, width - 1)) + look.text("…") if width > 0 else ""
+    padding = " " * (width - length)
+    return padding + text if right else text + padding
+
+
+def both_ends(
+    left: Sequence[Cell], right: Sequence[Cell], width: int, look: Look, *, fill: Cell, stale: bool = False
+) -> Strip:
+    """Return a line with something at both ends; where there is no room the right end gives way, item by item."""
+    left_segments = segments(left, look, stale=stale)
+    taken = sum(segment.cell_length for segment in left_segments)
+    kept = list(right)
+    while kept and taken + sum(cell_len(shown(cell.text, look)) for cell in kept) > width:
+        kept.pop(0)
+    right_segments = segments(kept, look, stale=stale)
+    room = width - taken - sum(segment.cell_length for segment in right_segments)
+    middle = Segment(look.text(fill.text) * max(0, room), look.style("stale" if stale else fill.tone))
+    return Strip([*left_segments, middle, *right_segments]).crop_extend(0, width, Style())
