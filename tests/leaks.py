@@ -16,12 +16,11 @@ GRACE_S: Final = 3.0
 KNOWN_KEYS: Final = re.compile(
     r"""\{(?P<namespace>[A-Za-z0-9_.-]{1,64})\}:(?:
         task:[A-Za-z0-9_.-]{1,64}
-      | q:[A-Za-z0-9_.-]{1,64}:[a-z0-9]+
-      | queues | workers | worker:[A-Za-z0-9_.-]{1,64}
+      | q:[A-Za-z0-9_.-]{1,64}:(?:p[0-9]|delayed|retry|lease|dead|held|meta|bell)
+      | queues | workers | worker:[A-Za-z0-9_.-]{1,64} | fleet
       | unique:[A-Za-z0-9_.:/-]+
-      | epoch | fence | desired:[a-z]+ | control:[a-z]+ | issued:.+ | command:.+ | reply:.+
-      | tombstone:.+ | revoked(?::.+)? | events | watch | history | audit | stats:.+ | result:.+
-      | server | probe | sweep(?::.+)? | reclaim(?::.+)? | reconcile
+      | epoch | fence | desired:(?:pause|drain|shutdown) | control:log | request:.+ | reply:.+
+      | events | watch | history | audit | stats:[0-9]+ | result:.+ | probe
     )""",
     re.VERBOSE,
 )

@@ -1,0 +1,257 @@
+"""What is particular to the adapter on Redis; what every adapter does is in the contract suite."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from stem.adapters.redis import RedisResultBackend, RedisStreamsBroker
+from stem.adapters.redis import control as control_module
+from stem.adapters.redis.address import parse_address
+from stem.contracts import Beat, FetchRequest, NewTask, Outcome, RevokeTasks, SetPause, Settlement
+from stem.errors import BrokerRefusedError, BrokerUnreachableError, ConfigError
+from stem.messages.command import Command
+from stem.messages.envelope import Envelope, new_task_id
+from stem.messages.heartbeat import Heartbeat
+from tests.conftest import OwnServer
+from tests.servers import Server
+from tests.waiting import eventually
+
+ANY_EPOCH = 1_000_000
+
+
+def new_task(*, queue: str = "q", delay_ms: int | None = None, size: int = 10) -> NewTask:
+    task_id = new_task_id()
+    body = Envelope(id=task_id, task="t", args={"a": "x" * size}).encode()
+    return NewTask(id=task_id, task="t", queue=queue, body=body, delay_ms=delay_ms)
+
+
+def heartbeat(worker: str = "w") -> Heartbeat:
+    return Heartbeat(id=worker, name=worker, started_at_ms=1, host="h", pid=1, version="1", queues=("q",))
+
+
+def fetch(count: int = 10) -> FetchRequest:
+    return FetchRequest(queues=["q"], count=count, epoch=ANY_EPOCH)
+
+
+@pytest.fixture
+async def broker(valkey_url: str, namespace: str) -> AsyncIterator[RedisStreamsBroker]:
+    made = RedisStreamsBroker(valkey_url, namespace=namespace)
+    yield made
+    await made.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost", "redis://localhost:6379/0"),
+        ("redis://user:secret@host:1/2", "redis://user@host:1/2"),
+        ("valkey://:secret@host", "redis://host:6379/0"),
+        ("unix:///run/s?db=3", "unix:///run/s?db=3"),
+        ("redis://[::1]:7000/1", "redis://::1:7000/1"),
+    ],
+)
+def test_an_address_is_shown_without_its_secret(url: str, shown: str) -> None:
+    address = parse_address(url)
+
+    assert str(address) == shown
+    assert "secret" not in repr(address)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost",
+        "http://localhost",
+        "redis://",
+        "redis://host:port",
+        "redis://host/x",
+        "redis://host/-1",
+        "redis://host?socket_timeout=0",
+        "rediss://host",
+        "unix://relative",
+        "redis://:hunter2@host:99999",
+    ],
+)
+def test_another_url_is_refused_with_the_accepted_form(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_address(url)
+
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_scripts_survive_a_flush_of_the_script_cache(broker: RedisStreamsBroker, valkey_server: Server) -> None:
+    await broker.enqueue([new_task()])
+    valkey_server.command("SCRIPT", "FLUSH")
+
+    answer = await broker.exchange("w", [], fetch())
+
+    assert len(answer.deliveries) == 1
+
+
+async def test_one_command_is_one_publish(broker: RedisStreamsBroker, valkey_server: Server, namespace: str) -> None:
+    def published() -> int:
+        # MONITOR does not show what scripts call on every server; the statistics count it everywhere.
+        stats = valkey_server.command("INFO", "commandstats")
+        return int(stats.get("cmdstat_publish", {"calls": 0})["calls"])
+
+    listener = broker.clone()
+    await listener.control.subscribe()
+    before = published()
+
+    await broker.control.issue(Command(id="c1", type="revoke"), RevokeTasks(ids=["a", "b"]))
+
+    assert published() - before == 1
+    assert valkey_server.command("PUBSUB", "NUMSUB", f"{{{namespace}}}@0:control")[1] == 1
+    assert await listener.control.wake(1)
+    await listener.close()
+
+
+async def test_an_idle_wait_ends_on_time_and_leaves_no_reader_behind(broker: RedisStreamsBroker) -> None:
+    await broker.enqueue([new_task(delay_ms=3_600_000)])
+    await broker.idle(["q"], 0.5)  # the bell that the new earliest due time rang
+
+    started = time.monotonic()
+    await broker.idle(["q"], 0.03)
+    took = time.monotonic() - started
+
+    assert 0.025 < took < 0.09
+    # Had the reader stayed, it would take this token, and the next wait would sleep.
+    await broker.enqueue([new_task()])
+    started = time.monotonic()
+    await broker.idle(["q"], 2)
+    assert time.monotonic() - started < 1
+
+
+async def test_a_cancelled_idle_wait_loses_no_bell(broker: RedisStreamsBroker) -> None:
+    waiting = asyncio.create_task(broker.idle(["q"], 2))
+    await asyncio.sleep(0)
+    await eventually(lambda: broker._bell._sleeper is not None)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+
+    await broker.enqueue([new_task()])
+    started = time.monotonic()
+    await broker.idle(["q"], 2)
+
+    assert time.monotonic() - started < 1
+
+
+async def test_a_wait_ends_although_its_subscription_was_cut(
+    broker: RedisStreamsBroker, valkey_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stem.adapters.redis.broker._LOOK_AGAIN_S", 0.2)
+    task = new_task()
+    await broker.enqueue([task])
+    waiting = asyncio.create_task(broker.wait(task.id, 5))
+    await eventually(lambda: broker._waits._told)
+    await eventually(lambda: int(valkey_server.command("CLIENT", "KILL", "TYPE", "pubsub")) > 0)
+
+    delivery = (await broker.exchange("w", [], fetch())).deliveries[0]
+    settlement = Settlement(id=task.id, token=delivery.token, outcome=Outcome.SUCCEEDED, result=b"\xc0")
+    await broker.exchange("w", [settlement], None)
+
+    status = await asyncio.wait_for(waiting, 3)
+    assert status is not None
+    assert status.succeeded
+
+
+async def test_a_silent_subscription_is_given_up(own_server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_module, "PING_EVERY_S", 0.2)
+    monkeypatch.setattr(control_module, "PONG_WITHIN_S", 0.3)
+    server = own_server(aof=False)
+    broker = RedisStreamsBroker(server.url)
+    await broker.control.subscribe()
+    assert not await broker.control.wake(0.5)  # it answers pings: nothing is wrong
+    server.sigstop()
+
+    started = time.monotonic()
+    with pytest.raises(BrokerUnreachableError, match="PING"):
+        await broker.control.wake(5)
+
+    assert time.monotonic() - started < 2
+    server.sigcont()
+    await broker.close()
+
+
+async def test_at_maxmemory_nothing_is_enqueued_but_work_goes_on(own_server: OwnServer) -> None:
+    server = own_server(aof=False)
+    broker = RedisStreamsBroker(server.url)
+    task = new_task()
+    await broker.enqueue([task])
+    server.command("CONFIG", "SET", "maxmemory", "1mb")
+
+    with pytest.raises(BrokerRefusedError) as caught:
+        await broker.enqueue([new_task()])
+    assert caught.value.code == "OOM"
+
+    delivery = (await broker.exchange("w", [], fetch())).deliveries[0]
+    settlement = Settlement(id=task.id, token=delivery.token, outcome=Outcome.RETRY, delay_ms=1)
+    assert (await broker.exchange("w", [settlement], None)).settled == ["applied"]
+    await broker.presence.beat(Beat(heartbeat=heartbeat()))
+    await broker.control.issue(Command(id="c", type="pause"), SetPause(kind="queue", targets=["q"]))
+    await broker.close()
+
+
+async def test_a_wrong_password_is_refused_and_not_shown(own_server: OwnServer) -> None:
+    server = own_server(aof=False, tcp=True)
+    server.command("CONFIG", "SET", "requirepass", "right")
+
+    with pytest.raises(BrokerRefusedError) as caught:
+        await RedisStreamsBroker.connect(server.tcp_url.replace("redis://", "redis://:hunter2@"))
+
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.code == "NOAUTH"
+
+
+async def test_nobody_there_is_said_at_once() -> None:
+    with pytest.raises(BrokerUnreachableError, match="Is the server running"):
+        await RedisStreamsBroker.connect("redis://127.0.0.1:1")
+    with pytest.raises(BrokerUnreachableError, match="Is the server running"):
+        await RedisStreamsBroker.connect("unix:///nonexistent/socket")
+
+
+async def test_a_destroyed_group_is_made_anew_and_nothing_is_passed_over(
+    broker: RedisStreamsBroker, valkey_server: Server, namespace: str
+) -> None:
+    await broker.enqueue([new_task(), new_task()])
+    valkey_server.command("XGROUP", "DESTROY", f"{{{namespace}}}:q:q:p0", "stem")
+
+    answer = await broker.exchange("w", [], fetch())
+
+    assert len(answer.deliveries) == 2
+
+
+async def test_namespaces_and_databases_do_not_hear_each_other(valkey_url: str, namespace: str) -> None:
+    here = RedisStreamsBroker(valkey_url, namespace=namespace)
+    there = RedisStreamsBroker(f"{valkey_url}?db=1", namespace=namespace)
+    await there.control.subscribe()
+
+    await here.control.issue(Command(id="c", type="ping"))
+
+    assert not await there.control.wake(0.2)
+    assert (await there.control.read(0)).epoch == 0
+    await here.close()
+    await there.close()
+
+
+async def test_what_waits_keeps_no_expiry_and_what_is_over_has_one(
+    broker: RedisStreamsBroker, valkey_server: Server, namespace: str
+) -> None:
+    waiting, ending = new_task(), new_task()
+    await broker.enqueue([ending, waiting])
+    delivery = (await broker.exchange("w", [], fetch(1))).deliveries[0]
+    settlement = Settlement(id=ending.id, token=delivery.token, outcome=Outcome.SUCCEEDED, ttl_ms=5_000)
+    await broker.exchange("w", [settlement], None)
+
+    assert valkey_server.command("PTTL", f"{{{namespace}}}:task:{waiting.id}") == -1
+    assert 0 < valkey_server.command("PTTL", f"{{{namespace}}}:task:{ending.id}") <= 5_000
+
+
+async def test_a_backend_that_is_not_there_is_said_at_once() -> None:
+    with pytest.raises(BrokerUnreachableError):
+        await RedisResultBackend.connect("redis://127.0.0.1:1/1")
