@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypedDict, TypeVar
 
 from stem.errors import DecodeError, InvalidInputError, InvalidNameError
 from stem.messages.names import check_name
@@ -230,6 +230,22 @@ def shown(value: object) -> str:
     """Return `value` as short ASCII, for an error message."""
     text = ascii(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+class OptionsDict(TypedDict, total=False):
+    """The fields of `TaskOptions` as keyword arguments of `@app.task`."""
+
+    queue: str
+    priority: int
+    max_retries: int
+    visibility_timeout: Duration
+    soft_time_limit: Duration
+    time_limit: Duration
+    result_ttl: Duration
+    isolation: Literal["process"]
+    retry_strategy: RetryStrategy
+    retry_on: tuple[type[BaseException], ...]
+    give_up_on: tuple[type[BaseException], ...]
 
 
 _FIELDS: Final = tuple(each.name for each in fields(TaskOptions))

@@ -67,6 +67,9 @@ class Registered:
 class TaskRegistry(Protocol):
     """What producers and workers ask of a registry."""
 
+    def register(self, handler: H) -> H:
+        """Add a handler or task and return it."""
+
     def get(self, name: str) -> Registered:
         """Return the handler of this name.
 

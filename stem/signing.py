@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 from stem.errors import ConfigError, SignatureError
 from stem.text import clean
@@ -105,7 +104,7 @@ class PayloadSigner:
     def __repr__(self) -> str:
         return f"<PayloadSigner hmac-sha256, active key {self._active.decode()}, {len(self._keys)} keys>"
 
-    def __reduce__(self) -> str:
+    def __reduce__(self) -> NoReturn:
         raise TypeError("a PayloadSigner is not pickled: it holds keys")
 
     @classmethod
@@ -163,4 +162,4 @@ class PayloadSigner:
 def _digest(key: bytes, kid: bytes, purpose: str, namespace: str, queue: str, data: bytes) -> bytes:
     # No part but the last can hold a NUL (names are checked), so the parts cannot be shifted against each other.
     head = b"\0".join((f"stem/{purpose}/v1".encode(), namespace.encode(), queue.encode(), kid, b""))
-    return hmac.digest(key, head + data, hashlib.sha256)
+    return hmac.digest(key, head + data, "sha256")

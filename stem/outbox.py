@@ -1,0 +1,185 @@
+"""Group commit for producers: tasks gather while a round trip is under way and leave together with the next one.
+
+Knows a broker's `enqueue` and which outcomes may be repeated; nothing of what a task is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from stem.contracts import Broker, Enqueued, NewTask
+from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
+
+BATCH: Final = 500
+PATIENCE_S: Final = 5.0
+"""How long an enqueue is repeated before its caller hears of the outage."""
+
+_PASSING: Final = frozenset(
+    {"LOADING", "BUSY", "MISCONF", "NOREPLICAS", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"}
+)
+
+
+def passing(error: BrokerError) -> bool:
+    """Say whether the same request may well succeed in a moment. Repeating it is safe: the id stays the same."""
+    if isinstance(error, BrokerRefusedError):
+        return error.code in _PASSING
+    return isinstance(error, BrokerUnreachableError | UnknownOutcomeError)
+
+
+def pause_s(failures: int) -> float:
+    """Return how long to wait after so many failures in a row (from 1): 20 ms doubling up to 0.5 s, jittered."""
+    return float(min(0.5, 0.02 * 2 ** min(failures - 1, 10)) * (0.5 + random.random() / 2))
+
+
+def gave_up(tasks: Sequence[NewTask], error: BrokerError, *, unknown: bool, after_s: float) -> BrokerError:
+    """Return the error for a caller whose tasks could not be sent in time.
+
+    Args:
+        unknown: one of the tries may have been applied.
+    """
+    what = f"task {tasks[0].id}" if len(tasks) == 1 else f"{len(tasks)} tasks from {tasks[0].id} on"
+    if unknown:
+        return UnknownOutcomeError(
+            f"{what}: no answer from the broker for {after_s:g} s, may or may not be enqueued ({error}). Enqueue again "
+            "with the same task_id, which is safe, or look with status()"
+        )
+    if isinstance(error, BrokerRefusedError):
+        return BrokerRefusedError(f"{what}: not enqueued, refused for {after_s:g} s: {error}", code=error.code)
+    return BrokerUnreachableError(
+        f"{what}: not enqueued, the broker could not be reached for {after_s:g} s: {error}. Check the server and "
+        "STEM_BROKER_URL, then enqueue again"
+    )
+
+
+class _Parcel:
+    """The tasks of one caller, at most a batch."""
+
+    __slots__ = ("deadline", "future", "tasks", "unknown")
+
+    def __init__(self, tasks: Sequence[NewTask], future: asyncio.Future[Sequence[Enqueued]], deadline: float) -> None:
+        self.tasks = tasks
+        self.future = future
+        self.deadline = deadline
+        self.unknown = False
+
+
+class Outbox:
+    """Sends for all callers of one event loop. Its sender task lives only while there is something to send."""
+
+    def __init__(self, broker: Broker, *, patience_s: float = PATIENCE_S) -> None:
+        self._broker = broker
+        self._patience_s = patience_s
+        self._loop = asyncio.get_running_loop()
+        self._parcels: deque[_Parcel] = deque()
+        self._sender: asyncio.Task[None] | None = None
+
+    async def send(self, task: NewTask) -> Enqueued:
+        """Send one task, together with whatever else waits to be sent.
+
+        A caller that is cancelled takes its task back if it has not left yet.
+
+        Raises:
+            UnknownOutcomeError, BrokerUnreachableError: not possible in `patience_s`.
+            BrokerRefusedError: refused by the server.
+        """
+        return (await self._put([task]))[0]
+
+    async def send_many(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
+        """Send many; one answer per task, in order. On an outage some may be enqueued: their ids tell."""
+        chunks = [self._put(tasks[start : start + BATCH]) for start in range(0, len(tasks), BATCH)]
+        # All of them are waited for before the first error is raised: nothing goes on behind the caller's back.
+        answers = await asyncio.gather(*chunks, return_exceptions=True)
+        merged: list[Enqueued] = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            merged.extend(answer)
+        return merged
+
+    async def flush(self) -> None:
+        """Return once everything that was put in so far has been answered."""
+        while self._sender is not None:
+            await asyncio.wait([self._sender])
+
+    def _put(self, tasks: Sequence[NewTask]) -> asyncio.Future[Sequence[Enqueued]]:
+        future: asyncio.Future[Sequence[Enqueued]] = self._loop.create_future()
+        self._parcels.append(_Parcel(tasks, future, time.monotonic() + self._patience_s))
+        if self._sender is None:
+            # It begins after everything that is ready in this turn of the loop, so concurrent callers join it.
+            self._sender = self._loop.create_task(self._send_all())
+        return future
+
+    async def _send_all(self) -> None:
+        failures = 0
+        try:
+            while self._parcels:
+                parcels = self._take()
+                if not parcels:
+                    continue
+                if await self._send_batch(parcels):
+                    failures = 0
+                else:
+                    failures += 1
+                    await asyncio.sleep(pause_s(failures))
+        finally:
+            self._sender = None
+            # Only a cancelled sender (the loop is closing) leaves something behind.
+            for parcel in self._parcels:
+                parcel.future.cancel()
+            self._parcels.clear()
+
+    def _take(self) -> list[_Parcel]:
+        taken: list[_Parcel] = []
+        room = BATCH
+        while self._parcels and room >= len(self._parcels[0].tasks):
+            parcel = self._parcels.popleft()
+            if not parcel.future.done():
+                taken.append(parcel)
+                room -= len(parcel.tasks)
+        return taken
+
+    async def _send_batch(self, parcels: list[_Parcel]) -> bool:
+        """Send these parcels and answer them; False if they are to be sent again after a pause."""
+        try:
+            answers = await self._broker.enqueue([task for parcel in parcels for task in parcel.tasks])
+        except BrokerError as error:
+            return self._failed(parcels, error)
+        except asyncio.CancelledError:
+            for parcel in parcels:
+                parcel.future.cancel()
+            raise
+        except Exception as error:
+            # An adapter's mistake: each caller hears of it, and the next ones are still served.
+            for parcel in parcels:
+                if not parcel.future.done():
+                    parcel.future.set_exception(error)
+            return True
+        start = 0
+        for parcel in parcels:
+            end = start + len(parcel.tasks)
+            if not parcel.future.done():
+                parcel.future.set_result(answers[start:end])
+            start = end
+        return True
+
+    def _failed(self, parcels: list[_Parcel], error: BrokerError) -> bool:
+        again = passing(error)
+        now = time.monotonic()
+        kept: list[_Parcel] = []
+        for parcel in parcels:
+            parcel.unknown = parcel.unknown or isinstance(error, UnknownOutcomeError)
+            if parcel.future.done():
+                continue
+            if again and now < parcel.deadline:
+                kept.append(parcel)
+                continue
+            failure = gave_up(parcel.tasks, error, unknown=parcel.unknown, after_s=self._patience_s) if again else error
+            failure.__cause__ = error if failure is not error else error.__cause__
+            parcel.future.set_exception(failure)
+        self._parcels.extendleft(reversed(kept))
+        return not kept
