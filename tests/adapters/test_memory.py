@@ -488,10 +488,18 @@ async def test_a_page_of_final_tasks_follows_its_cursor_while_others_end(
     assert (first.next is None, second.next) == (False, None)
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "1.x", "1", "1.2.3", "--1.2"])
+@pytest.mark.parametrize("cursor", ["", "x", "1.x", "1", "1.2.3", "--1.2", "9" * 5_000])
 async def test_a_cursor_from_elsewhere_is_refused(broker: InMemoryBroker, cursor: str) -> None:
+    """Of listings, events and reconciling alike."""
     with pytest.raises(InvalidInputError, match="cursor"):
         await broker.census.tasks("queued", cursor=cursor)
+    with pytest.raises(InvalidInputError, match="cursor"):
+        await broker.census.tasks("failed", cursor=cursor)
+    if cursor != "1":
+        with pytest.raises(InvalidInputError, match="cursor"):
+            await broker.events.read(cursor, timeout_s=0)
+        with pytest.raises(InvalidInputError, match="cursor"):
+            await broker.reconcile(cursor)
 
 
 async def test_a_page_over_several_queues_follows_its_cursor(broker: InMemoryBroker) -> None:

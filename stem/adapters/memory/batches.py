@@ -61,7 +61,7 @@ class Batches:
         Raises:
             InvalidInputError: a cursor that was not made here.
         """
-        if not (cursor.isascii() and cursor.isdigit()):
+        if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
             raise InvalidInputError(f"{cursor[:40]!a} is not an event cursor: take one from tail() or read()")
         self.drop_old(now)
         read = int(cursor)

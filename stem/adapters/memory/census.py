@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
@@ -19,6 +20,8 @@ from stem.errors import InvalidInputError
 from stem.messages.status import TaskState, TaskStatus
 
 PAGE_LIMIT: Final = 1_000
+_PLACE_CURSOR: Final = re.compile(r"(-?[0-9]{1,18})\.(-?[0-9]{1,18})")
+_HISTORY_CURSOR: Final = re.compile(r"h([0-9]{1,18})")
 _PLACES: Final[dict[str, Place]] = {
     "queued": Place.READY,
     "running": Place.LEASED,
@@ -121,14 +124,14 @@ def _page(core: Core, place: Place, queue: str | None, cursor: str | None, limit
 def _final_page(core: Core, state: TaskState, queue: str | None, cursor: str | None, limit: int, now: int) -> TaskPage:
     items: list[TaskStatus] = []
     last = 0
-    for number, row in core.history.newest(None if cursor is None else _number(cursor)):
+    for number, row in core.history.newest(None if cursor is None else _row_number(cursor)):
         if row.state is not state or (queue is not None and row.queue != queue):
             continue
         record = core.record(row.id, now)
         if record is not None and record.finished_ms != row.finished_at_ms:
             continue  # it was replayed since: what it is now stands elsewhere
         if len(items) == limit:
-            return TaskPage(items=tuple(items), next=str(last))
+            return TaskPage(items=tuple(items), next=f"h{last}")
         last = number
         items.append(record.status(timeline=False) if record is not None else _status(row))
     return TaskPage(items=tuple(items))
@@ -150,16 +153,17 @@ def _status(row: FinalRow) -> TaskStatus:
 
 
 def _key(cursor: str) -> Key:
-    first, dot, second = cursor.partition(".")
-    if not dot:
+    found = _PLACE_CURSOR.fullmatch(cursor)
+    if found is None:
         raise _bad_cursor(cursor)
-    return _number(first, cursor), _number(second, cursor)
+    return int(found[1]), int(found[2])
 
 
-def _number(text: str, cursor: str = "") -> int:
-    if not (text.isascii() and text.removeprefix("-").isdigit()):
-        raise _bad_cursor(cursor or text)
-    return int(text)
+def _row_number(cursor: str) -> int:
+    found = _HISTORY_CURSOR.fullmatch(cursor)
+    if found is None:
+        raise _bad_cursor(cursor)
+    return int(found[1])
 
 
 def _bad_cursor(cursor: str) -> InvalidInputError:

@@ -101,7 +101,7 @@ def reconcile(core: Core, cursor: str, limit: int, now: int) -> tuple[str, int]:
     Raises:
         InvalidInputError: a cursor that was not made here.
     """
-    if not (cursor.isascii() and cursor.isdigit()):
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
         raise InvalidInputError(f"{cursor[:40]!a} is not a cursor of reconcile: start with '0'")
     page: list[Record] = []
     at = int(cursor)
