@@ -1,0 +1,67 @@
+"""The whole adapter contract, for `class TestMyBroker(BrokerContract)` with a fixture `broker_case`.
+
+Needs pytest and pytest-asyncio (`asyncio_mode = "auto"`). To see values in failing assertions, have pytest rewrite the
+suite's own: `pytest.register_assert_rewrite("stem.testing")` before it is imported.
+"""
+
+from stem.testing.case import BrokerCase
+from stem.testing.contract_control import (
+    BrokerContractControlLog,
+    BrokerContractDesired,
+    BrokerContractFence,
+    BrokerContractPresence,
+    BrokerContractReplies,
+    BrokerContractWakeUp,
+)
+from stem.testing.contract_leases import BrokerContractAdopt, BrokerContractReclaim, BrokerContractRenew
+from stem.testing.contract_observing import (
+    BrokerContractCounts,
+    BrokerContractEvents,
+    BrokerContractHistory,
+    BrokerContractListings,
+    ResultBackendContract,
+)
+from stem.testing.contract_operating import BrokerContractDeadLetters, BrokerContractWaitingTasks
+from stem.testing.contract_producing import (
+    BrokerContractBlocking,
+    BrokerContractDue,
+    BrokerContractEnqueue,
+    BrokerContractOrder,
+    BrokerContractQueueLimit,
+    BrokerContractUnique,
+)
+from stem.testing.contract_steering import BrokerContractPause, BrokerContractRevoke
+from stem.testing.contract_working import BrokerContractFetch, BrokerContractSettle, BrokerContractWait
+
+__all__ = ["BrokerCase", "BrokerContract", "ResultBackendContract"]
+
+
+class BrokerContract(
+    BrokerContractEnqueue,
+    BrokerContractOrder,
+    BrokerContractDue,
+    BrokerContractUnique,
+    BrokerContractQueueLimit,
+    BrokerContractBlocking,
+    BrokerContractFetch,
+    BrokerContractSettle,
+    BrokerContractWait,
+    BrokerContractReclaim,
+    BrokerContractRenew,
+    BrokerContractAdopt,
+    BrokerContractDeadLetters,
+    BrokerContractWaitingTasks,
+    BrokerContractPause,
+    BrokerContractRevoke,
+    BrokerContractControlLog,
+    BrokerContractFence,
+    BrokerContractDesired,
+    BrokerContractWakeUp,
+    BrokerContractReplies,
+    BrokerContractPresence,
+    BrokerContractEvents,
+    BrokerContractCounts,
+    BrokerContractListings,
+    BrokerContractHistory,
+):
+    """Everything a broker promises."""

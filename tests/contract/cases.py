@@ -1,0 +1,86 @@
+"""How each adapter of this repository is put under the contract."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from stem.adapters.memory import InMemoryBroker
+from stem.adapters.redis.broker import RedisStreamsBroker
+from stem.contracts import Broker, Limits
+from stem.testing import FakeClock
+from stem.testing.case import BrokerCase
+from tests.servers import Server
+
+
+class MemoryCase(BrokerCase):
+    """The memory adapter on a clock that stands still."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.broker = InMemoryBroker(clock=self.clock)
+        self._made: list[Broker] = [self.broker]
+
+    async def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        await asyncio.sleep(0)
+
+    def limits(self, limits: Limits) -> Broker:
+        broker = InMemoryBroker(clock=self.clock, limits=limits)
+        self._made.append(broker)
+        return broker
+
+    async def close(self) -> None:
+        for broker in self._made:
+            await broker.close()
+
+
+class RedisCase(BrokerCase):
+    """The Redis adapter on a real server, in a namespace of its own."""
+
+    real_time = True
+
+    def __init__(self, server: Server, namespace: str) -> None:
+        self._server = server
+        self._namespace = namespace
+        self.broker = self._make(Limits())
+        self._made: list[Broker] = [self.broker]
+
+    def _make(self, limits: Limits) -> Broker:
+        return RedisStreamsBroker(self._server.url, namespace=self._namespace, limits=limits)
+
+    async def advance(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def limits(self, limits: Limits) -> Broker:
+        broker = self._make(limits)
+        self._made.append(broker)
+        return broker
+
+    async def corrupt(self, task_id: str) -> None:
+        self._server.command("SET", self._key("task", task_id), b"\xc1\x00 not a record \xff")
+
+    async def misplace(self, task_id: str, queue: str) -> None:
+        """As if the keys of the queue had been lost, but not the records."""
+        for part in ("delayed", "retry", "held"):
+            self._server.command("ZREM", self._key("q", queue, part), task_id)
+        for priority in range(10):
+            self._server.command("DEL", self._key("q", queue, f"p{priority}"))
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((f"{{{self._namespace}}}", *parts))
+
+    async def close(self) -> None:
+        for broker in self._made:
+            await broker.close()
+
+
+@asynccontextmanager
+async def closing(make: Callable[[], MemoryCase | RedisCase]) -> AsyncIterator[MemoryCase | RedisCase]:
+    """Make a case and close what it made."""
+    case = make()
+    try:
+        yield case
+    finally:
+        await case.close()
