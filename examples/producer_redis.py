@@ -26,6 +26,10 @@ async def main() -> None:
 
         print(f"Enqueued {task_id}")
 
+    # A Stem closes what it opened itself; these two were opened here.
+    await backend.close()
+    await broker.close()
+
 
 if __name__ == "__main__":
     asyncio.run(main())

@@ -31,6 +31,8 @@ async def main() -> None:
 
         print(f"Enqueued {task_id} ({'signed' if signer else 'unsigned'})")
 
+    await broker.close()
+
 
 if __name__ == "__main__":
     asyncio.run(main())

@@ -118,8 +118,8 @@ class _Demo:
 
     async def run(self) -> Report:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._interrupt, asyncio.current_task())
+        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(sign, self._interrupt, asyncio.current_task())
         stem = Stem.connect(self._url, namespace=NAMESPACE)
         broker = connect_broker(self._url, namespace=NAMESPACE)
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 
 
@@ -28,4 +27,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
-    sys.exit(main())
+    main()
