@@ -601,6 +601,44 @@ async def test_a_worker_paused_by_its_name_gets_nothing(broker: InMemoryBroker) 
     assert len(resumed.deliveries) == 1
 
 
+# ------------------------------------------------------------------------------------------------------------- mending
+
+
+async def test_reconcile_mends_tasks_that_stand_nowhere(broker: InMemoryBroker) -> None:
+    """Page by page over all records; those that stand where they say, and final ones, are left alone."""
+    await broker.enqueue([task("ready"), task("later", delay_ms=60_000), task("fine"), task("other", queue="r")])
+    await broker.exchange("w-1", (), ask(1, "r"))
+    for task_id, queue in (("ready", "q"), ("later", "q"), ("other", "r")):
+        record = broker._core.records[task_id]
+        broker._core.lines[queue].take(record)
+    cursor, repaired, rounds = "0", 0, 0
+    while rounds == 0 or cursor != "0":
+        cursor, mended = await broker.reconcile(cursor, limit=2)
+        repaired, rounds = repaired + mended, rounds + 1
+    again = await broker.reconcile()
+
+    assert (repaired, rounds, again) == (3, 2, ("0", 0))
+    assert [d.id for d in (await broker.exchange("w-2", (), ask(9, "q", "r"))).deliveries] == ["fine", "ready", "other"]
+    (row, _other) = await broker.census.queues()
+    assert row.delayed == 1
+
+
+async def test_a_record_whose_bytes_cannot_be_read_is_shown_without_them(broker: InMemoryBroker) -> None:
+    """And it stops nothing: others are listed, it can be handed out and settled."""
+    await broker.enqueue([task("bad"), task("good")])
+    broken = broker._core.records["bad"]
+    broken.body = broken.result = broken.error = broken.progress = b"\xc1"
+
+    page = await broker.census.tasks("queued")
+    taken = (await broker.exchange("w-1", (), ask())).deliveries
+
+    assert [(item.id, item.result, item.error, item.progress, dict(item.meta)) for item in page.items] == [
+        ("bad", None, None, None, {}),
+        ("good", None, None, None, {}),
+    ]
+    assert [delivery.body for delivery in taken] == [b"\xc1", b"\x80"]
+
+
 # ------------------------------------------------------------------------------------------------------------- ordering
 
 
