@@ -11,15 +11,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from stem import (
-    Broker,
     InMemoryBroker,
     InMemoryResultBackend,
     SimpleTaskRegistry,
     Stem,
     TaskContext,
+    TaskHandler,
     TaskRegistry,
     Worker,
 )
+from stem.contracts import Broker
 
 
 class StemRuntime:
@@ -38,7 +39,7 @@ class StemRuntime:
         await self.stem.close()
 
 
-class GreetTask:
+class GreetTask(TaskHandler):
     name = "greet"
 
     async def __call__(self, context: TaskContext, args: Mapping[str, Any]) -> str:

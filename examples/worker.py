@@ -13,13 +13,14 @@ from stem import (
     SimpleTaskRegistry,
     Stem,
     TaskContext,
+    TaskHandler,
     TaskOptions,
     Worker,
     WorkerLifecycleConfig,
 )
 
 
-class EmailTask:
+class EmailTask(TaskHandler):
     name = "email.send"
     options = TaskOptions(max_retries=2)
 

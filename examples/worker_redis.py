@@ -18,13 +18,14 @@ from stem import (
     RedisStreamsBroker,
     SimpleTaskRegistry,
     TaskContext,
+    TaskHandler,
     TaskOptions,
     Worker,
     WorkerLifecycleConfig,
 )
 
 
-class EmailTask:
+class EmailTask(TaskHandler):
     name = "email.send"
     options = TaskOptions(queue="default", max_retries=3, visibility_timeout=timedelta(seconds=30))
 
@@ -32,7 +33,7 @@ class EmailTask:
         print(f"Sending to {args['to']} (attempt {context.attempt})", flush=True)  # call your email provider here
 
 
-class ReportTask:
+class ReportTask(TaskHandler):
     name = "report.generate"
     options = TaskOptions(queue="reports")
 

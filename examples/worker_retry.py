@@ -15,13 +15,14 @@ from stem import (
     Stem,
     StemSignals,
     TaskContext,
+    TaskHandler,
     TaskOptions,
     Worker,
     WorkerLifecycleConfig,
 )
 
 
-class FlakyTask:
+class FlakyTask(TaskHandler):
     name = "demo.flaky"
     options = TaskOptions(max_retries=2)
 

@@ -1,0 +1,91 @@
+"""Running programs the way a person does, and reading what they print."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from tests.waiting import wait_until
+
+ROOT: Final = Path(__file__).parents[2]
+BIN: Final = Path(sys.executable).parent
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """Return an environment without the caller's STEM_* settings, with these, and with this Python's programs first."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STEM_")}
+    return {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1", **settings}
+
+
+def run(
+    command: Sequence[str], *, env: Mapping[str, str], folder: Path = ROOT, timeout: float = 25
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    return subprocess.run(
+        command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
+    )
+
+
+class Program:
+    """A program that runs on; its stdout and stderr can be read while it does."""
+
+    def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path) -> None:
+        self._process = process
+        self._out = out
+        self._err = err
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def output(self) -> str:
+        return self._out.read_text(errors="replace")
+
+    @property
+    def errors(self) -> str:
+        return self._err.read_text(errors="replace")
+
+    def await_output(self, text: str, *, count: int = 1, timeout: float = 15) -> None:
+        """Return when `text` was printed `count` times.
+
+        Raises:
+            AssertionError: it was not in time, or the program ended before.
+        """
+
+        def printed() -> bool:
+            if self.output.count(text) >= count:
+                return True
+            assert self._process.poll() is None, f"ended with {self._process.returncode}: {self.output}{self.errors}"
+            return False
+
+        wait_until(printed, timeout, what=f"{text!r} printed {count} times")
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, timeout: float = 20) -> int:
+        """Send a signal and return the exit code."""
+        self._process.send_signal(number)
+        return self._process.wait(timeout)
+
+
+@contextmanager
+def running(command: Sequence[str], *, env: Mapping[str, str], folder: Path = ROOT) -> Iterator[Program]:
+    """Start a program, and kill it at the end if it still runs."""
+    with tempfile.TemporaryDirectory(prefix="stem-run-") as logs:
+        out, err = Path(logs, "out"), Path(logs, "err")
+        with out.open("wb") as to_out, err.open("wb") as to_err:
+            process = subprocess.Popen(
+                command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=to_out, stderr=to_err
+            )
+        try:
+            yield Program(process, out, err)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
