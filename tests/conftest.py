@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-pytest.register_assert_rewrite("stem.testing")
-
 from tests import leaks
 from tests.servers import Kind, Server, redis_server_path
 

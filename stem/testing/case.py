@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import pytest
 
@@ -42,6 +42,8 @@ from stem.messages.heartbeat import Heartbeat
 from stem.messages.status import ErrorInfo, TaskStatus
 
 T = TypeVar("T")
+
+Corruption = Literal["whole", "fields"]
 
 QUEUE: Final = "default"
 LONG_MS: Final = 3_600_000
@@ -78,8 +80,8 @@ class BrokerCase(ABC):
         await call()
         return await call()
 
-    async def corrupt(self, task_id: str) -> None:
-        """Overwrite the stored record of a task with bytes that mean nothing."""
+    async def corrupt(self, task_id: str, how: Corruption) -> None:
+        """Overwrite the stored record of a task with bytes that mean nothing: what it is as a whole, or its fields."""
         pytest.skip("this adapter's case does not say how to corrupt a record")
 
     async def misplace(self, task_id: str, queue: str) -> None:

@@ -14,24 +14,24 @@ from stem.testing.contract_control import (
     BrokerContractWakeUp,
 )
 from stem.testing.contract_leases import BrokerContractAdopt, BrokerContractReclaim, BrokerContractRenew
+from stem.testing.contract_listings import BrokerContractListings
 from stem.testing.contract_observing import (
     BrokerContractCounts,
     BrokerContractEvents,
     BrokerContractHistory,
-    BrokerContractListings,
-    ResultBackendContract,
 )
 from stem.testing.contract_operating import BrokerContractDeadLetters, BrokerContractWaitingTasks
 from stem.testing.contract_producing import (
-    BrokerContractBlocking,
     BrokerContractDue,
     BrokerContractEnqueue,
     BrokerContractOrder,
     BrokerContractQueueLimit,
     BrokerContractUnique,
 )
+from stem.testing.contract_results import ResultBackendContract
 from stem.testing.contract_steering import BrokerContractPause, BrokerContractRevoke
-from stem.testing.contract_working import BrokerContractFetch, BrokerContractSettle, BrokerContractWait
+from stem.testing.contract_waiting import BrokerContractHandles, BrokerContractIdle, BrokerContractWait
+from stem.testing.contract_working import BrokerContractFetch, BrokerContractSettle
 
 __all__ = ["BrokerCase", "BrokerContract", "ResultBackendContract"]
 
@@ -42,10 +42,11 @@ class BrokerContract(
     BrokerContractDue,
     BrokerContractUnique,
     BrokerContractQueueLimit,
-    BrokerContractBlocking,
     BrokerContractFetch,
     BrokerContractSettle,
+    BrokerContractIdle,
     BrokerContractWait,
+    BrokerContractHandles,
     BrokerContractReclaim,
     BrokerContractRenew,
     BrokerContractAdopt,

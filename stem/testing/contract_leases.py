@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from stem.contracts import Limits, Outcome
 from stem.messages.codec import pack
 from stem.testing.case import (
     FLEET,
     QUEUE,
     BrokerCase,
+    Corruption,
     Hand,
     enqueue,
     lease,
@@ -171,6 +174,23 @@ class BrokerContractReclaim:
 
         assert swept.requeued == 1
 
+    async def test_a_loss_is_counted_as_a_crash_in_the_minute(self, broker_case: BrokerCase) -> None:
+        """One for the lost owner, none for the one that was only late."""
+        broker = broker_case.broker
+        late, gone = Hand(broker=broker, id="late"), Hand(broker=broker, id="gone")
+        await broker.enqueue([new_task(), new_task()])
+        await late.beat()
+        await late.take(lease_ms=20)
+        await gone.beat()
+        await gone.take(lease_ms=20)
+        await gone.beat(state="stopped")
+        await broker_case.advance(0.04)
+        await sweep_until(broker_case, broker, late, want=2)
+
+        rows = await broker.census.minutes(3)
+
+        assert sum(row.counts.get("crashed", 0) for row in rows) == 1
+
     async def test_sweeps_are_rate_limited_over_the_fleet(self, broker_case: BrokerCase) -> None:
         """A second one right after the first, by another worker, looks at nothing."""
         broker = broker_case.broker
@@ -196,14 +216,15 @@ class BrokerContractReclaim:
 
         assert len(await other.fetch(queues=["a", "b", "c"])) == 6
 
-    async def test_a_broken_record_does_not_stop_a_sweep(self, broker_case: BrokerCase) -> None:
+    @pytest.mark.parametrize("how", ["whole", "fields"])
+    async def test_a_broken_record_does_not_stop_a_sweep(self, broker_case: BrokerCase, how: Corruption) -> None:
         """One bad item is passed over, the others go back."""
         broker = broker_case.broker
         owner = Hand(broker=broker, id="owner")
         await broker.enqueue([new_task("a"), new_task("broken"), new_task("z")])
         await owner.beat()
         await owner.fetch(lease_ms=20)
-        await broker_case.corrupt("broken")
+        await broker_case.corrupt("broken", how)
         await broker_case.advance(0.04)
 
         await sweep_until(broker_case, broker, owner, want=2)

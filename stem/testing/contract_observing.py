@@ -7,11 +7,7 @@ import time
 from dataclasses import replace
 from typing import Any, cast
 
-import pytest
-
-from stem.contracts import ListState, Measured, Outcome, ResultBackend
-from stem.errors import InvalidInputError
-from stem.messages.status import ErrorInfo, TaskState, TaskStatus
+from stem.contracts import Measured, Outcome
 from stem.testing.case import (
     LONG_MS,
     QUEUE,
@@ -88,14 +84,14 @@ class BrokerContractEvents:
         assert first == second == [event(1), event(2)]
 
     async def test_an_ill_formed_batch_hides_no_other(self, broker_case: BrokerCase) -> None:
-        """What cannot be read is passed over."""
+        """What cannot be read is passed over; saying that something was missed is allowed."""
         events = broker_case.broker.events
         await events.watch("screen", for_ms=60_000)
         cursor = await events.tail()
         await events.emit([replace(event(1), worker=cast(Any, 5))])
         await events.emit([event(2)])
 
-        got, _ = await _read(broker_case, cursor, 1)
+        got, _ = await _read(broker_case, cursor, 1, whole=False)
 
         assert got == [event(2)]
 
@@ -156,13 +152,14 @@ class BrokerContractEvents:
         assert await _nothing(broker_case, cursor)
 
 
-async def _read(case: BrokerCase, cursor: str, count: int) -> tuple[list[Any], str]:
+async def _read(case: BrokerCase, cursor: str, count: int, *, whole: bool = True) -> tuple[list[Any], str]:
+    """Read until `count` events came; `whole` also asserts that none was missed."""
     got: list[Any] = []
 
     async def enough() -> bool:
         nonlocal cursor
         batch = await case.broker.events.read(cursor, timeout_s=0.5)
-        assert not batch.missed
+        assert not (whole and batch.missed)
         cursor = batch.cursor
         got.extend(batch.events)
         return len(got) >= count
@@ -263,127 +260,6 @@ class BrokerContractCounts:
         assert info.writable is True
         assert abs(info.now_ms - await now_ms(broker_case.broker)) < 10_000
         assert "@" not in info.url
-
-
-class BrokerContractListings:
-    """Pages of tasks."""
-
-    async def test_waiting_tasks_are_listed_in_the_order_they_will_run(self, broker_case: BrokerCase) -> None:
-        """Priority 9 first, then as they came; what runs is not among them."""
-        await enqueue(broker_case.broker, task_id="runs")
-        await Hand(broker=broker_case.broker, id="w-1").take()
-        await broker_case.broker.enqueue(
-            [new_task("a"), new_task("b", priority=9), new_task("c"), new_task("d", priority=5)]
-        )
-
-        page = await broker_case.broker.census.tasks("queued", queue=QUEUE)
-
-        assert [item.id for item in page.items] == ["b", "d", "a", "c"]
-        assert {item.state for item in page.items} == {TaskState.QUEUED}
-        assert page.next is None
-
-    @pytest.mark.parametrize("state", ["queued", "scheduled", "running", "retrying", "dead", "succeeded", "failed"])
-    async def test_a_listing_goes_on_page_by_page(self, broker_case: BrokerCase, state: ListState) -> None:
-        """Following the cursor gives every task once, over several queues, with pages of at most `limit`."""
-        want = await _seven_of(broker_case, state)
-        pages: list[str] = []
-        cursor: str | None = None
-        for _ in range(20):
-            page = await broker_case.broker.census.tasks(state, cursor=cursor, limit=3)
-            assert len(page.items) <= 3
-            pages.extend(item.id for item in page.items)
-            cursor = page.next
-            if cursor is None:
-                break
-
-        assert sorted(pages) == sorted(want)
-
-    @pytest.mark.parametrize("state", ["queued", "scheduled", "running", "retrying", "held", "dead", "succeeded"])
-    @pytest.mark.parametrize(
-        "cursor",
-        ["", "nonsense", "9" * 400, "1:2:3:4:5", "\x00\xff", "-1"],
-        ids=["empty", "word", "huge", "parts", "bytes", "negative"],
-    )
-    async def test_a_cursor_from_elsewhere_is_refused(
-        self, broker_case: BrokerCase, state: ListState, cursor: str
-    ) -> None:
-        """By name, not by a wrong page or a crash."""
-        await _seven_of(broker_case, "queued")
-
-        with pytest.raises(InvalidInputError):
-            await broker_case.broker.census.tasks(state, cursor=cursor)
-
-    async def test_a_listing_may_be_of_one_queue(self, broker_case: BrokerCase) -> None:
-        """And knows its total, where counting is cheap."""
-        await broker_case.broker.enqueue(
-            [new_task("a-1", queue="a"), new_task("b-1", queue="b"), new_task("a-2", queue="a")]
-        )
-
-        page = await broker_case.broker.census.tasks("queued", queue="a")
-
-        assert [item.id for item in page.items] == ["a-1", "a-2"]
-        assert page.total in (2, None)
-        assert all(item.timeline == () for item in page.items)
-
-    async def test_an_unknown_queue_lists_nothing(self, broker_case: BrokerCase) -> None:
-        """Nobody is surprised by an error."""
-        page = await broker_case.broker.census.tasks("queued", queue="never")
-
-        assert (list(page.items), page.next) == ([], None)
-
-    async def test_scheduled_tasks_are_listed_by_time(self, broker_case: BrokerCase) -> None:
-        """The next one first, with its time."""
-        for task_id, delay_ms in (("late", LONG_MS + 2_000), ("early", LONG_MS), ("middle", LONG_MS + 1_000)):
-            await enqueue(broker_case.broker, task_id=task_id, delay_ms=delay_ms)
-
-        page = await broker_case.broker.census.tasks("scheduled", queue=QUEUE)
-
-        assert [item.id for item in page.items] == ["early", "middle", "late"]
-        assert all(item.due_at_ms for item in page.items)
-
-    async def test_running_tasks_are_listed_by_the_end_of_their_lease(self, broker_case: BrokerCase) -> None:
-        """The one in the greatest danger first, with its worker."""
-        hand = Hand(broker=broker_case.broker, id="w-1")
-        for task_id, lease_ms in (("long", 90_000), ("short", 30_000), ("middle", 60_000)):
-            await enqueue(broker_case.broker, task_id=task_id, lease_ms=lease_ms)
-        await hand.fetch()
-
-        page = await broker_case.broker.census.tasks("running", queue=QUEUE)
-
-        assert [(item.id, item.worker) for item in page.items] == [("short", "w-1"), ("middle", "w-1"), ("long", "w-1")]
-
-    async def test_final_tasks_are_listed_newest_first(self, broker_case: BrokerCase) -> None:
-        """By state, from history."""
-        hand = Hand(broker=broker_case.broker, id="w-1")
-        for number in range(3):
-            await enqueue(broker_case.broker, task_id=f"t-{number}")
-            await hand.end(await hand.take())
-        await enqueue(broker_case.broker, task_id="x")
-        await hand.end(await hand.take(), Outcome.EXPIRED)
-        census = broker_case.broker.census
-
-        assert [item.id for item in (await census.tasks("succeeded")).items] == ["t-2", "t-1", "t-0"]
-        assert [item.id for item in (await census.tasks("expired")).items] == ["x"]
-        assert list((await census.tasks("revoked")).items) == []
-
-
-async def _seven_of(case: BrokerCase, state: ListState) -> list[str]:
-    """Bring seven tasks of two queues into a state."""
-    hand = Hand(broker=case.broker, id="w-1", queues=["a", "b"])
-    delay_ms = LONG_MS if state == "scheduled" else None
-    ids = [f"t-{number}" for number in range(7)]
-    await case.broker.enqueue(
-        [new_task(one, queue="ab"[n % 2], priority=n % 3, delay_ms=delay_ms) for n, one in enumerate(ids)]
-    )
-    if state in ("queued", "scheduled"):
-        return ids
-    deliveries = await hand.fetch()
-    if state != "running":
-        outcome = {"retrying": Outcome.RETRY, "dead": Outcome.DEAD, "failed": Outcome.DEAD}.get(
-            state, Outcome.SUCCEEDED
-        )
-        await hand.settle(*(settlement(d, outcome, delay_ms=LONG_MS) for d in deliveries))
-    return ids
 
 
 class BrokerContractHistory:
@@ -490,66 +366,3 @@ async def _counted(case: BrokerCase) -> dict[str, int]:
     names = ("enqueued", "succeeded", "failed", "retried", "revoked", "expired", "crashed", "handed_back")
     rows = await case.broker.census.minutes(3)
     return {name: sum(row.counts.get(name, 0) for row in rows) for name in names}
-
-
-class ResultBackendContract:
-    """A copy of final statuses on a server of its own. The adapter's tests give the fixture `result_backend`.
-
-    Time is real here: what expires does so after some tens of milliseconds.
-    """
-
-    async def test_a_status_comes_back_as_it_was_stored(self, result_backend: ResultBackend) -> None:
-        """With result, error, meta and timeline; an unknown one is None."""
-        status = final("t-1", token=2, result={"a": [1, b"\x00"]}, meta={"k": 1})
-
-        assert await result_backend.store(status, ttl_ms=60_000) is True
-        assert await result_backend.get("t-1") == status
-        assert await result_backend.get("t-2") is None
-
-    async def test_the_higher_token_wins(self, result_backend: ResultBackend) -> None:
-        """A worker that was fenced off cannot overwrite what its successor stored."""
-        await result_backend.store(final("t-1", token=2, result="two"), ttl_ms=60_000)
-
-        older = await result_backend.store(final("t-1", token=1, result="one"), ttl_ms=60_000)
-        kept = await result_backend.get("t-1")
-        newer = await result_backend.store(final("t-1", token=10, result="ten"), ttl_ms=60_000)
-        last = await result_backend.get("t-1")
-
-        assert (older, newer) == (False, True)
-        assert kept is not None
-        assert last is not None
-        assert (kept.result, last.result) == ("two", "ten")
-
-    async def test_of_equal_tokens_the_first_wins(self, result_backend: ResultBackend) -> None:
-        """A final state is not overwritten."""
-        await result_backend.store(final("t-1", token=1, result="first"), ttl_ms=60_000)
-        failed = replace(final("t-1", token=1), state=TaskState.FAILED, error=ErrorInfo(type="E", message="m"))
-
-        assert await result_backend.store(failed, ttl_ms=60_000) is False
-        kept = await result_backend.get("t-1")
-        assert kept is not None
-        assert kept.result == "first"
-
-    async def test_a_result_is_forgotten_after_its_time(self, result_backend: ResultBackend) -> None:
-        """And the next one is stored as if there had been none."""
-        await result_backend.store(final("t-1", token=5), ttl_ms=30)
-
-        async def gone() -> bool:
-            return await result_backend.get("t-1") is None
-
-        assert await until(gone, what="the result was forgotten")
-        assert await result_backend.store(final("t-1", token=1), ttl_ms=60_000) is True
-
-    async def test_closing_twice_is_safe(self, result_backend: ResultBackend) -> None:
-        """As for a broker."""
-        await result_backend.store(final("t-1", token=1), ttl_ms=60_000)
-
-        await result_backend.close()
-        await result_backend.close()
-
-
-def final(task_id: str, *, token: int, **set_: Any) -> TaskStatus:
-    """Return a status that has ended well."""
-    return TaskStatus(
-        id=task_id, task="job", queue=QUEUE, state=TaskState.SUCCEEDED, token=token, finished_at_ms=1_000, **set_
-    )

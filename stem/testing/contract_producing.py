@@ -8,16 +8,12 @@ from typing import Any
 import pytest
 
 from stem.contracts import Limits, Outcome
-from stem.messages.codec import pack
 from stem.messages.envelope import Envelope
 from stem.testing.case import (
     LONG_MS,
-    QUEUE,
     BrokerCase,
     Hand,
-    Operator,
     enqueue,
-    make_dead,
     new_task,
     now_ms,
     put,
@@ -466,83 +462,3 @@ class BrokerContractQueueLimit:
 
         assert await hand.end(delivery, Outcome.GIVE_BACK) == "applied"
         assert len(await hand.fetch()) == 2
-
-
-class BrokerContractBlocking:
-    """The producer's part for code without an event loop."""
-
-    async def test_a_blocking_handle_enqueues_and_reads(self, broker_case: BrokerCase) -> None:
-        """What it enqueues is what the other handles see, with the same answers."""
-        task = new_task("t-1")
-        blocking = await asyncio.to_thread(broker_case.broker.blocking)
-        try:
-            first = await asyncio.to_thread(blocking.enqueue, [task])
-            again = await asyncio.to_thread(blocking.enqueue, [task])
-            statuses = await asyncio.to_thread(blocking.statuses, ["t-1", "nobody"])
-        finally:
-            await asyncio.to_thread(blocking.close)
-
-        assert [a.outcome for a in (*first, *again)] == ["queued", "exists"]
-        assert statuses[0] is not None
-        assert (statuses[0].state, statuses[1]) == ("queued", None)
-        assert (await Hand(broker=broker_case.broker, id="w-1").take()).body == task.body
-
-    async def test_a_blocking_handle_waits_for_the_end(self, broker_case: BrokerCase) -> None:
-        """Its wait is ended by the settlement, and by its timeout."""
-        hand = Hand(broker=broker_case.broker, id="w-1")
-        await enqueue(broker_case.broker, task_id="t-1")
-        delivery = await hand.take()
-        blocking = await asyncio.to_thread(broker_case.broker.blocking)
-        try:
-            early = await asyncio.to_thread(blocking.wait, "t-1", 0.02)
-            waiting = asyncio.create_task(asyncio.to_thread(blocking.wait, "t-1", 8.0))
-            await asyncio.sleep(0.03)
-            await hand.end(delivery, result=pack({"n": 1}))
-            late = await waiting
-        finally:
-            await asyncio.to_thread(blocking.close)
-
-        assert early is not None
-        assert early.state == "running"
-        assert late is not None
-        assert (late.state, late.result) == ("succeeded", {"n": 1})
-
-    async def test_a_blocking_handle_cancels(self, broker_case: BrokerCase) -> None:
-        """Cancelling a waiting task makes it revoked."""
-        await enqueue(broker_case.broker, task_id="t-1")
-        command = Operator(broker_case.broker).command("revoke", args={"ids": ["t-1"]})
-        blocking = await asyncio.to_thread(broker_case.broker.blocking)
-        try:
-            item = await asyncio.to_thread(blocking.cancel, "t-1", command)
-        finally:
-            await asyncio.to_thread(blocking.close)
-
-        assert (item.target, item.outcome, item.changed) == ("t-1", "revoked", True)
-        assert await state_of(broker_case.broker, "t-1") == "revoked"
-
-    async def test_a_clone_works_on_another_event_loop(self, broker_case: BrokerCase) -> None:
-        """A clone made here serves a thread with a loop of its own, on the same data."""
-        clone = broker_case.broker.clone()
-
-        async def elsewhere() -> str:
-            try:
-                task_id = await enqueue(clone)
-                assert (await status_of(clone, task_id)).queue == QUEUE
-                return task_id
-            finally:
-                await clone.close()
-
-        task_id = await asyncio.to_thread(lambda: asyncio.run(elsewhere()))
-
-        assert (await Hand(broker=broker_case.broker, id="w-1").take()).id == task_id
-
-    async def test_closing_twice_is_safe_and_closes_only_this_handle(self, broker_case: BrokerCase) -> None:
-        """Another handle on the same broker goes on."""
-        clone = broker_case.broker.clone()
-        await enqueue(clone, task_id="t-1")
-
-        await clone.close()
-        await clone.close()
-
-        assert await state_of(broker_case.broker, "t-1") == "queued"
-        await make_dead(broker_case.broker, task_id="t-2", queue="other")

@@ -187,10 +187,10 @@ class BrokerContractPause:
         ]
 
     async def test_a_pause_says_who_asked_and_why(self, broker_case: BrokerCase) -> None:
-        """In the list of pauses, in the queue's row and in desired state; also words with odd characters."""
+        """In the list of pauses, in the queue's row and in desired state, and no clock but the broker's says when."""
         broker = broker_case.broker
         await enqueue(broker)
-        reason = "disk\tfull\n\x1b[31m\N{SNOWMAN}"
+        reason = "disk is full: \N{SNOWMAN}"
         issued = await Operator(broker).issue(
             "pause", SetPause(kind="queue", targets=[QUEUE]), actor="ada", reason=reason
         )
@@ -204,6 +204,20 @@ class BrokerContractPause:
         assert abs(pause.at_ms - issued.now_ms) <= 1
         assert row.pause == pause
         assert list(desired.pauses) == [pause]
+
+    async def test_odd_words_of_an_operator_break_nothing(self, broker_case: BrokerCase) -> None:
+        """Tabs, newlines and escapes may be made harmless, but stay in their own field."""
+        broker = broker_case.broker
+        odd = "a\tb\nc\x1b[31m\x00"
+        await Operator(broker).issue("pause", SetPause(kind="queue", targets=["a"], for_ms=LONG_MS), reason=odd)
+        await Operator(broker).issue("pause", SetPause(kind="queue", targets=["b"]), actor=odd, reason="why")
+
+        first, second = await broker.census.pauses()
+
+        assert (first.target, first.actor, first.until_ms is None) == ("a", "ada", False)
+        assert first.reason.startswith("a")
+        assert (second.target, second.reason, second.until_ms) == ("b", "why", None)
+        assert second.actor.startswith("a")
 
     async def test_a_pause_of_one_kind_is_not_one_of_another(self, broker_case: BrokerCase) -> None:
         """A task named like a queue goes on."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
@@ -14,6 +13,7 @@ from stem.testing.case import (
     LONG_MS,
     QUEUE,
     BrokerCase,
+    Corruption,
     Hand,
     enqueue,
     new_task,
@@ -62,6 +62,12 @@ class BrokerContractFetch:
         answer = await broker_case.broker.exchange("w-1", [], None)
 
         assert (list(answer.deliveries), list(answer.settled)) == ([], [])
+
+    async def test_a_fetch_of_nothing_hands_nothing_out(self, broker_case: BrokerCase) -> None:
+        """A worker without a free slot may ask for 0."""
+        await enqueue(broker_case.broker)
+
+        assert list(await Hand(broker=broker_case.broker, id="w-1").fetch(0)) == []
 
     async def test_a_started_task_says_who_runs_it(self, broker_case: BrokerCase) -> None:
         """State, worker, token and start are in the record before the worker has the delivery."""
@@ -121,10 +127,11 @@ class BrokerContractFetch:
         assert [d.id for d in answer.deliveries] == ["good"]
         assert await state_of(broker_case.broker, "x-449") == "expired"
 
-    async def test_a_record_that_cannot_be_read_stops_no_other(self, broker_case: BrokerCase) -> None:
+    @pytest.mark.parametrize("how", ["whole", "fields"])
+    async def test_a_record_that_cannot_be_read_stops_no_other(self, broker_case: BrokerCase, how: Corruption) -> None:
         """A fetch, a listing and a status go on past a broken record."""
         await broker_case.broker.enqueue([new_task("a"), new_task("broken"), new_task("z")])
-        await broker_case.corrupt("broken")
+        await broker_case.corrupt("broken", how)
         hand = Hand(broker=broker_case.broker, id="w-1")
 
         listed = await broker_case.broker.census.tasks("queued")
@@ -135,46 +142,6 @@ class BrokerContractFetch:
         assert statuses[0] is not None
         assert statuses[2] is not None
         assert {"a", "z"} <= {d.id for d in deliveries}
-
-    async def test_an_idle_worker_is_woken_by_a_task(self, broker_case: BrokerCase) -> None:
-        """`idle` ends soon after the enqueue, long before its timeout."""
-        waiting = asyncio.create_task(broker_case.broker.idle([QUEUE, "other"], 2.0))
-        await asyncio.sleep(0.05)
-        began = time.monotonic()
-
-        await enqueue(broker_case.broker)
-        await waiting
-
-        assert time.monotonic() - began < 1.0
-
-    async def test_an_idle_worker_sees_a_task_that_came_before_it_slept(self, broker_case: BrokerCase) -> None:
-        """Nothing is missed between the fetch that found nothing and the sleep."""
-        await enqueue(broker_case.broker)
-        began = time.monotonic()
-
-        await broker_case.broker.idle([QUEUE], 2.0)
-
-        assert time.monotonic() - began < 1.0
-
-    async def test_idle_ends_after_its_timeout(self, broker_case: BrokerCase) -> None:
-        """Also when nothing comes."""
-        await asyncio.wait_for(broker_case.broker.idle([QUEUE], 0.05), 5)
-
-    async def test_one_task_wakes_one_idle_worker(self, broker_case: BrokerCase) -> None:
-        """The others sleep on."""
-        clones = [broker_case.broker.clone() for _ in range(3)]
-        try:
-            sleepers = [asyncio.create_task(clone.idle([QUEUE], 1.0)) for clone in clones]
-            await asyncio.sleep(0.1)
-
-            await enqueue(broker_case.broker)
-            done, asleep = await asyncio.wait(sleepers, timeout=0.4)
-
-            assert (len(done), len(asleep)) == (1, 2)
-            await asyncio.gather(*asleep)
-        finally:
-            for clone in clones:
-                await clone.close()
 
 
 class BrokerContractSettle:
@@ -477,99 +444,6 @@ class BrokerContractSettle:
         assert "w-1" in {entry.worker for entry in timeline}
         assert bare is not None
         assert bare.timeline == ()
-
-
-class BrokerContractWait:
-    """Waiting for the end of a task."""
-
-    async def test_waiting_is_ended_by_the_settlement(self, broker_case: BrokerCase) -> None:
-        """It is pushed: the waiter has the result long before its timeout."""
-        hand = Hand(broker=broker_case.broker, id="w-1")
-        task_id = await enqueue(broker_case.broker)
-        delivery = await hand.take()
-        waiting = asyncio.create_task(broker_case.broker.wait(task_id, 8.0))
-        await asyncio.sleep(0.05)
-        began = time.monotonic()
-
-        await hand.end(delivery, result=pack(42))
-        status = await waiting
-
-        assert status is not None
-        assert (status.state, status.result) == ("succeeded", 42)
-        assert time.monotonic() - began < 2.0
-
-    async def test_a_wait_that_times_out_returns_the_state_as_it_is(self, broker_case: BrokerCase) -> None:
-        """And None for a task that nobody knows."""
-        task_id = await enqueue(broker_case.broker)
-
-        waiting, unknown = await asyncio.gather(
-            broker_case.broker.wait(task_id, 0.05), broker_case.broker.wait("nobody", 0.05)
-        )
-
-        assert waiting is not None
-        assert (waiting.state, unknown) == ("queued", None)
-
-    async def test_waiting_for_a_final_task_returns_at_once(self, broker_case: BrokerCase) -> None:
-        """An end that came before the wait is not missed."""
-        hand = Hand(broker=broker_case.broker, id="w-1")
-        task_id = await enqueue(broker_case.broker)
-        await hand.end(await hand.take())
-        began = time.monotonic()
-
-        status = await broker_case.broker.wait(task_id, 8.0)
-
-        assert status is not None
-        assert status.state == "succeeded"
-        assert time.monotonic() - began < 2.0
-
-    async def test_waiting_goes_on_over_a_retry(self, broker_case: BrokerCase) -> None:
-        """Only a final state ends it."""
-        hand = Hand(broker=broker_case.broker, id="w-1")
-        task_id = await enqueue(broker_case.broker)
-        waiting = asyncio.create_task(broker_case.broker.wait(task_id, 8.0))
-        await hand.end(await hand.take(), Outcome.RETRY)
-        again = await hand.take()
-        await asyncio.sleep(0.05)
-        assert not waiting.done()
-
-        await hand.end(again, Outcome.DEAD)
-        status = await waiting
-
-        assert status is not None
-        assert status.state == "failed"
-
-    async def test_everybody_who_waits_is_told(self, broker_case: BrokerCase) -> None:
-        """Several waiters of one task, on one handle and on another."""
-        hand = Hand(broker=broker_case.broker, id="w-1")
-        clone = broker_case.broker.clone()
-        try:
-            task_id = await enqueue(broker_case.broker)
-            waits = [asyncio.create_task(b.wait(task_id, 8.0)) for b in (broker_case.broker, broker_case.broker, clone)]
-            await asyncio.sleep(0.05)
-
-            await hand.end(await hand.take())
-            statuses = await asyncio.wait_for(asyncio.gather(*waits), 4)
-        finally:
-            await clone.close()
-
-        assert [status.state if status else None for status in statuses] == ["succeeded"] * 3
-
-    async def test_a_cancelled_wait_disturbs_no_other(self, broker_case: BrokerCase) -> None:
-        """Giving up waiting leaves the handle usable."""
-        hand = Hand(broker=broker_case.broker, id="w-1")
-        task_id = await enqueue(broker_case.broker)
-        quitter = asyncio.create_task(broker_case.broker.wait(task_id, 8.0))
-        stayer = asyncio.create_task(broker_case.broker.wait(task_id, 8.0))
-        await asyncio.sleep(0.05)
-
-        quitter.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await quitter
-        await hand.end(await hand.take())
-        status = await asyncio.wait_for(stayer, 4)
-
-        assert status is not None
-        assert status.state == "succeeded"
 
     async def test_a_fetch_may_be_combined_with_many_settlements(self, broker_case: BrokerCase) -> None:
         """Group commit: hundreds of ends and a fetch leave together and are all answered."""

@@ -10,12 +10,14 @@ from stem.adapters.memory import InMemoryBroker
 from stem.adapters.redis.broker import RedisStreamsBroker
 from stem.contracts import Broker, Limits
 from stem.testing import FakeClock
-from stem.testing.case import BrokerCase
+from stem.testing.case import BrokerCase, Corruption
 from tests.servers import Server
 
 
 class MemoryCase(BrokerCase):
     """The memory adapter on a clock that stands still."""
+
+    broker: InMemoryBroker
 
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -30,6 +32,15 @@ class MemoryCase(BrokerCase):
         broker = InMemoryBroker(clock=self.clock, limits=limits)
         self._made.append(broker)
         return broker
+
+    async def corrupt(self, task_id: str, how: Corruption) -> None:
+        """What this adapter keeps as bytes; the rest of its record are Python values."""
+        record = self.broker._core.records[task_id]
+        record.body = record.error = record.progress = record.result = b"\xc1\xff"
+
+    async def misplace(self, task_id: str, queue: str) -> None:
+        core = self.broker._core
+        core.lines[queue].take(core.records[task_id])
 
     async def close(self) -> None:
         for broker in self._made:
@@ -58,8 +69,17 @@ class RedisCase(BrokerCase):
         self._made.append(broker)
         return broker
 
-    async def corrupt(self, task_id: str) -> None:
-        self._server.command("SET", self._key("task", task_id), b"\xc1\x00 not a record \xff")
+    async def corrupt(self, task_id: str, how: Corruption) -> None:
+        key = self._key("task", task_id)
+        if how == "whole":
+            self._server.command("SET", key, b"\xc1\x00 not a record \xff")
+            return
+        # Everything but what says where the task stands (state, owner, entry, queue, priority).
+        junk = {
+            field: b"\xffjunk" for field in ("a", "c", "k", "l", "at", "s1", "x", "b", "er", "pg", "gb", "g1", "tl")
+        }
+        for field, value in junk.items():
+            self._server.command("HSET", key, field, value)
 
     async def misplace(self, task_id: str, queue: str) -> None:
         """As if the keys of the queue had been lost, but not the records."""
