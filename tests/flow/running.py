@@ -18,6 +18,11 @@ ROOT: Final = Path(__file__).parents[2]
 BIN: Final = Path(sys.executable).parent
 
 
+def program(name: str) -> str:
+    """Return the path of an installed program, such as `stemctl`."""
+    return str(BIN / name)
+
+
 def environment(**settings: str) -> dict[str, str]:
     """Return an environment without the caller's STEM_* settings, with these, and with this Python's programs first."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STEM_")}

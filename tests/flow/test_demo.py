@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from stemctl.demo.ledger import KINDS, Ledger, Line, judge, open_tasks, read
+from tests.flow.running import program
 from tests.waiting import wait_until
 
 W1, W2, SHOP = 101, 102, 1
@@ -114,7 +115,7 @@ def test_a_line_nobody_could_have_written_is_refused(tmp_path: Path, text: str) 
 
 def demo(tmp_path: Path, *options: str, timeout: float = 100) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "stemctl.main", "demo", *options],
+        [program("stemctl"), "demo", *options],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -177,7 +178,7 @@ def test_it_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_cleans_up_too(tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "stemctl.main", "demo", "--headless", "--seconds", "60"],
+        [program("stemctl"), "demo", "--headless", "--seconds", "60"],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -198,7 +199,7 @@ def test_interrupted_it_cleans_up_too(tmp_path: Path, number: signal.Signals) ->
 @pytest.mark.timeout(120)
 def test_killed_its_workers_end_by_themselves(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "stemctl.main", "demo", "--headless", "--seconds", "60"],
+        [program("stemctl"), "demo", "--headless", "--seconds", "60"],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from tests.conftest import OwnServer
-from tests.flow.running import ROOT, environment, run, running
+from tests.flow.running import ROOT, environment, program, run, running
 
 UUID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
 KEYS: Final = {
@@ -86,10 +86,10 @@ def test_reports_wait_and_say_why_until_a_worker_takes_their_queue(server_url: s
 
     # A worker that knows the task but does not take its queue: its banner and `why` both say so.
     with running(example("worker_redis"), env=env) as worker:
-        worker_up = run([sys.executable, "-m", "stemctl.main", "ping", "--json"], env=env)
+        worker_up = run([program("stemctl"), "ping", "--json"], env=env)
         while json.loads(worker_up.stdout).get("data", {}).get("replied") != 1:
-            worker_up = run([sys.executable, "-m", "stemctl.main", "ping", "--json"], env=env)
-        why = run([sys.executable, "-m", "stemctl.main", "why", task_id, "--json"], env=env)
+            worker_up = run([program("stemctl"), "ping", "--json"], env=env)
+        why = run([program("stemctl"), "why", task_id, "--json"], env=env)
         assert worker.stop() == 0
         warning = next((line for line in worker.errors.splitlines() if "reports" in line), "")
         assert "report.generate" in warning, worker.errors
@@ -102,14 +102,14 @@ def test_reports_wait_and_say_why_until_a_worker_takes_their_queue(server_url: s
         worker.await_output("Generating monthly-2025-10\n")
 
         assert worker.stop() == 0
-    status = run([sys.executable, "-m", "stemctl.main", "result", task_id, "--json"], env=env)
+    status = run([program("stemctl"), "result", task_id, "--json"], env=env)
     assert json.loads(status.stdout)["data"]["result"] == "monthly-2025-10.pdf"
 
 
 def test_the_tasks_to_start_with(server_url: str) -> None:
     env = environment(STEM_BROKER_URL=server_url)
-    stemctl = [sys.executable, "-m", "stemctl.main"]
-    with running([sys.executable, "-m", "stem.worker.cli", "examples.tasks:app"], env=env) as worker:
+    stemctl = [program("stemctl")]
+    with running([program("stem-worker"), "examples.tasks:app"], env=env) as worker:
         for words, result in (
             (["email.send", "to=a@example.com"], "sent 'Welcome' to a@example.com"),
             (["report.build", "report_id=monthly", "pages=2"], {"report": "monthly", "pages": 2}),
