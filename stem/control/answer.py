@@ -13,7 +13,7 @@ class Silent:
 
     Attributes:
         diagnosis: `deaf`, `lost` or `stopped`.
-        last_heartbeat_ms: Unix milliseconds, the broker's clock.
+        last_heartbeat_ms: Unix milliseconds, the broker's clock; `age_ms` since then.
         waited_for: it was alive when asked; the others were lost before and are named only.
     """
 
@@ -21,6 +21,7 @@ class Silent:
     name: str
     diagnosis: str
     last_heartbeat_ms: int
+    age_ms: int = 0
     waited_for: bool = True
 
     def to_plain(self) -> dict[str, Any]:

@@ -153,6 +153,7 @@ class Request:
                 name=party.name,
                 diagnosis=diagnose(party.seen, answered=False, issued_at_ms=self.issued.now_ms),
                 last_heartbeat_ms=party.seen.at_ms,
+                age_ms=party.seen.age_ms,
                 waited_for=party.expected,
             )
             for party in mute.values()

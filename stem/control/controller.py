@@ -361,7 +361,13 @@ class Controller:
 
     async def _ended(self, request: Request) -> dict[str, TaskStatus]:
         """Look up running tasks whose worker cannot say (any more) how they ended."""
-        unsure = {party.id for party in request.parties if party.gone or outcome.holds_none(party)}
-        ids = [i.target for i in request.issued.items if i.outcome == "running" and i.worker in unsure]
+        unsure = {party.id: party for party in request.parties if party.gone or "applied" in party.replies}
+        ids = [
+            item.target
+            for item in request.issued.items
+            if item.outcome == "running"
+            and (party := unsure.get(item.worker)) is not None
+            and (party.gone or outcome.disowns(party, item.target))
+        ]
         found = await self._broker.statuses(ids, timeline=False) if ids else []
         return {status.id: status for status in found if status is not None and status.state.final}

@@ -91,6 +91,12 @@ def holds_none(party: Party) -> bool:
     return applied is not None and applied.ok and applied.data.get("held") == []
 
 
+def disowns(party: Party, task_id: str) -> bool:
+    """Say whether a worker said that this task does not run there (any more)."""
+    held = party.replies["applied"].data.get("held") if "applied" in party.replies else None
+    return isinstance(held, list) and task_id not in held
+
+
 def revoke_items(request: Request, ended: Mapping[str, TaskStatus]) -> tuple[list[CommandItem], list[str]]:
     """Return the items of a revoke, and warnings.
 

@@ -1,0 +1,358 @@
+"""Why a task is not running (or where it went): facts gathered from the broker, and a pure rule that explains them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from stem.contracts import Broker, Pause, QueueRow, Seen
+from stem.control.controller import Controller
+from stem.control.diagnose import diagnose
+from stem.control.target import addresses, live, missing
+from stem.messages.names import check_name
+from stem.messages.status import TaskState, TaskStatus
+
+PAGE: Final = 200
+LOOK_AHEAD: Final = 1_000
+"""How many waiting tasks are looked through for the place of one; beyond it the answer is "more than"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """One reason; `code` is stable, `text` a sentence for people (with untrusted names in it), `fix` what to do."""
+
+    code: str
+    text: str
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The answer: one sentence, and the causes behind it, the most important first."""
+
+    state: str | None
+    verdict: str
+    causes: Sequence[Cause]
+
+    def to_plain(self) -> dict[str, Any]:
+        return {
+            "state": self.state,
+            "verdict": self.verdict,
+            "causes": [{"code": cause.code, "text": cause.text, "fix": cause.fix} for cause in self.causes],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """What stands before a waiting task.
+
+    Attributes:
+        ready: tasks that start before it, `higher` of them because of their priority.
+        more: it was not among the first `LOOK_AHEAD`, so there are at least this many.
+    """
+
+    ready: int
+    higher: int
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known around one task, at one moment of the broker's clock.
+
+    Attributes:
+        registered: by worker id, the task names it registered; workers that did not say are left out.
+    """
+
+    id: str
+    now_ms: int
+    status: TaskStatus | None
+    row: QueueRow | None = None
+    pauses: Sequence[Pause] = ()
+    workers: Sequence[Seen] = ()
+    registered: Mapping[str, Collection[str]] = field(default_factory=dict)
+    ahead: Ahead | None = None
+
+
+async def why(broker: Broker, controller: Controller, task_id: str) -> Explanation:
+    """Gather the facts around a task and explain them.
+
+    Args:
+        controller: asks the live workers which names they register; a short timeout will do.
+
+    Raises:
+        InvalidNameError: the id is ill-formed.
+    """
+    return explain(await gather(broker, controller, check_name("task id", task_id)))
+
+
+async def gather(broker: Broker, controller: Controller, task_id: str) -> Facts:
+    """Read what `explain` needs; bounded work, whatever the backlog."""
+    (status,) = await broker.statuses([task_id], timeline=False)
+    workers = await broker.presence.workers()
+    # The newest beat tells the broker's time without asking for it.
+    now_ms = max((seen.at_ms + seen.age_ms for seen in workers), default=time.time_ns() // 1_000_000)
+    if status is None or status.state.final or status.state is TaskState.RUNNING:
+        return Facts(id=task_id, now_ms=now_ms, status=status, workers=workers)
+    rows = await broker.census.queues([status.queue])
+    takers = [seen.heartbeat.id for seen in live(workers) if status.queue in seen.heartbeat.queues]
+    registered: dict[str, Collection[str]] = {}
+    if takers:
+        for answer in (await controller.inspect("registered", takers)).workers:
+            if answer.ok:
+                registered[answer.id] = registered_names(answer.data)
+    ahead = await _ahead(broker, status) if status.state is TaskState.QUEUED else None
+    return Facts(
+        id=task_id,
+        now_ms=now_ms,
+        status=status,
+        row=rows[0] if rows else None,
+        pauses=await broker.census.pauses(),
+        workers=workers,
+        registered=registered,
+        ahead=ahead,
+    )
+
+
+def registered_names(data: Mapping[str, Any]) -> frozenset[str]:
+    """Return the task names in a worker's answer to `inspect registered`; what is not a name is left out."""
+    found = data.get("tasks", data.get("registered", ()))
+    names = found if isinstance(found, list | tuple | dict) else ()
+    return frozenset(
+        name for entry in names if isinstance(name := entry.get("name") if isinstance(entry, Mapping) else entry, str)
+    )
+
+
+async def _ahead(broker: Broker, status: TaskStatus) -> Ahead:
+    before: list[TaskStatus] = []
+    cursor: str | None = None
+    while len(before) < LOOK_AHEAD:
+        page = await broker.census.tasks("queued", queue=status.queue, cursor=cursor, limit=PAGE)
+        for index, task in enumerate(page.items):
+            if task.id == status.id:
+                return _counted(before + list(page.items[:index]), status, more=False)
+        before += page.items
+        cursor = page.next
+        if cursor is None:
+            # It has just been taken, or the pages moved under it: nothing certain to say.
+            return Ahead(ready=0, higher=0)
+    return _counted(before, status, more=True)
+
+
+def _counted(before: Sequence[TaskStatus], status: TaskStatus, *, more: bool) -> Ahead:
+    return Ahead(ready=len(before), higher=sum(task.priority > status.priority for task in before), more=more)
+
+
+# ------------------------------------------------------------------------------------------------------------ the rule
+
+
+def explain(facts: Facts) -> Explanation:
+    """Return the verdict on a task and its causes."""
+    status = facts.status
+    if status is None:
+        cause = Cause(
+            code="unknown-id",
+            text="no task of this id is known here: it was never enqueued in this namespace, or its record has expired",
+            fix="check the id, --url and --namespace; results are kept for the task's result_ttl (1 day by default)",
+        )
+        return Explanation(state=None, verdict=f"{facts.id}: {cause.text}.", causes=[cause])
+    if status.state is TaskState.RUNNING:
+        causes = [_running(facts, status)]
+    elif status.state.final:
+        causes = [_final(facts, status)]
+    else:
+        causes = list(_waiting(facts, status))
+    verdict = f"{status.id} ({status.task}) {_word(status)}: {causes[0].text}."
+    return Explanation(state=status.state.value, verdict=verdict, causes=causes)
+
+
+def _word(status: TaskStatus) -> str:
+    if status.state in (TaskState.QUEUED, TaskState.SCHEDULED, TaskState.RETRYING):
+        return f"waits in queue {status.queue}"
+    return "is running" if status.state is TaskState.RUNNING else f"is {status.state.value}"
+
+
+def _waiting(facts: Facts, status: TaskStatus) -> Iterator[Cause]:
+    due = status.due_at_ms
+    later = due is not None and due > facts.now_ms
+    if status.state is TaskState.RETRYING:
+        yield Cause(
+            code="retrying",
+            text=f"attempt {status.attempt} failed{_last_error(status)}; the next is due {_when(due, facts.now_ms)}",
+            fix=f"to run it now: stemctl tasks retry {status.id}",
+        )
+    elif later:
+        yield Cause(
+            code="scheduled",
+            text=f"it is scheduled for {_when(due, facts.now_ms)}",
+            fix=f"to run it now: stemctl tasks retry {status.id}",
+        )
+    found = list(_hindrances(facts, status))
+    yield from found
+    if later or status.state is TaskState.RETRYING:
+        return
+    if facts.ahead is not None and facts.ahead.ready:
+        yield _behind(facts.ahead)
+    elif not found:
+        yield Cause(code="next", text="nothing stands in its way; it starts as soon as a worker takes it", fix="")
+
+
+def _behind(ahead: Ahead) -> Cause:
+    count = f"more than {ahead.ready}" if ahead.more else str(ahead.ready)
+    higher = f", {ahead.higher} of them of higher priority" if ahead.higher else ""
+    return Cause(
+        code="behind",
+        text=f"{count} ready {'task stands' if count == '1' else 'tasks stand'} before it{higher}",
+        fix="start more workers for this queue, or raise their concurrency",
+    )
+
+
+def _hindrances(facts: Facts, status: TaskStatus) -> Iterator[Cause]:
+    for pause in facts.pauses:
+        if (pause.kind, pause.target) in (("queue", status.queue), ("task", status.task)):
+            yield Cause(
+                code=f"{pause.kind}-paused",
+                text=f"{pause.kind} {pause.target} is paused{_pause_text(pause, facts.now_ms)}",
+                fix=f"stemctl resume --{pause.kind} {pause.target}",
+            )
+    alive = [seen for seen in live(facts.workers) if status.queue in seen.heartbeat.queues]
+    if not alive:
+        yield _nobody(facts, status)
+        return
+    knowing = [seen for seen in alive if status.task in facts.registered.get(seen.heartbeat.id, (status.task,))]
+    if not knowing:
+        yield Cause(
+            code="unregistered",
+            text=f"no live worker of queue {status.queue} registers the task {status.task} ({_names(alive)} do not)",
+            fix=f"start a worker whose application has {status.task}, or fix the name; "
+            "after 1 h it becomes a dead letter",
+        )
+        return
+    yield from _all_kept(facts, status, knowing)
+
+
+def _nobody(facts: Facts, status: TaskStatus) -> Cause:
+    lost = [seen for seen in missing(facts.workers) if status.queue in seen.heartbeat.queues]
+    if lost:
+        ages = ", ".join(f"{seen.heartbeat.name} (last beat {_span(seen.age_ms)} ago)" for seen in lost[:3])
+        return Cause(
+            code="workers-lost",
+            text=f"all workers of queue {status.queue} are lost: {ages}",
+            fix=f"start one: stem-worker APP --queue {status.queue}; look at the host and the logs of the lost ones",
+        )
+    others = sorted({queue for seen in live(facts.workers) for queue in seen.heartbeat.queues})
+    taken = f"; the queues taken now: {', '.join(others[:10])}" if others else "; no worker is there at all"
+    return Cause(
+        code="no-worker",
+        text=f"no live worker takes queue {status.queue}{taken}",
+        fix=f"start one: stem-worker APP --queue {status.queue}",
+    )
+
+
+def _all_kept(facts: Facts, status: TaskStatus, workers: Sequence[Seen]) -> Iterator[Cause]:
+    """Name what keeps every worker that could take the task, one cause per kind; nothing if one of them is free."""
+    groups: dict[str, list[Seen]] = {}
+    for seen in workers:
+        beat = seen.heartbeat
+        paused = any(p.kind == "worker" and addresses([p.target], beat.id, beat.name) for p in facts.pauses)
+        groups.setdefault("paused" if paused else diagnose(seen), []).append(seen)
+    if "healthy" in groups:
+        return
+    said: dict[str, tuple[str, str]] = {
+        "paused": ("paused", "stemctl resume --worker NAME"),
+        "wedged": ("wedged: a handler blocks the work loop", "see where: stemctl inspect stack"),
+        "draining": ("draining: they take no more work", "stemctl undrain NAME, or start other workers"),
+        "busy": ("busy: every slot is taken", "wait, start more workers, or see `stemctl inspect active`"),
+    }
+    for kind, (text, fix) in said.items():
+        if found := groups.get(kind):
+            all_ = "all workers that could run it are" if len(found) == len(workers) else f"{len(found)} of them are"
+            yield Cause(code=f"workers-{kind}", text=f"{all_} {text} ({_names(found)})", fix=fix)
+
+
+def _running(facts: Facts, status: TaskStatus) -> Cause:
+    since = "" if status.started_at_ms is None else f" for {_span(facts.now_ms - status.started_at_ms)}"
+    seen = next((one for one in facts.workers if one.heartbeat.id == status.worker), None)
+    where = seen.heartbeat.name if seen is not None else status.worker or "a worker"
+    if seen is None or seen.lost or seen.stopped:
+        beat = "not heard of within the hour" if seen is None else f"last heard of {_span(seen.age_ms)} ago"
+        return Cause(
+            code="worker-lost",
+            text=f"its worker {where} is gone ({beat})",
+            fix="nothing to do: it runs elsewhere when its lease runs out (visibility_timeout, 30 s by default)",
+        )
+    if diagnose(seen) == "wedged":
+        return Cause(
+            code="wedged",
+            text=f"it has been on {where}{since}, and a handler there blocks the work loop",
+            fix=f"see where it stands: stemctl inspect stack {where}",
+        )
+    return Cause(
+        code="running",
+        text=f"it has been on {where}{since}, attempt {status.attempt}",
+        fix=f"to stop it: stemctl revoke {status.id} --terminate",
+    )
+
+
+_DEAD: Final = {
+    "poison": ("its worker was lost under it again and again", "find out what kills the worker, then "),
+    "unregistered": ("for an hour no live worker knew its name", "start a worker that registers it, then "),
+    "signature-invalid": ("its signature is missing or wrong", "check STEM_SIGNING_KEYS on both sides, then "),
+    "malformed": ("its body cannot be read", "see who wrote it; "),
+}
+
+
+def _final(facts: Facts, status: TaskStatus) -> Cause:
+    at = f" {_when(status.finished_at_ms, facts.now_ms)}" if status.finished_at_ms is not None else ""
+    if status.state is TaskState.SUCCEEDED:
+        return Cause(code="succeeded", text=f"it ended well{at}", fix=f"its result: stemctl result {status.id}")
+    if status.state is TaskState.EXPIRED:
+        return Cause(
+            code="expired",
+            text=f"its expiry passed before a worker could start it{at}",
+            fix="enqueue it again, with a later expiry or more workers",
+        )
+    if status.state is TaskState.REVOKED:
+        reason = f", because: {status.reason}" if status.reason else ""
+        return Cause(code="revoked", text=f"it was revoked{at}{reason}", fix="enqueue it again under a new id")
+    what, first = _DEAD.get(status.reason, (f"its last attempt failed{_last_error(status)}", "fix the cause, then "))
+    return Cause(
+        code=status.reason if status.reason in _DEAD else "failed",
+        text=f"it is a dead letter{at}: {what}",
+        fix=f"{first}stemctl dlq replay {status.id}",
+    )
+
+
+def _last_error(status: TaskStatus) -> str:
+    error = status.error
+    return "" if error is None else f" with {error.type}: {error.message[:200]}"
+
+
+def _pause_text(pause: Pause, now_ms: int) -> str:
+    who = f" by {pause.actor}" if pause.actor else ""
+    since = f" since {_span(now_ms - pause.at_ms)}" if pause.at_ms else ""
+    until = f", until {_when(pause.until_ms, now_ms)}" if pause.until_ms is not None else ""
+    reason = f", because: {pause.reason}" if pause.reason else ""
+    return f"{who}{since}{until}{reason}"
+
+
+def _names(workers: Sequence[Seen]) -> str:
+    more = f" and {len(workers) - 5} more" if len(workers) > 5 else ""
+    return ", ".join(seen.heartbeat.name for seen in workers[:5]) + more
+
+
+def _when(at_ms: int | None, now_ms: int) -> str:
+    if at_ms is None:
+        return "soon"
+    clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(min(max(at_ms // 1000, 0), 253_402_214_400)))
+    return f"{clock} (in {_span(at_ms - now_ms)})" if at_ms > now_ms else f"{clock} ({_span(now_ms - at_ms)} ago)"
+
+
+def _span(milliseconds: int) -> str:
+    seconds = max(0, milliseconds) // 1000
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

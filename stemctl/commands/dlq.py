@@ -1,0 +1,148 @@
+"""dlq ls, show, replay and purge: tasks that will not run again by themselves."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import typer
+
+from stem.contracts import Broker
+from stem.messages.names import check_name
+from stem.messages.status import TaskState, TaskStatus
+from stemctl import complete, exits
+from stemctl.commands.tasks import (
+    Cursor,
+    Id,
+    InQueue,
+    Limit,
+    describe,
+    finish_items,
+    known_queue,
+    show_task,
+    show_tasks,
+)
+from stemctl.options import Call, Command, command, group
+
+PAGE: Final = 500
+SAMPLES: Final = 5
+
+SomeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", autocompletion=complete.task_ids)]
+OfTask = Annotated[
+    str | None,
+    typer.Option("--task", metavar="TASK", help="All dead letters of this name.", autocompletion=complete.tasks),
+]
+All = Annotated[bool, typer.Option("--all", help="All dead letters (of --queue, if given).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    dlq = typer.Typer(help="Dead letters: list, show, replay, purge.", callback=group, rich_markup_mode=None)
+    dlq.command("ls", cls=Command)(ls)
+    dlq.command("show", cls=Command)(show)
+    dlq.command("replay", cls=Command)(replay)
+    dlq.command("purge", cls=Command)(purge)
+    app.add_typer(dlq, name="dlq")
+
+
+@command
+async def ls(call: Call, queue: InQueue = None, limit: Limit = 50, cursor: Cursor = None) -> int:
+    """List dead letters, newest first."""
+    async with call.broker() as broker:
+        if queue is not None:
+            await known_queue(broker, queue)
+        page = await broker.census.tasks("dead", queue=queue, cursor=cursor, limit=limit)
+
+    def text() -> None:
+        show_tasks(call, list(page.items))
+        if page.next is not None:
+            call.out.note(f"more: --cursor {page.next}")
+
+    data = {"items": [task.to_plain() for task in page.items], "next": page.next, "total": page.total}
+    return call.finish(data, text)
+
+
+@command
+async def show(call: Call, task_id: Id) -> int:
+    """Show one dead letter with its error and traceback."""
+    async with call.broker() as broker:
+        data, status = await describe(broker, task_id)
+    problem = None
+    if status.state is not TaskState.FAILED:
+        problem = exits.not_found("task", f"{task_id} among the dead letters: it is {status.state.value}").problem
+    return call.finish(data, lambda: show_task(call, status, data["envelope"]), problem=problem)
+
+
+@command
+async def replay(call: Call, ids: SomeIds = None, queue: InQueue = None, task: OfTask = None, all_: All = False) -> int:
+    """Give dead letters a new life: same id, attempt 0. More than named ones asks first."""
+    async with call.broker() as broker:
+        chosen = await _chosen(call, broker, ids, queue, task, all_, "replay")
+        outcomes: dict[str, str] = {}
+        for start in range(0, len(chosen), PAGE):
+            part = chosen[start : start + PAGE]
+            if call.options.dry_run:
+                statuses = await broker.statuses(part, timeline=False)
+                outcomes |= {one: _would(status) for one, status in zip(part, statuses, strict=True)}
+            else:
+                outcomes |= await broker.replay(part)
+    return finish_items(call, outcomes)
+
+
+@command
+async def purge(call: Call, ids: SomeIds = None, queue: InQueue = None, task: OfTask = None, all_: All = False) -> int:
+    """Remove dead letters for good. More than named ones asks first."""
+    async with call.broker() as broker:
+        chosen = await _chosen(call, broker, ids, queue, task, all_, "remove for good")
+        outcomes: dict[str, str] = {}
+        for start in range(0, len(chosen), PAGE):
+            outcomes |= await _discard(call, broker, chosen[start : start + PAGE])
+    return finish_items(call, outcomes)
+
+
+def _would(status: TaskStatus | None) -> str:
+    if status is None:
+        return "unknown"
+    return "queued" if status.state is TaskState.FAILED else "not-dead"
+
+
+async def _discard(call: Call, broker: Broker, ids: list[str]) -> dict[str, str]:
+    outcomes: dict[str, str] = {}
+    queues: dict[str, list[str]] = {}
+    for task_id, status in zip(ids, await broker.statuses(ids, timeline=False), strict=True):
+        outcomes[task_id] = "discarded" if _would(status) == "queued" else _would(status)
+        if status is not None and outcomes[task_id] == "discarded":
+            queues.setdefault(status.queue, []).append(task_id)
+    if not call.options.dry_run:
+        for queue, dead in queues.items():
+            await broker.discard(queue, dead)
+    return outcomes
+
+
+async def _chosen(
+    call: Call, broker: Broker, ids: list[str] | None, queue: str | None, task: str | None, all_: bool, verb: str
+) -> list[str]:
+    """Return the ids that are meant; asks before more than those named."""
+    if bool(ids) == (all_ or task is not None or queue is not None):
+        raise exits.usage("say which dead letters", "give ids, or --all, --queue Q or --task T")
+    if ids:
+        return [check_name("task id", task_id) for task_id in ids]
+    if queue is not None:
+        await known_queue(broker, queue)
+    found = [one for one in await _dead(broker, queue) if task is None or one.task == task]
+    if not found:
+        raise exits.CommandError(exits.Problem(exits.NOTHING, "nothing-matched", "there is no such dead letter"))
+    samples = ", ".join(f"{one.id} ({one.task})" for one in found[:SAMPLES]) + (", …" if len(found) > SAMPLES else "")
+    call.confirm(f"{verb} {len(found)} dead letters: {samples}?")
+    return [one.id for one in found]
+
+
+async def _dead(broker: Broker, queue: str | None) -> list[TaskStatus]:
+    """Read all dead letters before one is touched: replaying while paging would skip some."""
+    found: dict[str, TaskStatus] = {}
+    cursor: str | None = None
+    while True:
+        page = await broker.census.tasks("dead", queue=queue, cursor=cursor, limit=PAGE)
+        found |= {task.id: task for task in page.items}
+        cursor = page.next
+        if cursor is None:
+            return list(found.values())

@@ -1,0 +1,238 @@
+"""enqueue and result: hand a task in by name, and see what came of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from stem.contracts import Broker
+from stem.messages.status import TaskState, TaskStatus
+from stemctl import complete, exits
+from stemctl.commands.tasks import Id
+from stemctl.options import Call, Command, command
+from stemctl.output import inline, moment
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("enqueue", cls=Command)(enqueue)
+    app.command("result", cls=Command)(result)
+
+
+@command
+async def enqueue(
+    call: Call,
+    task: Annotated[str, typer.Argument(metavar="TASK", autocompletion=complete.tasks)],
+    pairs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="JSON where it parses (n=3, on=true, x='\"3\"'), else text."),
+    ] = None,
+    queue: Annotated[str | None, typer.Option("--queue", metavar="QUEUE", autocompletion=complete.queues)] = None,
+    priority: Annotated[int | None, typer.Option("--priority", metavar="0-9", help="9 goes first.")] = None,
+    delay: Annotated[str | None, typer.Option("--delay", metavar="DURATION", help="Start after this time.")] = None,
+    eta: Annotated[
+        str | None, typer.Option("--eta", metavar="TIME", help="Start at this time: 2025-10-31T12:00:00+02:00.")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option("--expires", metavar="DURATION|TIME", help="Do not start it after this.")
+    ] = None,
+    unique_key: Annotated[
+        str | None, typer.Option("--unique-key", metavar="KEY", help="One unfinished task of this name and key.")
+    ] = None,
+    task_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="An id of your choice.")] = None,
+    json_args: Annotated[
+        str | None,
+        typer.Option("--json-args", metavar="OBJECT", help="All arguments as one JSON object; - reads stdin."),
+    ] = None,
+) -> int:
+    """Enqueue a task by name."""
+    from stem.client import Stem
+    from stem.options import TaskOptions
+    from stem.signing import PayloadSigner
+
+    args = arguments_of(pairs or [], json_args)
+    options = TaskOptions() if queue is None else TaskOptions(queue=queue)
+    when: dict[str, Any] = {
+        "delay": None if delay is None else call.seconds(delay, "--delay"),
+        "eta": None if eta is None else time_of(eta, "--eta"),
+        "expires": None if expires is None else _expiry(call, expires),
+        "priority": priority,
+        "unique_key": unique_key,
+        "task_id": task_id,
+    }
+    config = call.config()
+    signer = PayloadSigner.maybe(config.signing)
+    async with call.broker() as broker:
+        warnings = await _warnings(call, broker, task, queue or config.default_queue)
+        if call.options.dry_run:
+            _check(broker, config, task, args, options, when)
+            found, known = None, task_id or ""
+        else:
+            async with Stem(broker, None, None, signer, config, patience=min(5.0, call.timeout_s())) as stem:
+                known = await stem.enqueue(task, args, options=options, **when)
+                (found,) = await broker.statuses([known], timeline=False)
+    data = {
+        "id": known,
+        "state": None if found is None else found.state.value,
+        "task": task,
+        "queue": queue or config.default_queue if found is None else found.queue,
+        "args": args,
+        "dry_run": call.options.dry_run,
+    }
+
+    def text() -> None:
+        if call.options.dry_run:
+            call.out.line(f"would enqueue {task} into {data['queue']} with {inline(args)}")
+        else:
+            call.out.line(known)
+
+    return call.finish(data, text, warnings=warnings)
+
+
+@command
+async def result(
+    call: Call,
+    task_id: Id,
+    wait: Annotated[str | None, typer.Option("--wait", metavar="DURATION", help="Wait for its end this long.")] = None,
+) -> int:
+    """Print what a task returned; it fails as the task did."""
+    from stem.adapters.connect import connect_backend
+    from stem.client import Stem
+
+    wait_s = None if wait is None else call.seconds(wait, "--wait")
+    config = call.config()
+    async with call.broker() as broker:
+        backend = connect_backend(config.result_backend_url, namespace=broker.namespace, tls=config.tls)
+        try:
+            async with Stem(broker, None, backend, None, config, patience=0) as stem:
+                status = await (stem.status(task_id) if wait_s is None else stem.wait_for(task_id, wait_s))
+        finally:
+            if backend is not None:
+                await backend.close()
+
+    def text() -> None:
+        if status.state is TaskState.SUCCEEDED:
+            call.out.block(status.result if isinstance(status.result, str) else inline(status.result, 100_000))
+        elif status.error is not None:
+            call.out.block(status.error.traceback.rstrip() or f"{status.error.type}: {status.error.message}")
+
+    return call.finish(status.to_plain(), text, problem=_problem(status))
+
+
+def _problem(status: TaskStatus) -> exits.Problem | None:
+    if status.state is TaskState.SUCCEEDED:
+        return None
+    if not status.state.final:
+        due = f", due {moment(status.due_at_ms)}" if status.due_at_ms else ""
+        return exits.Problem(
+            exits.WAITED_OUT,
+            "not-finished",
+            f"task {status.id} is {status.state.value}{due}",
+            f"--wait 10s waits for it; `stemctl why {status.id}` says what holds it",
+        )
+    error = f": {status.error.type}: {status.error.message}" if status.error is not None else ""
+    reason = f" ({status.reason})" if status.reason else ""
+    return exits.Problem(
+        exits.FAILED,
+        status.state.value,
+        f"task {status.id} is {status.state.value}{reason}{error}",
+        f"see `stemctl why {status.id}`",
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- arguments
+
+
+def arguments_of(pairs: Sequence[str], json_args: str | None) -> dict[str, Any]:
+    """Return the task's arguments.
+
+    Raises:
+        CommandError: a pair without `=`, a name given twice, or JSON that is no object.
+    """
+    args: dict[str, Any] = {}
+    if json_args is not None:
+        text = sys.stdin.read() if json_args == "-" else json_args
+        try:
+            value = json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise exits.usage(f"--json-args is not JSON: {error}", """write it as '{"n": 3}'""") from error
+        if not isinstance(value, dict):
+            raise exits.usage("--json-args is not a JSON object", """write it as '{"n": 3}'""")
+        args.update(value)
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        if not sign or not name:
+            raise exits.usage(f"{pair!r} is not an argument", "write it as name=value")
+        if name in args:
+            raise exits.usage(f"argument {name!r} is given twice")
+        args[name] = value_of(text)
+    return args
+
+
+def value_of(text: str) -> Any:
+    """Return the JSON value that `text` is, else the text itself."""
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _no_constant(name: str) -> NoReturn:
+    # Python reads NaN and Infinity, JSON has no such thing: then it is a text.
+    raise ValueError(f"{name} is not JSON")
+
+
+def time_of(text: str, name: str) -> datetime:
+    """Return the moment that `text` (ISO 8601) means; without a zone, local time.
+
+    Raises:
+        CommandError: it is not one.
+    """
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise exits.usage(f"{name} {text!r} is not a time", "write it as 2025-10-31T12:00:00+02:00") from error
+
+
+def _expiry(call: Call, text: str) -> float | datetime:
+    if len(text) > 8 and text[:4].isdigit() and text[4] == "-":
+        return time_of(text, "--expires")
+    return call.seconds(text, "--expires")
+
+
+def _check(broker: Broker, config: Any, task: str, args: dict[str, Any], options: Any, when: dict[str, Any]) -> None:
+    """Run the checks of an enqueue without sending it."""
+    from stem.producer import Producer
+    from stem.registry import SimpleTaskRegistry
+    from stem.signing import PayloadSigner
+    from stem.task import Signature
+
+    signer = PayloadSigner.maybe(config.signing)
+    producer = Producer(registry=SimpleTaskRegistry(), signer=signer, config=config, namespace=broker.namespace)
+    producer.prepare(Signature(name=task, args=args, options=options, **when))
+
+
+async def _warnings(call: Call, broker: Broker, task: str, queue: str) -> list[str]:
+    """Return what will keep the task from running as things are."""
+    from stem.control.controller import Controller
+    from stem.control.target import live
+    from stem.control.why import registered_names
+
+    alive = live(await broker.presence.workers())
+    takers = [seen for seen in alive if queue in seen.heartbeat.queues]
+    if not alive:
+        return ["no live worker is there: it waits until one is started"]
+    if not takers:
+        return [f"no live worker takes queue {queue}: it waits until one does"]
+    # Those who do not answer within a second are given the benefit of the doubt.
+    controller = Controller(broker, timeout_s=min(1.0, call.timeout_s()))
+    answers = await controller.inspect("registered", [seen.heartbeat.id for seen in takers])
+    said = [worker for worker in answers.workers if worker.ok]
+    if len(said) == len(takers) and not any(task in registered_names(worker.data) for worker in said):
+        return [f"no live worker of queue {queue} registers {task}: it waits until one does"]
+    return []

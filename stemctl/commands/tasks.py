@@ -1,0 +1,319 @@
+"""tasks ls, show and retry, and why: single tasks, wherever they are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, get_args
+
+import typer
+
+from stem.contracts import Broker, ListState
+from stem.errors import DecodeError, TaskNotFoundError
+from stem.messages.names import check_name
+from stem.messages.status import TaskState, TaskStatus
+from stemctl import complete, exits
+from stemctl.options import Call, Command, command, group
+from stemctl.output import duration, inline, moment
+
+STATES: Final[tuple[ListState, ...]] = get_args(ListState)
+UNFINISHED: Final[tuple[ListState, ...]] = ("running", "retrying", "queued", "scheduled", "held")
+
+Id = Annotated[str, typer.Argument(metavar="ID", autocompletion=complete.task_ids)]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", autocompletion=complete.task_ids)]
+InQueue = Annotated[
+    str | None, typer.Option("--queue", metavar="QUEUE", help="Only this queue.", autocompletion=complete.queues)
+]
+Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1_000, help="How many at most.")]
+Cursor = Annotated[
+    str | None, typer.Option("--cursor", metavar="C", help="Go on where another call stopped (its `next`).")
+]
+
+
+def states(incomplete: str) -> list[str]:
+    """Complete a state."""
+    return [state for state in STATES if state.startswith(incomplete)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    tasks = typer.Typer(help="Single tasks: list, show, run now.", callback=group, rich_markup_mode=None)
+    tasks.command("ls", cls=Command)(ls)
+    tasks.command("show", cls=Command)(show)
+    tasks.command("retry", cls=Command)(retry)
+    app.add_typer(tasks, name="tasks")
+    app.command("why", cls=Command)(why)
+
+
+@command
+async def ls(
+    call: Call,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            "--state", metavar="STATE", help=", ".join(STATES) + "; else all unfinished.", autocompletion=states
+        ),
+    ] = None,
+    queue: InQueue = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> int:
+    """List tasks of a state, in the order they will run, or the newest first."""
+    if state is not None and state not in STATES:
+        raise exits.usage(f"--state {state} is not a state", f"use one of {', '.join(STATES)}")
+    if cursor is not None and state is None:
+        raise exits.usage("--cursor goes with --state", "give the --state that the cursor came from")
+    async with call.broker() as broker:
+        if queue is not None:
+            await known_queue(broker, queue)
+        if state is not None:
+            page = await broker.census.tasks(state, queue=queue, cursor=cursor, limit=limit)
+            items, following, total = list(page.items), page.next, page.total
+        else:
+            items, following, total = await _unfinished(call, broker, queue, limit), None, None
+
+    def text() -> None:
+        show_tasks(call, items)
+        if following is not None:
+            call.out.note(f"more: --cursor {following}")
+
+    data = {"items": [task.to_plain() for task in items], "next": following, "total": total}
+    return call.finish(data, text)
+
+
+async def _unfinished(call: Call, broker: Broker, queue: str | None, limit: int) -> list[TaskStatus]:
+    items: list[TaskStatus] = []
+    seen: set[str] = set()
+    for state in UNFINISHED:
+        page = await broker.census.tasks(state, queue=queue, limit=limit - len(items))
+        items += [task for task in page.items if task.id not in seen]
+        seen |= {task.id for task in page.items}
+        if page.next is not None or len(items) >= limit:
+            call.out.note(f"there may be more than these {len(items)}: use --limit, or --state and --cursor")
+            break
+    return items
+
+
+@command
+async def show(call: Call, task_id: Id) -> int:
+    """Show all that is known of a task: state, timeline, arguments, error, result."""
+    async with call.broker() as broker:
+        data, status = await describe(broker, task_id)
+    return call.finish(data, lambda: show_task(call, status, data["envelope"]))
+
+
+@command
+async def retry(call: Call, ids: Ids) -> int:
+    """Run waiting tasks now, and dead ones again."""
+    for task_id in ids:
+        check_name("task id", task_id)
+    async with call.broker() as broker:
+        if call.options.dry_run:
+            statuses = await broker.statuses(ids, timeline=False)
+            outcomes = {task_id: _would(status) for task_id, status in zip(ids, statuses, strict=True)}
+        else:
+            outcomes = await broker.retry_now(ids)
+    return finish_items(call, outcomes)
+
+
+def _would(status: TaskStatus | None) -> str:
+    if status is None:
+        return "unknown"
+    if status.state in (TaskState.QUEUED, TaskState.RUNNING):
+        return "already"
+    if status.state.final and status.state is not TaskState.FAILED:
+        return "final"
+    return "queued"
+
+
+@command
+async def why(call: Call, task_id: Id) -> int:
+    """Say why a task is not running, or what became of it, and what to do."""
+    from stem.control.controller import Controller
+    from stem.control.why import why as ask
+
+    async with call.broker() as broker:
+        # A worker that does not answer must not hold up the explanation.
+        controller = Controller(broker, timeout_s=min(1.0, call.timeout_s()))
+        found = await ask(broker, controller, task_id)
+
+    def text() -> None:
+        call.out.line(found.verdict)
+        for cause in found.causes[1:]:
+            call.out.line(f"  also: {cause.text}")
+        for cause in found.causes:
+            if cause.fix:
+                call.out.line(f"  fix ({cause.code}): {cause.fix}")
+
+    problem = None if found.state is not None else exits.not_found("task", task_id, found.causes[0].fix).problem
+    return call.finish(found.to_plain(), text, problem=problem)
+
+
+# --------------------------------------------------------------------------------------------------- shared with others
+
+
+async def known_queue(broker: Broker, queue: str) -> None:
+    """Refuse a queue that nobody knows.
+
+    Raises:
+        CommandError: nothing was ever enqueued there and no worker takes it.
+    """
+    check_name("queue", queue)
+    if await broker.census.queues([queue]):
+        return
+    if not any(queue in seen.heartbeat.queues for seen in await broker.presence.workers()):
+        raise exits.not_found("queue", queue, "see `stemctl queues ls`")
+
+
+async def describe(broker: Broker, task_id: str) -> tuple[dict[str, Any], TaskStatus]:
+    """Return a task with its timeline and envelope, as JSON shows it.
+
+    Raises:
+        TaskNotFoundError: there is no record of it.
+    """
+    from stem.messages.envelope import Envelope
+
+    check_name("task id", task_id)
+    (status,) = await broker.statuses([task_id])
+    if status is None:
+        raise TaskNotFoundError(f"there is no task {task_id}")
+    found = await broker.body(task_id)
+    envelope: dict[str, Any] | None = None
+    if found is not None:
+        body, signature = found
+        try:
+            letter = Envelope.decode(body)
+        except DecodeError as error:
+            envelope = {"error": str(error), "size_bytes": len(body), "signed": bool(signature)}
+        else:
+            envelope = {
+                "args": letter.args,
+                "headers": letter.headers,
+                "meta": letter.meta,
+                "options": letter.options,
+                "delay_ms": letter.delay_ms,
+                "eta_ms": letter.eta_ms,
+                "expires_in_ms": letter.expires_in_ms,
+                "expires_ms": letter.expires_ms,
+                "produced_at_ms": letter.produced_at_ms,
+                "root": letter.root,
+                "parent": letter.parent,
+                "size_bytes": len(body),
+                "signed": bool(signature),
+            }
+    return {**status.to_plain(), "envelope": envelope}, status
+
+
+def show_tasks(call: Call, items: list[TaskStatus]) -> None:
+    """Print tasks as a table."""
+    if not items:
+        call.out.note("no such tasks")
+        return
+    call.out.table(
+        ["ID", "TASK", "QUEUE", "STATE", "PRIO", "ATTEMPT", "WORKER", "TIME", "ERROR"],
+        [
+            [
+                task.id,
+                task.task,
+                task.queue,
+                task.state.value,
+                task.priority,
+                task.attempt,
+                task.worker,
+                moment(task.finished_at_ms or task.started_at_ms or task.due_at_ms or task.enqueued_at_ms),
+                "" if task.error is None else f"{task.error.type}: {task.error.message}",
+            ]
+            for task in items
+        ],
+        right=("PRIO", "ATTEMPT"),
+    )
+
+
+def show_task(call: Call, status: TaskStatus, envelope: dict[str, Any] | None) -> None:
+    """Print one task."""
+    rows: list[tuple[str, object]] = [
+        ("id", status.id),
+        ("task", status.task),
+        ("queue", status.queue),
+        ("state", status.state.value),
+        ("priority", status.priority),
+        ("attempt", status.attempt),
+        ("crashes", status.crashes),
+        ("worker", status.worker),
+        ("enqueued", moment(status.enqueued_at_ms)),
+        ("due", moment(status.due_at_ms)),
+        ("started", moment(status.started_at_ms)),
+        ("finished", moment(status.finished_at_ms)),
+        ("expires", moment(status.expires_at_ms)),
+        ("reason", status.reason),
+    ]
+    if envelope is not None:
+        shown = ("args", "headers", "meta", "options", "root", "parent", "error")
+        rows += [(name, inline(envelope[name], 4_000)) for name in shown if envelope.get(name)]
+    if status.progress is not None:
+        rows.append(("progress", inline(status.progress)))
+    if status.state is TaskState.SUCCEEDED:
+        rows.append(("result", inline(status.result, 4_000)))
+    call.out.fields([row for row in rows if row[1] not in ("", "-", None)])
+    if status.error is not None:
+        call.out.line()
+        call.out.line(f"{status.error.type}: {status.error.message}")
+        if status.error.traceback:
+            call.out.block(status.error.traceback.rstrip())
+    if status.timeline:
+        call.out.line()
+        start = status.timeline[0].at_ms
+        call.out.table(
+            ["AT", "AFTER", "EVENT", "WORKER", "ATTEMPT", "DETAIL"],
+            [
+                [moment(e.at_ms), duration(e.at_ms - start), e.event, e.worker, e.attempt, e.detail]
+                for e in status.timeline
+            ],
+            right=("AFTER", "ATTEMPT"),
+        )
+
+
+def finish_items(call: Call, outcomes: dict[str, str]) -> int:
+    """Print what became of each id and return the exit code.
+
+    Args:
+        outcomes: by id `queued`, `discarded`, `already`, or one that failed: `final`, `not-dead`, `unknown`.
+    """
+    said = {
+        "final": "it has ended and is no dead letter: enqueue it anew",
+        "not-dead": "it is no dead letter",
+        "unknown": "there is no such task",
+    }
+    dry = call.options.dry_run
+    items = [
+        {
+            "target": task_id,
+            "worker": "",
+            "stage": "" if dry or outcome in said else "applied",
+            "changed": not dry and outcome in ("queued", "discarded"),
+            "outcome": outcome,
+            "error": said.get(outcome),
+        }
+        for task_id, outcome in outcomes.items()
+    ]
+    failed = [item for item in items if item["outcome"] in ("final", "not-dead")]
+    unknown = [item for item in items if item["outcome"] == "unknown"]
+    problem = None
+    if failed:
+        first = failed[0]
+        problem = exits.Problem(exits.FAILED, "failed", f"{len(failed)} failed: {first['target']}: {first['error']}")
+    elif unknown:
+        names = ", ".join(str(item["target"]) for item in unknown[:5])
+        problem = exits.not_found("task", names, "see `stemctl tasks ls` and `stemctl dlq ls`").problem
+
+    def text() -> None:
+        if items:
+            call.out.table(["ID", "OUTCOME", "ERROR"], [[i["target"], i["outcome"], i["error"]] for i in items[:1_000]])
+        if dry:
+            call.out.note("dry run: nothing was changed")
+
+    data = {
+        "applied": sum(item["stage"] == "applied" for item in items),
+        "failed": len(failed),
+        "items": items,
+        "dry_run": dry,
+    }
+    return call.finish(data, text, problem=problem)

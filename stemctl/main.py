@@ -1,0 +1,134 @@
+"""The program: finds the module of the command that was typed, runs it, and turns every error into one line.
+
+Importing it loads Typer and nothing of Stem, so that --help and completion stay quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+from stemctl.options import group
+
+SECTIONS: Final[dict[str, dict[str, str]]] = {
+    "See": {
+        "ping": "ask",
+        "inspect": "ask",
+        "stats": "ask",
+        "workers": "workers",
+        "queues": "queues",
+        "tasks": "tasks",
+        "why": "tasks",
+        "events": "events",
+        "health": "health",
+    },
+    "Steer": {
+        "revoke": "steer",
+        "pause": "steer",
+        "resume": "steer",
+        "drain": "steer",
+        "undrain": "steer",
+        "shutdown": "steer",
+        "dlq": "dlq",
+    },
+    "Work": {"enqueue": "produce", "result": "produce"},
+    "Run": {"worker": "worker", "demo": "demo", "embedded": "embedded"},
+}
+"""Commands in the order of the help, each with the module of `stemctl.commands` that registers it."""
+
+MODULES: Final = {name: module for section in SECTIONS.values() for name, module in section.items()}
+
+# A usage error of Typer's own copy of Click; this is the public name of one of them.
+_ClickError: Final = typer.BadParameter.__mro__[2]
+
+
+class Program(TyperGroup):
+    """The top of the program; its help shows the commands in sections."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(len(name) for name in MODULES)
+        for title, names in SECTIONS.items():
+            rows = []
+            for name in names:
+                found = self.get_command(ctx, name)
+                if found is not None:
+                    rows.append((f"{name:<{width}}", found.get_short_help_str(formatter.width - width - 6)))
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+def build(words: Sequence[str]) -> typer.Typer:
+    """Return the program with the commands that `words` may mean; with all of them if none is among the words."""
+    app = typer.Typer(
+        name="stemctl",
+        cls=Program,
+        callback=group,
+        help="See and steer Stem's workers, queues and tasks. Needs only the broker's URL.",
+        epilog="Durations are 500ms 5s 10m 2h 1d. Exit codes: 0 all applied, 1 some failed, 2 usage, 3 nothing "
+        "matched, 4 some did not answer, 5 refused, 69 broker unreachable, 124 --wait ran out, 130 interrupted.",
+        no_args_is_help=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    wanted = {MODULES[word] for word in words if word in MODULES} or set(MODULES.values())
+    for module in dict.fromkeys(MODULES.values()):
+        if module in wanted:
+            importlib.import_module(f"stemctl.commands.{module}").register(app)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; never raises."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read this has seen enough (`stemctl tasks ls | head`). Python would complain once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    completing = os.environ.get("_STEMCTL_COMPLETE")
+    typed = (
+        os.environ.get("COMP_WORDS", os.environ.get("_TYPER_COMPLETE_ARGS", "")).split() if completing else arguments
+    )
+    if not arguments and not completing:
+        arguments = ["--help"]
+    try:
+        ended = build(typed)(args=arguments, prog_name="stemctl", standalone_mode=False)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # the border: whatever it is, it is said in one line
+        return _report(error, arguments)
+    return ended if isinstance(ended, int) else 0
+
+
+def _report(error: Exception, arguments: Sequence[str]) -> int:
+    """Say an error that no command had under its own roof: wrong usage, and what `worker` and `demo` let out."""
+    from stemctl import exits  # here: these load Stem's errors and text, which --help does not need
+    from stemctl.output import Output
+
+    if isinstance(error, BrokenPipeError):
+        raise error
+    if isinstance(error, typer.Abort):
+        return exits.INTERRUPTED
+    name = next((word for word in arguments if word in MODULES), "")
+    if isinstance(error, _ClickError):
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "stemctl"
+        name = path.partition(" ")[2]
+        message = " ".join(str(getattr(error, "format_message", error.__str__)()).split()).rstrip(".")
+        error = exits.usage(message[:1].lower() + message[1:], f"see `{path} --help`")
+    out = Output(name, as_json="--json" in arguments, quiet=False)
+    return out.failed(error, debug="--debug" in arguments)

@@ -1,0 +1,233 @@
+"""What goes to the screen: data on stdout, talk on stderr, one JSON object where asked for.
+
+All text that came from a message passes `clean()` here and is never read as markup. Rich is loaded only to draw a table
+on a terminal.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from stem.text import clean
+from stemctl.exits import Problem, problem_of
+
+SCHEMA: Final = "stem/1"
+CELL_LIMIT: Final = 80
+
+Cell = object
+"""What a table shows; everything is cleaned. None is shown as a dash."""
+
+STYLES: Final = {
+    "healthy": "green",
+    "busy": "green",
+    "wedged": "bold red",
+    "deaf": "bold red",
+    "lost": "bold red",
+    "draining": "yellow",
+    "stopped": "dim",
+    "running": "green",
+    "succeeded": "green",
+    "failed": "red",
+    "retrying": "yellow",
+    "revoked": "magenta",
+    "expired": "magenta",
+    "paused": "yellow",
+}
+"""Words that are coloured on a terminal wherever a cell is exactly that word."""
+
+
+class Output:
+    """Where one command writes to.
+
+    Args:
+        command: its name, such as `tasks ls`.
+        secrets: texts that must never appear, such as a password from the URL.
+    """
+
+    def __init__(self, command: str, *, as_json: bool, quiet: bool, secrets: Sequence[str] = ()) -> None:
+        self.command = command
+        self.as_json = as_json
+        self.quiet = quiet
+        self.secrets: list[str] = [secret for secret in secrets if secret]
+
+    # ------------------------------------------------------------------------------------------------- talk, to stderr
+
+    def note(self, text: str) -> None:
+        """Say something that is not data; silent with --quiet."""
+        if not self.quiet:
+            self._talk(text)
+
+    def warn(self, text: str) -> None:
+        """Say what might not be as wished."""
+        self._talk(f"warning: {text}")
+
+    def problem(self, problem: Problem) -> None:
+        """Say why the command does not end well, in one line, and what to do."""
+        hint = f"; {problem.hint}" if problem.hint else ""
+        self._talk(f"stemctl: {problem.message}{hint}")
+
+    def failed(self, error: Exception, *, debug: bool = False) -> int:
+        """Say why a command could not run at all, and return the exit code."""
+        problem = problem_of(error)
+        if debug:
+            import traceback  # here: rarely needed
+
+            sys.stderr.write(self.hide("".join(traceback.format_exception(error))))
+        if self.as_json:
+            self.envelope(None, problem=problem)
+        self.problem(problem)
+        return problem.exit
+
+    def _talk(self, text: str) -> None:
+        sys.stderr.write(clean(self.hide(text), 1_000) + "\n")
+        sys.stderr.flush()
+
+    def hide(self, text: str) -> str:
+        """Return `text` without the secrets of this call."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    # ------------------------------------------------------------------------------------------------- data, to stdout
+
+    def envelope(self, data: object, warnings: Sequence[str] = (), problem: Problem | None = None) -> None:
+        """Print the one JSON object of this command; without data it is an error."""
+        whole: dict[str, Any] = {"schema": SCHEMA, "command": self.command, "ok": problem is None}
+        if data is not None:
+            whole["data"] = data
+            whole["warnings"] = [self.hide(warning) for warning in warnings]
+        if problem is not None:
+            whole["error"] = {
+                "code": problem.code,
+                "message": self.hide(problem.message),
+                "hint": self.hide(problem.hint),
+            }
+        self.json(whole)
+
+    def json(self, value: object) -> None:
+        """Print one value as one line of JSON."""
+        sys.stdout.write(json.dumps(plain(value), separators=(",", ":")) + "\n")
+        sys.stdout.flush()
+
+    def line(self, text: object = "") -> None:
+        """Print one cleaned line of data."""
+        sys.stdout.write(clean(text, 4_000) + "\n")
+
+    def flush(self) -> None:
+        """Let a reader see now what was printed."""
+        sys.stdout.flush()
+
+    def block(self, text: str) -> None:
+        """Print text of several lines, each of them cleaned."""
+        for line in text.split("\n"):
+            self.line(line.rstrip("\r"))
+
+    def fields(self, rows: Sequence[tuple[str, Cell]]) -> None:
+        """Print names and values, one pair a line."""
+        width = max((len(name) for name, _ in rows), default=0)
+        for name, value in rows:
+            self.line(f"{name:<{width}}  {_shown(value, 4_000)}")
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[Cell]], *, right: Sequence[str] = ()) -> None:
+        """Print a table; `right` names the columns of numbers."""
+        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+            self._rich_table(head, rows, right)
+            return
+        shown = [list(head), *([_shown(cell) for cell in row] for row in rows)]
+        widths = [max(len(row[column]) for row in shown) for column in range(len(head))]
+        for row in shown:
+            cells = [
+                f"{cell:>{width}}" if name in right else f"{cell:<{width}}"
+                for cell, width, name in zip(row, widths, head, strict=True)
+            ]
+            sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+    def _rich_table(self, head: Sequence[str], rows: Sequence[Sequence[Cell]], right: Sequence[str]) -> None:
+        # Here, because importing Rich takes longer than asking all workers.
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for index, name in enumerate(head):
+            table.add_column(
+                name,
+                justify="right" if name in right else "left",
+                no_wrap=True,
+                overflow="ellipsis" if index else "fold",
+            )
+        for row in rows:
+            table.add_row(*(Text(text := _shown(cell), style=STYLES.get(text, "")) for cell in row))
+        Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def _shown(cell: Cell, limit: int = CELL_LIMIT) -> str:
+    if cell is None or cell == "":
+        return "-"
+    if cell is True or cell is False:
+        return "yes" if cell else "no"
+    return clean(cell, limit)
+
+
+def plain(value: object) -> Any:
+    """Return `value` as JSON can hold it: bytes as base64, NaN and infinity as text, keys as text."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def inline(value: object, limit: int = 200) -> str:
+    """Return a decoded value as one line of JSON, for people."""
+    return clean(json.dumps(plain(value), ensure_ascii=False), limit)
+
+
+def duration(milliseconds: float | None) -> str:
+    """Return a duration for people, such as `85ms`, `4.2s`, `3m 20s`, `2d 4h`."""
+    if milliseconds is None:
+        return "-"
+    if milliseconds < 1_000:
+        return f"{max(0.0, milliseconds):.0f}ms"
+    seconds = milliseconds / 1_000
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    whole = int(seconds)
+    for size, name, below, under in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            rest = whole % size // below
+            return f"{whole // size}{name} {rest}{under}" if rest else f"{whole // size}{name}"
+    return f"{seconds:.1f}s"
+
+
+def size(count: int) -> str:
+    """Return bytes for people, such as `32.1MB`."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1_000 or unit == "GB":
+            return f"{amount:.0f}{unit}" if unit == "B" else f"{amount:.1f}{unit}"
+        amount /= 1_000
+    return str(count)
+
+
+def moment(at_ms: int | None) -> str:
+    """Return a time for people: local, to the second."""
+    if at_ms is None:
+        return "-"
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ms / 1_000))
+    except (ValueError, OverflowError, OSError):
+        return str(at_ms)
