@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
+import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,3 +100,74 @@ def running(command: Sequence[str], *, env: Mapping[str, str], folder: Path = RO
             if process.poll() is None:
                 process.kill()
             process.wait()
+
+
+class Terminal:
+    """A program that runs at a pseudo-terminal of 120 by 40 characters."""
+
+    def __init__(self, process: subprocess.Popen[bytes], fd: int) -> None:
+        self._process = process
+        self._fd = fd
+        self._seen = b""
+
+    @property
+    def seen(self) -> str:
+        """Everything it wrote so far, escape sequences included."""
+        return self._seen.decode(errors="replace")
+
+    def read(self, timeout_s: float) -> bool:
+        """Read what is there; False if nothing came in time, or the program has closed its end."""
+        if not select.select([self._fd], [], [], timeout_s)[0]:
+            return False
+        try:
+            chunk = os.read(self._fd, 65_536)
+        except OSError:  # Linux says EIO when the other end is closed
+            return False
+        self._seen += chunk
+        return bool(chunk)
+
+    def await_text(self, text: str, *, timeout: float = 20) -> None:
+        """Return when it has written `text`."""
+        deadline = time.monotonic() + timeout
+        while text not in self.seen:
+            assert time.monotonic() < deadline, f"{text!r} was not written: {self.seen[-3000:]!r}"
+            if not self.read(0.1):
+                assert self._process.poll() is None, f"ended with {self._process.returncode}: {self.seen[-3000:]!r}"
+
+    def await_quiet(self, *, timeout: float = 20) -> None:
+        """Return when it has written something and then nothing for 0.3 s."""
+        deadline = time.monotonic() + timeout
+        while self.read(0.3) or not self._seen:
+            assert time.monotonic() < deadline, f"it never rests: {self.seen[-3000:]!r}"
+
+    def type(self, keys: str) -> None:
+        os.write(self._fd, keys.encode())
+
+    def wait(self, timeout: float = 20) -> int:
+        """Return its exit code; reads on meanwhile, so that it is not held up by a full terminal."""
+        deadline = time.monotonic() + timeout
+        while self._process.poll() is None:
+            assert time.monotonic() < deadline, f"it does not end: {self.seen[-3000:]!r}"
+            self.read(0.05)
+        while self.read(0.0):
+            pass
+        return self._process.returncode
+
+
+@contextmanager
+def at_terminal(command: Sequence[str], *, env: Mapping[str, str], folder: Path = ROOT) -> Iterator[Terminal]:
+    """Start a program at a terminal, and kill it at the end if it still runs."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    settings = {**env, "TERM": "xterm-256color"}
+    process = subprocess.Popen(
+        command, cwd=folder, env=settings, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    try:
+        yield Terminal(process, ours)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        os.close(ours)

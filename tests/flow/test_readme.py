@@ -16,13 +16,8 @@ asked what it would do (this runs under `make test`).
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import select
-import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -34,7 +29,7 @@ import pytest
 
 from stem.config import StemConfig
 from tests.conftest import OwnServer
-from tests.flow.running import ROOT, environment, run, running
+from tests.flow.running import ROOT, at_terminal, environment, run, running
 from tests.waiting import wait_until
 
 PAGES: Final = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
@@ -114,28 +109,12 @@ class Reader:
             self._last_id = found[0]
 
     def _at_terminal(self, command: list[str], keys: str) -> None:
-        """Run a program on a pseudo-terminal, type `keys` once it has drawn something, and see it end well."""
-        ours, theirs = pty.openpty()
-        env = {**self._env, "TERM": "xterm-256color"}
-        process = subprocess.Popen(command, cwd=self._folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs)
-        os.close(theirs)
-        seen, typed, deadline = b"", False, time.monotonic() + 20
-        try:
-            while process.poll() is None and time.monotonic() < deadline:
-                if select.select([ours], [], [], 0.2)[0]:
-                    try:
-                        seen += os.read(ours, 65_536)
-                    except OSError:  # the other end is closed: it has ended
-                        break
-                elif seen and not typed:
-                    typed = True
-                    os.write(ours, keys.encode())
-            assert process.wait(5) == 0, f"{command}: {seen[-2000:]!r}"
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-            os.close(ours)
+        """Run a program at a terminal, type `keys` once it has drawn itself, and see it end well."""
+        with at_terminal(command, env=self._env, folder=self._folder) as terminal:
+            terminal.await_quiet()
+            terminal.type(keys)
+
+            assert terminal.wait() == 0, terminal.seen[-3000:]
 
 
 @pytest.mark.timeout(90)
