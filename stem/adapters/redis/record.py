@@ -32,8 +32,10 @@ def number(value: object) -> int | None:
         return None
 
 
-def status_of(task_id: str, values: Sequence[Any], *, timeline: bool) -> TaskStatus | None:
+def status_of(task_id: str, values: Sequence[Any] | None, *, timeline: bool) -> TaskStatus | None:
     """Build a status from the values of `FIELDS`; None where there is no record, or one that makes no sense."""
+    if values is None:
+        return None
     r = dict(zip(FIELDS, values, strict=True))
     try:
         state = TaskState(text(r["st"]))

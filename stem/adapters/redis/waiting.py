@@ -30,6 +30,9 @@ class Bell:
         self._id = b""
 
     async def wait(self, bells: Sequence[str], timeout_s: float) -> None:
+        if not bells:
+            await asyncio.sleep(timeout_s)
+            return
         try:
             if self._sleeper is None:
                 self._sleeper = self._client.lone_client()

@@ -17,10 +17,10 @@ for i = 5, 4 + n do
         local r = id and redis.pcall('HMGET', task_key(id), 'st', 'o', 'e', 'n', 'k', 'b', 'sg', 'a', 'c', 'l', 'at', 's1', 'gb', 'g1')
           or { err = 'deleted' }
         if not r.err and r[1] == 'running' and r[2] == worker and r[3] == item[1] then
-          local length = tonumber(r[10] or lease)
+          local length = tonumber(r[10] or '') or lease
           redis.call('ZADD', queue_key(queue, 'lease'), now + length, id)
-          out[#out + 1] = { id, r[4], r[5], queue, r[6], r[7] or '', priority, r[8], r[9] or '0', length, r[11], r[12],
-            r[13] or '0', r[14] or '0' }
+          out[#out + 1] = { id, r[4], r[5], queue, r[6], r[7] or '', priority, num(r[8]), num(r[9]), length, num(r[11]),
+            num(r[12]), num(r[13]), num(r[14]) }
         else
           redis.call('XACK', stream, 'stem', item[1])
           redis.call('XDEL', stream, item[1])

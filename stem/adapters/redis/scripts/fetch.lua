@@ -77,7 +77,7 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
         local r = id and redis.pcall('HMGET', key, unpack(FETCHED)) or { err = 'deleted' }
         if r.err or r[1] ~= 'queued' or r[2] ~= entry[1] then
           drop[#drop + 1] = entry[1]
-        elseif r[4] and tonumber(r[4]) <= now then
+        elseif r[4] and num(r[4]) <= now then
           redis.call('HSET', key, 'st', 'expired', 'f1', now, 'ds', 'expired before it could start')
           redis.call('PEXPIRE', key, 86400000)
           release_unique(r[5], r[16], id)
@@ -91,12 +91,12 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
           redis.call('HSET', key, 'e', '')
           drop[#drop + 1] = entry[1]
         else
-          local token, length = tonumber(r[3]) + 1, tonumber(r[8] or leases[r[5]] or lease)
+          local token, length = num(r[3]) + 1, tonumber(r[8] or '') or tonumber(leases[r[5]] or lease)
           redis.call('HSET', key, 'st', 'running', 'k', token, 'o', worker, 's1', now)
           deadlines[#deadlines + 1] = now + length
           deadlines[#deadlines + 1] = id
-          out[#out + 1] = { id, r[5], token, queue, r[9], r[10] or '', priority, r[6], r[7] or '0', length, r[11], now,
-            r[12] or '0', r[13] or '0' }
+          out[#out + 1] = { id, r[5], token, queue, r[9], r[10] or '', priority, num(r[6]), num(r[7]), length, num(r[11]),
+            now, num(r[12]), num(r[13]) }
           got = got + 1
         end
       end

@@ -36,9 +36,9 @@ local function revoke(task_id)
 end
 
 local function set_in(hash, target, value)
-  local old = redis.call('HGET', hash, target)
+  local same = redis.call('HGET', hash, target) == value
   redis.call('HSET', hash, target, value)
-  item(target, old and 'already' or 'set', not old)
+  item(target, same and 'already' or 'set', not same)
 end
 
 local function clear_in(hash, target, field)
@@ -68,7 +68,7 @@ else
     elseif change == 'resume' then
       clear_in(P .. 'desired:pause', target, kind .. ':' .. target)
     elseif change == 'drain' then
-      set_in(P .. 'desired:drain', target, actor)
+      set_in(P .. 'desired:drain', target, '1')
     elseif change == 'undrain' then
       clear_in(P .. 'desired:drain', target, target)
     elseif change == 'shutdown' then

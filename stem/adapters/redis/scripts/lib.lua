@@ -14,6 +14,9 @@ local function clock()
 end
 local now = clock()
 
+-- A number from a record; 0 for what is missing or no number, because one spoilt field must not stop a whole batch.
+local function num(value) return tonumber(value or '') or 0 end
+
 local function task_key(id) return P .. 'task:' .. id end
 local function queue_key(queue, part) return P .. 'q:' .. queue .. ':' .. part end
 local function stream_key(queue, priority) return P .. 'q:' .. queue .. ':p' .. priority end
@@ -75,7 +78,7 @@ end
 
 -- One line of a task's timeline. Kept only for what the record's own times do not tell: a clean run writes none.
 local function line(at, event, worker, attempt, detail)
-  return at .. '\t' .. event .. '\t' .. (worker or '') .. '\t' .. attempt .. '\t' .. (detail or '') .. '\n'
+  return (at or 0) .. '\t' .. event .. '\t' .. (worker or '') .. '\t' .. (attempt or 0) .. '\t' .. (detail or '') .. '\n'
 end
 local function add_timeline(key, text)
   local old = redis.call('HGET', key, 'tl') or ''

@@ -15,8 +15,8 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
     local answer = 0
     if not r.err and r[1] == token and r[2] == worker and r[3] == 'running' then
       answer = 1
-      local queue, priority, entry, task, attempt = r[5], r[6], r[7], r[8], tonumber(r[11])
-      local crashes = tonumber(r[12] or '0')
+      local queue, priority, entry, task, attempt = r[5], r[6], r[7], r[8], num(r[11])
+      local crashes = num(r[12])
       local error_type = ARGV[i + 5]
       if r[13] and (outcome == 'retry' or outcome == 'give_back' or outcome == 'crashed') then
         -- Revoked while it ran: it never starts again.
@@ -28,19 +28,20 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
         if crashes >= max_crashes then outcome, reason = 'dead', 'poison' end
         redis.call('HSET', key, 'c', crashes)
       end
-      local ran = line(r[15], 'started', worker, attempt)
+      local ran = line(num(r[15]), 'started', worker, attempt)
       if ARGV[i + 4] ~= '' then redis.call('HSET', key, 'er', ARGV[i + 4]) end
 
       if outcome == 'retry' or outcome == 'give_back' or outcome == 'crashed' then
         local state, place
         if outcome == 'retry' then
           redis.call('HSET', key, 'a', attempt + 1)
+          redis.call('HDEL', key, 'gb', 'g1')
           add_timeline(key, ran .. line(now, 'retried', worker, attempt + 1, error_type))
           count(queue, task, 'retried')
           state, place = 'retrying', 'retry'
         else
           add_timeline(key, ran .. line(now, outcome == 'crashed' and 'crashed' or 'handed_back', worker, attempt, reason))
-          count(queue, task, 'handed_back')
+          if outcome == 'give_back' then count(queue, task, 'handed_back') end
           state, place = 'scheduled', 'delayed'
           if ARGV[i + 8] == '1' then
             redis.call('HINCRBY', key, 'gb', 1)

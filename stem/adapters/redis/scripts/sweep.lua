@@ -22,14 +22,14 @@ for i = 8, #ARGV do
       local key = task_key(id)
       local r = redis.pcall('HMGET', key, 'st', 'o', 'p', 'e', 'n', 'a', 'c', 'rv', 's1', 'u', 'w', 'at', 'k')
       if not r.err and r[1] == 'running' then
-        local owner, priority, entry, task, attempt = r[2], r[3], r[4], r[5], r[6]
+        local owner, priority, entry, task, attempt = r[2], r[3], r[4], r[5], num(r[6])
         local stream = stream_key(queue, priority)
         local beat = redis.call('ZSCORE', P .. 'workers', owner)
         local alive = beat and now - tonumber(beat) <= lost_after
           and redis.call('HGET', P .. 'worker:' .. owner, 's') ~= 'stopped'
-        local crashes = tonumber(r[7] or '0') + (alive and 0 or 1)
+        local crashes = num(r[7]) + (alive and 0 or 1)
         local note = alive and 'the lease ran out' or 'the worker was lost'
-        add_timeline(key, line(r[9], 'started', owner, attempt) .. line(now, 'reclaimed', owner, attempt, note))
+        add_timeline(key, line(num(r[9]), 'started', owner, attempt) .. line(now, 'reclaimed', owner, attempt, note))
         redis.call('HSET', key, 'c', crashes)
         if not alive then count(queue, task, 'crashed') end
         local state = r[8] and 'revoked' or crashes >= max_crashes and not alive and 'failed'
