@@ -100,7 +100,7 @@ def make_async(address: Address, *, reply_timeout_s: float, client_name: str, co
         options["path"] = options.pop("unix_socket_path")
     pool = redis.asyncio.BlockingConnectionPool(
         max_connections=connections,
-        timeout=reply_timeout_s,  # type: ignore[arg-type] # typed as int, used as seconds
+        timeout=reply_timeout_s,
         connection_class=kind,
         retry=AsyncRetry(NoBackoff(), 0),
         **options,
