@@ -177,8 +177,9 @@ def _check_handler_call(name: str, handler: Callable[..., Any]) -> None:
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-        raise ConfigError(f"{function!r} is a generator: a task returns its result, it does not yield")
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(type(function), "__call__", None)  # noqa: B004 - the method itself is asked for, not whether it exists
-    )
+    # An object's call is a method of its type; a function's type has one too, written in C, which answers no.
+    method = getattr(type(function), "__call__", None)  # noqa: B004 - the method itself is asked for
+    for each in (function, method):
+        if inspect.isasyncgenfunction(each) or inspect.isgeneratorfunction(each):
+            raise ConfigError(f"{function!r} is a generator: a task returns its result, it does not yield")
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(method)
