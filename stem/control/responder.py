@@ -1,0 +1,298 @@
+"""The worker's side of the control channel: reads what is asked for, acts on it, answers.
+
+A wake-up only says "look": what is acted on is the log behind it, read after the newest epoch known. It runs in the
+worker's vitals thread and reaches the worker through `Steered`; it knows brokers only by contract.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from stem.contracts import ControlChannel, Desired, Logged
+from stem.control.target import addresses
+from stem.errors import BrokerError, DecodeError, StemError
+from stem.messages.command import QUESTIONS, Command, Reply
+from stem.signals import ControlCommandCompleted, ControlCommandReceived, StemSignals
+from stem.text import clean
+
+log = logging.getLogger("stem.worker.control")
+
+PAGE: Final = 1_000
+REMEMBERED: Final = 2_000
+MOST_AT_ONCE: Final = 256
+KEEP_MS: Final = 60_000
+WHATS: Final = ("active", "reserved", "revoked", "registered", "queues", "config", "stack")
+MODES: Final = ("warm", "soft", "hard")
+
+
+class Steered(Protocol):
+    """What a worker lets itself be asked and told. Everything is called in the vitals thread and returns at once,
+    unless it is `async`."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    def now_ms(self) -> int:
+        """Return the broker's clock as this worker knows it."""
+
+    def adopt_desired(self, desired: Desired, *, epoch: int) -> None:
+        """Take over pauses, drains and shutdowns, and hand nothing out under an older epoch from now on."""
+
+    def pulse(self) -> Mapping[str, Any]:
+        """Return what a ping is answered with."""
+
+    def inspect(self, what: str) -> Mapping[str, Any]: ...
+
+    def stats(self) -> Mapping[str, Any]: ...
+
+    async def barrier(self) -> None:
+        """Return once every delivery handed out before now has begun its handler, or was handed back."""
+
+    async def idle(self) -> bool:
+        """Return True once nothing is in flight, False if the worker takes work again before that."""
+
+    def remember_revoked(self, ids: Sequence[str], *, terminate: bool) -> None: ...
+
+    def held(self, ids: Sequence[str]) -> list[str]:
+        """Return those of `ids` that are in flight here."""
+
+    async def revoke(self, ids: Sequence[str], *, terminate: bool) -> Mapping[str, str]:
+        """Tell these to stop; return, once all of them have ended, how each did."""
+
+    def shut_down(self, mode: str, why: str) -> None: ...
+
+    async def goodbye(self) -> Mapping[str, Any]:
+        """Return right before the worker is gone, with what there is to say."""
+
+
+class _Refused(Exception):
+    """A command that is not carried out; becomes a reply."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Responder:
+    """Applies the control log in order and answers. Belongs to the vitals loop."""
+
+    def __init__(self, control: ControlChannel, worker: Steered) -> None:
+        self._control = control
+        self._worker = worker
+        self._cursor = 0
+        self._done: OrderedDict[str, None] = OrderedDict()
+        self._reading = asyncio.Lock()
+        self._answers: set[asyncio.Task[None]] = set()
+
+    @property
+    def epoch(self) -> int:
+        """The newest epoch that has been applied."""
+        return self._cursor
+
+    async def begin(self) -> None:
+        """Take over desired state as it is; what was commanded before this worker was there is not for it."""
+        desired = await self._control.read(0)
+        for logged in desired.log:
+            command = _decode(logged)
+            if command is not None:
+                self._seen_before(command.id)
+        self._cursor = desired.epoch
+        self._worker.adopt_desired(desired, epoch=desired.epoch)
+
+    async def catch_up(self) -> None:
+        """Read what is new and act on it.
+
+        Raises:
+            BrokerError: it could not be read; nothing of it is lost.
+        """
+        async with self._reading:
+            while True:
+                desired = await self._control.read(self._cursor)
+                rows = desired.log
+                more = len(rows) >= PAGE and rows[-1].epoch < desired.epoch
+                self._cursor = rows[-1].epoch if more else desired.epoch
+                # State first: it is of the newest epoch, whatever command of the log comes next.
+                self._worker.adopt_desired(desired, epoch=desired.epoch)
+                for logged in rows:
+                    self._take(logged, now_ms=desired.now_ms)
+                if not more:
+                    return
+
+    async def close(self, timeout_s: float) -> None:
+        """Let the last answers out."""
+        if self._answers:
+            await asyncio.wait(set(self._answers), timeout=timeout_s)
+        for answer in self._answers:
+            answer.cancel()
+
+    # --------------------------------------------------------------------------------------------------------- private
+
+    def _seen_before(self, command_id: str) -> bool:
+        if command_id in self._done:
+            return True
+        self._done[command_id] = None
+        while len(self._done) > REMEMBERED:
+            self._done.popitem(last=False)
+        return False
+
+    def _take(self, logged: Logged, *, now_ms: int) -> None:
+        command = _decode(logged)
+        if command is None or not addresses(command.targets, self._worker.id, self._worker.name):
+            return
+        if self._seen_before(command.id):
+            return
+        if command.type in QUESTIONS and logged.issued_at_ms + command.timeout_ms < now_ms:
+            return  # nobody waits for the answer any more
+        if StemSignals.control_command_received.wanted:
+            StemSignals.control_command_received.emit_nowait(
+                ControlCommandReceived(worker=self._worker.id, worker_name=self._worker.name, command=command)
+            )
+        if command.type not in QUESTIONS:
+            log.info(
+                "control.command",
+                extra={
+                    "command": clean(command.type, 40),
+                    "command_id": command.id,
+                    "actor": clean(command.actor, 80),
+                    "reason": clean(command.reason, 200),
+                },
+            )
+        if len(self._answers) >= MOST_AT_ONCE:
+            answer = self._reply(command, "accepted", error=_Refused("busy", "too many commands at once: ask again"))
+        else:
+            answer = self._carry_out(command)
+        self._spawn(answer)
+
+    def _spawn(self, answer: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(answer)
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    async def _carry_out(self, command: Command) -> None:
+        error: _Refused | None = None
+        try:
+            await self._act(command)
+        except _Refused as refused:
+            error = refused
+        except BrokerError as failure:
+            log.warning("control.reply_failed", extra={"command_id": command.id, "error": clean(failure, 300)})
+        except Exception as failure:
+            log.exception("control.failed", extra={"command": clean(command.type, 40), "command_id": command.id})
+            error = _Refused("failed", f"{type(failure).__name__}: {clean(failure, 300)}")
+        if error is not None:
+            try:
+                await self._reply(command, "accepted", error=error)
+            except BrokerError as failure:
+                log.warning("control.reply_failed", extra={"command_id": command.id, "error": clean(failure, 300)})
+        if StemSignals.control_command_completed.wanted:
+            StemSignals.control_command_completed.emit_nowait(
+                ControlCommandCompleted(
+                    worker=self._worker.id,
+                    worker_name=self._worker.name,
+                    command=command,
+                    ok=error is None,
+                    error_code="" if error is None else error.code,
+                )
+            )
+
+    async def _act(self, command: Command) -> None:
+        worker = self._worker
+        match command.type:
+            case "ping":
+                await self._reply(command, "applied", {"nonce": command.args.get("nonce"), **worker.pulse()})
+            case "inspect":
+                what = command.args.get("what")
+                if what not in WHATS:
+                    raise _Refused("invalid", f"inspect knows {', '.join(WHATS)}, not {clean(what, 40)!r}")
+                await self._reply(command, "applied", worker.inspect(what))
+            case "stats":
+                await self._reply(command, "applied", worker.stats())
+            case "revoke":
+                await self._revoke(command)
+            case "pause" | "resume":
+                # Confirmed only when no delivery handed out before can start any more: then both stages are reached.
+                await worker.barrier()
+                await self._reply(command, "effect", {})
+            case "drain":
+                await worker.barrier()
+                await self._reply(command, "applied", {})
+                if await worker.idle():
+                    await self._reply(command, "effect", {})
+            case "undrain":
+                await self._reply(command, "effect", {})
+            case "shutdown":
+                await self._shut_down(command)
+            case _:
+                raise _Refused(
+                    "unsupported",
+                    f"this worker runs Stem {worker.version}, which does not know {clean(command.type, 40)!r}",
+                )
+
+    async def _revoke(self, command: Command) -> None:
+        ids, terminate = command.args.get("ids"), command.args.get("terminate", False)
+        if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids) or not isinstance(terminate, bool):
+            raise _Refused("invalid", "revoke takes a list of task ids and terminate true or false")
+        worker = self._worker
+        worker.remember_revoked(ids, terminate=terminate)
+        # What is being handed to us at this moment counts: it began before the revoke reached the broker's record.
+        await worker.barrier()
+        held = worker.held(ids)
+        await self._reply(command, "applied", {"held": held})
+        if held:
+            await self._reply(command, "effect", {"ended": dict(await worker.revoke(held, terminate=terminate))})
+
+    async def _shut_down(self, command: Command) -> None:
+        mode = command.args.get("mode", "warm")
+        if mode not in MODES:
+            raise _Refused("invalid", f"shutdown takes a mode of {', '.join(MODES)}, not {clean(mode, 40)!r}")
+        await self._reply(command, "applied", {})
+        who = f" by {clean(command.actor, 80)}" if command.actor else ""
+        self._worker.shut_down(mode, f"shutdown {mode}{who}")
+        await self._reply(command, "effect", await self._worker.goodbye())
+
+    async def _reply(
+        self, command: Command, stage: str, data: Mapping[str, Any] | None = None, *, error: _Refused | None = None
+    ) -> None:
+        reply = Reply(
+            command_id=command.id,
+            worker=self._worker.id,
+            name=self._worker.name,
+            stage=stage,
+            ok=error is None,
+            error_code="" if error is None else error.code,
+            error_message="" if error is None else str(error),
+            data={} if data is None else data,
+            at_ms=self._worker.now_ms(),
+        )
+        keep_ms = max(0, command.timeout_ms) + KEEP_MS
+        for attempt in range(3):
+            try:
+                await self._control.reply(reply, keep_ms=keep_ms)
+                return
+            except BrokerError:
+                if attempt == 2:
+                    raise
+            except StemError as failure:  # what there is to say is too large, or cannot be encoded
+                if error is not None:
+                    raise
+                raise _Refused("failed", f"the answer cannot be sent: {clean(failure, 200)}") from failure
+            await asyncio.sleep(0.2 * 2**attempt)
+
+
+def _decode(logged: Logged) -> Command | None:
+    """Return the command, None for one that cannot be read: that one says nothing, and stops nothing."""
+    try:
+        return Command.decode(logged.command)
+    except DecodeError as error:
+        log.warning("control.unreadable", extra={"epoch": logged.epoch, "error": clean(error, 200)})
+        return None

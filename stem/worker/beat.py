@@ -1,0 +1,205 @@
+"""The heartbeat: says how the worker is, renews its leases, and learns what has changed. Runs in the vitals thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from stem.contracts import Beat, BeatAnswer, Broker, Lease, Measured
+from stem.errors import BrokerError, BrokerUnreachableError, UnknownOutcomeError
+from stem.messages.heartbeat import MAX_ROWS, Heartbeat, RunningTask
+from stem.signals import StemSignals, WorkerHeartbeat
+from stem.worker import host
+from stem.worker.board import Board
+from stem.worker.identity import Identity
+from stem.worker.job import Job
+from stem.worker.loops import Outage, happens
+
+log = logging.getLogger("stem.worker")
+
+SHORTEST_INTERVAL_S: Final = 0.1
+MEASURED_KEPT: Final = 2_000
+
+
+class Beater:
+    """Beats every interval, more often while a short lease is held. Belongs to the vitals loop.
+
+    Args:
+        lose: called with each job whose lease is gone; `revoked` with each that was revoked.
+        behind: called when the broker's epoch is another than the one applied.
+        watched: called when somebody begins to watch.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        board: Board,
+        identity: Identity,
+        digest: str,
+        interval_s: float,
+        state: Callable[[], str],
+        lose: Callable[[Job], None],
+        revoked: Callable[[Job], None],
+        behind: Callable[[], None],
+        watched: Callable[[], None],
+        refresh: Callable[[], None],
+    ) -> None:
+        self._broker = broker
+        self._board = board
+        self._identity = identity
+        self._digest = digest
+        self._interval_s = interval_s
+        self._state = state
+        self._lose = lose
+        self._revoked = revoked
+        self._behind = behind
+        self._watched = watched
+        self._refresh = refresh
+        self._poked = asyncio.Event()
+        self._cpu = host.CpuMeter()
+        self._cpu_percent = 0.0
+        self._cpu_at = time.monotonic()
+        self._outage = Outage("heartbeat")
+        self._unsent: list[Measured] = []
+        self.rtt_ms = 0.0
+        self.confirmed_at = time.monotonic()
+
+    def poke(self) -> None:
+        """Beat soon. On the vitals loop."""
+        self._poked.set()
+
+    async def run(self) -> None:
+        while True:
+            wait_s = self._due_in()
+            await happens(self._poked, wait_s)
+            self._poked.clear()
+            try:
+                await self.beat()
+            except BrokerError as error:
+                await asyncio.sleep(min(self._outage.failed(error), self._due_in()))
+
+    def _due_in(self) -> float:
+        leases = [job.delivery.lease_ms for job in self._board.snapshot()]
+        shortest_s = min(leases) / 1000 if leases else 3600.0
+        # The work loop lowers it again, and pokes, when a shorter one comes.
+        self._board.shortest_lease_s = max(shortest_s, 4 * self._interval_s)
+        if leases:
+            self._board.shortest_lease_s = min(self._board.shortest_lease_s, shortest_s)
+        return max(SHORTEST_INTERVAL_S, min(self._interval_s, shortest_s / 4))
+
+    async def beat(self, *, state: str | None = None) -> None:
+        """Send one heartbeat and act on the answer.
+
+        Raises:
+            BrokerError: it did not arrive, or nobody knows.
+        """
+        board = self._board
+        jobs = board.snapshot()
+        now = time.monotonic()
+        renewed = {
+            job.id: (
+                job,
+                Lease(id=job.id, token=job.delivery.token, lease_ms=job.lease_ms(now), queue=job.delivery.queue),
+            )
+            for job in jobs
+        }
+        progress = board.take_progress()
+        measured = self._unsent + board.take_measured()
+        self._unsent = []
+        beat = Beat(
+            heartbeat=self.heartbeat(state or self._state(), jobs),
+            leases=[lease for _, lease in renewed.values()],
+            progress={task_id: packed for task_id, packed in progress.items() if task_id in renewed},
+            measured=measured,
+        )
+        sent_at, wall_ms = time.monotonic(), time.time_ns() // 1_000_000
+        try:
+            async with asyncio.timeout(max(3.0, 2 * self._interval_s)):
+                answer = await self._broker.presence.beat(beat)
+        except TimeoutError as error:
+            raise UnknownOutcomeError("the heartbeat got no answer in time") from error
+        except BrokerUnreachableError:
+            self._unsent = measured[-MEASURED_KEPT:]
+            for task_id, packed in progress.items():
+                board.progress.setdefault(task_id, packed)
+            raise
+        self._outage.over()
+        self.confirmed_at = sent_at
+        self.rtt_ms = round((time.monotonic() - sent_at) * 1000, 2)
+        board.clock_offset_ms = answer.now_ms - wall_ms - round(self.rtt_ms / 2)
+        self._learn(answer, renewed, sent_at)
+        if StemSignals.worker_heartbeat.wanted:
+            StemSignals.worker_heartbeat.emit_nowait(
+                WorkerHeartbeat(worker=self._identity.id, worker_name=self._identity.name, heartbeat=beat.heartbeat)
+            )
+
+    def _learn(self, answer: BeatAnswer, renewed: dict[str, tuple[Job, Lease]], sent_at: float) -> None:
+        board = self._board
+        lost = set(answer.lost)
+        for task_id, (job, lease) in renewed.items():
+            if task_id not in lost:
+                job.confirmed_at = max(job.confirmed_at, sent_at)
+                job.lease_s = lease.lease_ms / 1000
+            elif board.jobs.get(task_id) is job:
+                self._lose(job)
+        for task_id in answer.revoked:
+            if task_id in renewed:
+                self._revoked(renewed[task_id][0])
+        if answer.watched and not board.watched:
+            board.watched = True
+            self._watched()
+        board.watched = answer.watched
+        self._refresh()
+        if answer.epoch != board.epoch:
+            self._behind()
+
+    def heartbeat(self, state: str, jobs: list[Job] | None = None) -> Heartbeat:
+        """Return what the worker says of itself now."""
+        board, identity = self._board, self._identity
+        jobs = board.snapshot() if jobs is None else jobs
+        now = time.monotonic()
+        if now - self._cpu_at >= 1.0:  # beats that follow each other closely would measure noise
+            self._cpu_percent, self._cpu_at = self._cpu.percent(), now
+        return Heartbeat(
+            id=identity.id,
+            name=identity.name,
+            started_at_ms=identity.started_at_ms + board.clock_offset_ms,
+            host=identity.host,
+            pid=identity.pid,
+            version=identity.version,
+            queues=board.queues,
+            paused=tuple(sorted(board.paused_queues)),
+            digest=self._digest,
+            state=state,
+            concurrency=board.concurrency,
+            in_flight=len(jobs),
+            running=tuple(row(job) for job in jobs[:MAX_ROWS]),
+            counters=dict(board.counters),
+            cpu_percent=self._cpu_percent,
+            rss_bytes=host.rss_bytes(),
+            loop_age_ms=round(board.loop_age_s() * 1000),
+            zombie_threads=board.zombies,
+            epoch=board.epoch,
+            clock_offset_ms=board.clock_offset_ms,
+            rtt_ms=self.rtt_ms,
+            interval_ms=round(self._interval_s * 1000),
+        )
+
+
+def row(job: Job) -> RunningTask:
+    """Return what heartbeats and `inspect active` say of a job."""
+    delivery = job.delivery
+    return RunningTask(
+        id=delivery.id,
+        task=delivery.task,
+        queue=delivery.queue,
+        attempt=delivery.attempt,
+        token=delivery.token,
+        started_at_ms=delivery.started_at_ms,
+        progress=job.progress_value,
+        isolation="thread" if job.threaded else "async",
+    )

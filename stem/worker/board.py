@@ -1,0 +1,211 @@
+"""What the work loop and the vitals thread both look at: jobs, counters, measurements, events, and what is asked of the
+worker. Knows no broker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from stem.contracts import Measured, Pause
+from stem.messages.event import Event
+from stem.worker.job import Job
+
+COUNTERS: Final = ("started", "succeeded", "failed", "retried", "revoked", "expired", "lost", "handed_back")
+EVENTS_PER_SECOND: Final = 5_000
+
+
+class Tally:
+    """Run times of one (queue, task) since the last beat."""
+
+    __slots__ = ("buckets", "count", "run_ms", "wait_ms")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.wait_ms = 0.0
+        self.run_ms = 0.0
+        self.buckets: dict[int, int] = {}
+
+
+class Board:
+    """One worker's shared state.
+
+    The work loop owns `jobs`, `slots_used`, `counters` and `tallies`; the vitals thread owns everything about control:
+    `epoch`, `stopping`, `draining`, `paused_self`, `paused_queues`, `watched`. Each side only reads the other's. Reads
+    go through copies made in one bytecode (`list(d.values())`), writes are single assignments, so no lock is needed.
+    """
+
+    def __init__(self, *, queues: Sequence[str], concurrency: int) -> None:
+        self.queues: Final = tuple(queues)
+        self.concurrency: Final = concurrency
+        self.jobs: dict[str, Job] = {}
+        self.slots_used = 0
+        self.zombies = 0
+        self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
+        self.tallies: dict[tuple[str, str], Tally] = {}
+        self.progress: dict[str, bytes] = {}
+        self.events: deque[Event] = deque(maxlen=EVENTS_PER_SECOND)
+        self.ticked_at = time.monotonic()
+        self.epoch = 0
+        self.stopping = False
+        self.handing_back = False
+        self.draining = False
+        self.paused_self = False
+        self.paused_queues: frozenset[str] = frozenset()
+        self.watched = False
+        self.clock_offset_ms = 0
+        self.shortest_lease_s = 3600.0
+        self._sequence = 0
+        self._sampled_second = 0
+        self._sampled = 0
+        self._skipped = 0
+        self.worker_id = ""
+        self.awaited: dict[str, Callable[[Job], None]] = {}
+        """Ids whose end somebody waits for; called when the job is taken off."""
+        self.on_empty: Callable[[], None] = _nothing
+        """Called when the last job is taken off."""
+
+    # ------------------------------------------------------------------------------------------------------ any thread
+
+    def snapshot(self) -> list[Job]:
+        """Return the jobs of this moment: delivered and not settled."""
+        return list(self.jobs.values())
+
+    def now_ms(self) -> int:
+        """Return the broker's clock, as the last beat let us estimate it."""
+        return time.time_ns() // 1_000_000 + self.clock_offset_ms
+
+    def loop_age_s(self) -> float:
+        """Return for how long the work loop has not ticked."""
+        return time.monotonic() - self.ticked_at
+
+    @property
+    def accepting(self) -> bool:
+        return not (self.stopping or self.draining or self.paused_self)
+
+    def open_queues(self) -> tuple[str, ...]:
+        """Return the queues to take from now."""
+        if not self.paused_queues:
+            return self.queues
+        return tuple(queue for queue in self.queues if queue not in self.paused_queues)
+
+    # --------------------------------------------------------------------------------------------------- the work loop
+
+    def measure(self, job: Job, ended_at: float) -> None:
+        """Add a run to the tallies."""
+        delivery = job.delivery
+        key = (delivery.queue, delivery.task)
+        tally = self.tallies.get(key)
+        if tally is None:
+            tally = self.tallies[key] = Tally()
+        run_ms = (ended_at - job.started_at) * 1000.0
+        tally.count += 1
+        tally.run_ms += run_ms
+        if delivery.started_at_ms > delivery.enqueued_at_ms:
+            tally.wait_ms += delivery.started_at_ms - delivery.enqueued_at_ms
+        bucket = int(run_ms).bit_length()
+        tally.buckets[bucket] = tally.buckets.get(bucket, 0) + 1
+
+    def note(self, kind: str, job: Job | None, detail: Mapping[str, Any] | None = None) -> None:
+        """Keep an event for the watchers. Ask `watched` first.
+
+        Above 5 000 a second they are dropped, and the number of the dropped is told.
+        """
+        now_ms = self.now_ms()
+        second = now_ms // 1000
+        if second != self._sampled_second:
+            self._sampled_second = second
+            self._sampled = 0
+            if self._skipped:
+                skipped, self._skipped = self._skipped, 0
+                self._append("events.sampled", now_ms, None, {"skipped": skipped})
+        self._sampled += 1
+        if self._sampled > EVENTS_PER_SECOND:
+            self._skipped += 1
+            return
+        self._append(kind, now_ms, job, {} if detail is None else detail)
+
+    def _append(self, kind: str, at_ms: int, job: Job | None, detail: Mapping[str, Any]) -> None:
+        self._sequence += 1
+        if job is None:
+            event = Event(kind=kind, at_ms=at_ms, worker=self.worker_id, seq=self._sequence, detail=detail)
+        else:
+            delivery = job.delivery
+            event = Event(
+                kind=kind,
+                at_ms=at_ms,
+                worker=self.worker_id,
+                seq=self._sequence,
+                task_id=delivery.id,
+                task=delivery.task,
+                queue=delivery.queue,
+                attempt=delivery.attempt,
+                detail=detail,
+            )
+        self.events.append(event)
+
+    def remove(self, job: Job) -> None:
+        """Take a job off: it is settled, or lost."""
+        if self.jobs.get(job.id) is job:
+            del self.jobs[job.id]
+        if self.awaited:
+            told = self.awaited.pop(job.id, None)
+            if told is not None:
+                told(job)
+        if not self.jobs:
+            self.on_empty()
+
+    # ------------------------------------------------------------------------------------------------ the vitals thread
+
+    def take_events(self, most: int = 1_000) -> list[Event]:
+        events: list[Event] = []
+        while self.events and len(events) < most:
+            events.append(self.events.popleft())
+        return events
+
+    def take_progress(self) -> dict[str, bytes]:
+        taken: dict[str, bytes] = {}
+        while True:
+            try:
+                task_id, packed = self.progress.popitem()
+            except KeyError:
+                return taken
+            # popitem takes the newest first; `setdefault` keeps it if the handler writes again meanwhile.
+            taken.setdefault(task_id, packed)
+
+    def take_measured(self) -> list[Measured]:
+        """Return and forget the tallies.
+
+        A run that ends in the very moment of the swap may be added to the old tally after it was read: durations are
+        statistics, outcomes are counted by the broker.
+        """
+        tallies, self.tallies = self.tallies, {}
+        return [
+            Measured(
+                queue=queue,
+                task=task,
+                count=tally.count,
+                wait_ms=round(tally.wait_ms),
+                run_ms=round(tally.run_ms),
+                buckets=dict(tally.buckets),
+            )
+            for (queue, task), tally in list(tallies.items())
+        ]
+
+    def apply_pauses(self, pauses: Sequence[Pause], *, worker: str, name: str) -> None:
+        """Take over which queues, and whether this worker, are paused now; task names are the broker's to hold.
+
+        Called again with every beat, because a pause may end by the clock.
+        """
+        now_ms = self.now_ms()
+        standing = [pause for pause in pauses if pause.until_ms is None or pause.until_ms > now_ms]
+        self.paused_queues = frozenset(
+            pause.target for pause in standing if pause.kind == "queue" and pause.target in self.queues
+        )
+        self.paused_self = any(pause.kind == "worker" and pause.target in (worker, name) for pause in standing)
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,449 @@
+"""From a delivery to its outcome: the one state machine. Nobody else decides how a task ends.
+
+delivery -> readable and known here? -> revoked or stopping meanwhile? -> run -> verdict -> finisher
+            no: settle at once          yes: settle at once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from stem.contracts import Delivery, Settlement
+from stem.errors import (
+    DecodeError,
+    HardTimeLimitExceeded,
+    InvalidArgumentsError,
+    Retry,
+    SoftTimeLimitExceeded,
+    StemError,
+    UnknownTaskError,
+)
+from stem.messages.codec import MAX_BODY
+from stem.messages.envelope import Envelope
+from stem.signals import StemSignals, TaskPostrun, TaskPrerun, TaskReceived
+from stem.signing import PayloadSigner
+from stem.task import Signature
+from stem.worker import verdict
+from stem.worker.board import Board
+from stem.worker.executor.aio import drive
+from stem.worker.executor.threads import ThreadExecutor
+from stem.worker.finisher import Finisher
+from stem.worker.job import Job, Stop
+from stem.worker.plan import Planner
+from stem.worker.wheel import Wheel
+
+if TYPE_CHECKING:
+    from stem.client import Stem
+
+log = logging.getLogger("stem.worker")
+
+CANCEL_GRACE_S: Final = 5.0
+"""How long a cancelled handler may clean up before it is cancelled again, and after that given up."""
+COOPERATIVE_GRACE_S: Final = 0.5
+"""How long a handler that is revoked with force may look at `is_revoked` before it is stopped."""
+
+
+class Dispatcher:
+    """Starts deliveries and turns their ends into settlements. Belongs to the work loop."""
+
+    def __init__(
+        self,
+        *,
+        board: Board,
+        planner: Planner,
+        finisher: Finisher,
+        threads: ThreadExecutor,
+        wheel: Wheel,
+        signer: PayloadSigner | None,
+        namespace: str,
+        worker_id: str,
+        worker_name: str,
+        client: Callable[[], Stem],
+        changed: Callable[[], None],
+        look_again: Callable[[], None],
+        poke_vitals: Callable[[], None],
+        max_body: int = MAX_BODY,
+    ) -> None:
+        self.worker_id = worker_id
+        self._worker_name = worker_name
+        self._board = board
+        self._planner = planner
+        self._finisher = finisher
+        self._threads = threads
+        self._wheel = wheel
+        self._signer = signer
+        self._namespace = namespace
+        self._client = client
+        self._changed = changed
+        self._look_again = look_again
+        self._poke_vitals = poke_vitals
+        self._max_body = max_body
+        self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
+        # The loop holds tasks weakly. Jobs hold theirs, but a job may be settled before its handler has ended.
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def signalling(self) -> bool:
+        """Somebody listens for `task_prerun`."""
+        return StemSignals.task_prerun.wanted
+
+    # --------------------------------------------------------------------------------------------------------- start
+
+    def begin(self, delivery: Delivery, confirmed_at: float) -> None:
+        """Start a delivery, or settle it at once if it cannot run here."""
+        board = self._board
+        job = Job(delivery, self, confirmed_at=confirmed_at)
+        board.jobs[delivery.id] = job
+        if board.stopping:
+            self._settle(job, verdict.hand_back(delivery, reason="worker stops"))
+            return
+        try:
+            self._read(job)
+        except StemError as error:
+            job.error = error
+            self._settle(job, self._refusal(job, error))
+            return
+        if board.watched:
+            board.note("task.received", job)
+        if StemSignals.task_received.wanted:
+            StemSignals.task_received.emit_nowait(TaskReceived(**self._about(job)), job.context or job.make_context())
+        if job.lease_s < board.shortest_lease_s:
+            board.shortest_lease_s = job.lease_s
+            self._poke_vitals()
+        board.slots_used += 1
+        board.counters["started"] += 1
+        job.holds_slot = True
+        plan = job.plan
+        assert plan is not None
+        if board.watched:
+            board.note("task.started", job)
+        if plan.threaded:
+            self._begin_thread(job)
+        else:
+            job.task = task = self._loop.create_task(drive(job), name=delivery.id)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if plan.soft_s is not None:
+            self._wheel.after(plan.soft_s, lambda: job.running, lambda: self.stop(job, Stop.SOFT_LIMIT))
+        if plan.hard_s is not None:
+            self._wheel.after(plan.hard_s, lambda: job.running, lambda: self.stop(job, Stop.HARD_LIMIT))
+
+    def _read(self, job: Job) -> None:
+        """Fill in envelope and plan; raises what is wrong with the delivery."""
+        delivery = job.delivery
+        if self._signer is not None:
+            self._signer.verify("task", self._namespace, delivery.queue, delivery.body, delivery.signature)
+        job.envelope = envelope = Envelope.decode(delivery.body, limit=self._max_body)
+        if envelope.id != delivery.id or envelope.task != delivery.task:
+            raise DecodeError("the body is another task's than its record says")
+        job.plan = plan = self._planner.plan(delivery.task, envelope.options)
+        plan.registered.validate(envelope.args)
+
+    def _refusal(self, job: Job, error: StemError) -> Settlement:
+        delivery = job.delivery
+        if isinstance(error, InvalidArgumentsError):
+            return verdict.dead(delivery, 86_400_000, error, reason="failed")
+        settlement = verdict.unreadable(delivery, error, now_ms=self._board.now_ms())
+        if isinstance(error, UnknownTaskError) and delivery.give_backs == 0:
+            log.warning(
+                "task.unknown",
+                extra={
+                    "task_id": delivery.id,
+                    "task": delivery.task,
+                    "queue": delivery.queue,
+                    "hint": "no handler of this name is registered here; it is given back for another worker",
+                },
+            )
+        return settlement
+
+    def _begin_thread(self, job: Job) -> None:
+        if not self.signalling:
+            self._threads.start(job)
+            return
+
+        async def prerun_then_start() -> None:
+            await self.prerun(job)
+            if job.running:
+                self._threads.start(job)
+
+        task = self._loop.create_task(prerun_then_start(), name=f"{job.id} prerun")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def prerun(self, job: Job) -> None:
+        envelope = job.envelope
+        assert envelope is not None
+        event = TaskPrerun(**self._about(job), args=envelope.args)
+        await StemSignals.task_prerun.emit(event, job.context or job.make_context())
+
+    # ----------------------------------------------------------------------------------------------------------- end
+
+    def succeeded(self, job: Job, result: Any) -> None:
+        """The handler has returned."""
+        ended_at = time.monotonic()
+        self._free(job)
+        if job.abandoned:
+            self._too_late(job)
+            return
+        plan, delivery = job.plan, job.delivery
+        assert plan is not None
+        self._board.measure(job, ended_at)
+        match job.stop:
+            case None | Stop.SOFT_LIMIT | Stop.HAND_BACK | Stop.UNRENEWED:
+                job.result = result
+                job.how = "finished"
+                settlement = verdict.success(delivery, plan, result)
+            case Stop.HARD_LIMIT:
+                settlement = verdict.failure(delivery, plan, self._timed_out(job))
+            case Stop.REVOKED:
+                settlement = verdict.revoked(delivery, plan.ttl_ms)
+            case Stop.LOST:
+                self._forget(job)
+                return
+        self._settle(job, settlement)
+
+    def failed(self, job: Job, error: BaseException) -> None:
+        """The handler has raised, or was cancelled."""
+        ended_at = time.monotonic()
+        self._free(job)
+        if job.abandoned:
+            self._too_late(job)
+            return
+        plan, delivery = job.plan, job.delivery
+        assert plan is not None
+        job.error = error
+        if job.began:
+            self._board.measure(job, ended_at)
+        match job.stop:
+            case Stop.REVOKED:
+                job.how = "soft" if isinstance(error, SoftTimeLimitExceeded) else "cancelled"
+                settlement = verdict.revoked(delivery, plan.ttl_ms)
+            case Stop.HAND_BACK:
+                job.how = "handed_back"
+                settlement = verdict.hand_back(delivery, reason="worker stops")
+            case Stop.UNRENEWED:
+                job.how = "handed_back"
+                settlement = verdict.hand_back(delivery, reason="lease not renewed")
+            case Stop.LOST:
+                self._forget(job)
+                return
+            case Stop.HARD_LIMIT:
+                settlement = verdict.failure(delivery, plan, self._timed_out(job))
+            case None | Stop.SOFT_LIMIT:
+                settlement = self._judge(job, error)
+        self._settle(job, settlement)
+
+    def _judge(self, job: Job, error: BaseException) -> Settlement:
+        plan, delivery = job.plan, job.delivery
+        assert plan is not None
+        if job.revoke_asked and not isinstance(error, Retry):
+            job.how = "finished"
+            return verdict.revoked(delivery, plan.ttl_ms)
+        cancelled = isinstance(error, asyncio.CancelledError) and not isinstance(error, SoftTimeLimitExceeded)
+        if isinstance(error, KeyboardInterrupt) or (cancelled and job.task is not None and job.task.cancelling()):
+            # Not the handler's doing: the program around us is coming to an end.
+            return verdict.hand_back(delivery, reason="worker stops")
+        job.how = "finished"
+        return verdict.failure(delivery, plan, error)
+
+    def dropped(self, job: Job) -> None:
+        """It was taken back before its thread began it."""
+        self._free(job)
+        if job.settlement is None and not job.abandoned:
+            self._end_unbegun(job)
+
+    def _end_unbegun(self, job: Job) -> None:
+        plan = job.plan
+        assert plan is not None
+        job.how = "not_started"
+        match job.stop:
+            case Stop.REVOKED:
+                self._settle(job, verdict.revoked(job.delivery, plan.ttl_ms))
+            case Stop.LOST:
+                self._forget(job)
+            case Stop.HARD_LIMIT:
+                self._settle(job, verdict.failure(job.delivery, plan, self._timed_out(job)))
+            case _:
+                self._settle(job, verdict.hand_back(job.delivery, reason="not started"))
+
+    def _timed_out(self, job: Job) -> HardTimeLimitExceeded:
+        assert job.plan is not None
+        job.how = "timed_out"
+        job.error = HardTimeLimitExceeded(f"the handler was ended at its time limit of {job.plan.hard_s:g} s")
+        return job.error
+
+    def _settle(self, job: Job, settlement: Settlement) -> None:
+        job.settlement = settlement
+        if StemSignals.task_postrun.wanted and job.began:
+            outcome = {"dead": "failed", "give_back": "handed_back"}.get(settlement.outcome, settlement.outcome.value)
+            duration_s = time.monotonic() - job.started_at
+            StemSignals.task_postrun.emit_nowait(
+                TaskPostrun(**self._about(job), outcome=outcome, duration_s=duration_s), job.context
+            )
+        self._finisher.add(job)
+        self._changed()
+
+    def _free(self, job: Job) -> None:
+        if job.holds_slot:
+            job.holds_slot = False
+            self._board.slots_used -= 1
+
+    def _forget(self, job: Job) -> None:
+        """Its lease is gone: there is nothing to settle."""
+        board = self._board
+        job.how = job.how or "lost"
+        board.counters["lost"] += 1
+        log.warning("task.lease_lost", extra=self._fields(job))
+        board.remove(job)
+        self._look_again()
+
+    def _too_late(self, job: Job) -> None:
+        """A handler that had been given up has ended after all."""
+        if job.zombie:
+            job.zombie = False
+            self._board.zombies -= 1
+        log.warning("task.ended_late", extra=self._fields(job) | {"stop": "" if job.stop is None else job.stop.value})
+        self._look_again()
+
+    # ---------------------------------------------------------------------------------------------------------- stop
+
+    def stop(self, job: Job, why: Stop) -> None:
+        """Stop a running handler for this reason; a stronger reason replaces a weaker one. On the work loop."""
+        if not job.running or job.abandoned or job.stop is why:
+            return
+        if job.stop is not None and _WEIGHT[job.stop] > _WEIGHT[why]:
+            return
+        job.stop = why
+        if job.threaded:
+            self._stop_thread(job, why)
+        else:
+            self._stop_async(job, why)
+
+    def revoke(self, job: Job, *, terminate: bool) -> None:
+        """Tell a handler that it is revoked; with `terminate`, stop it after a short grace. On the work loop."""
+        job.revoke_asked = True
+        if terminate and not job.terminate:
+            job.terminate = True
+            self._wheel.after(COOPERATIVE_GRACE_S, lambda: job.running, lambda: self.stop(job, Stop.REVOKED))
+
+    def lose(self, job: Job) -> None:
+        """The broker says the lease is gone. On the work loop."""
+        job.lost = True
+        if job.running:
+            self.stop(job, Stop.LOST)
+
+    def hand_back_unbegun(self) -> None:
+        """Take back what still waits for a thread: its queue was paused, or the worker stops."""
+        for job in self._board.snapshot():
+            if job.threaded and not job.began and job.running and self._threads.take_back(job):
+                self.dropped(job)
+
+    def _stop_async(self, job: Job, why: Stop) -> None:
+        task = job.task
+        if task is None:
+            return
+        if why is Stop.SOFT_LIMIT:
+            job.soft_due = True
+            task.cancel()
+            return
+        job.soft_due = False
+        task.cancel()
+        self._wheel.after(CANCEL_GRACE_S, lambda: job.running, lambda: self._cancel_again(job))
+
+    def _cancel_again(self, job: Job) -> None:
+        assert job.task is not None
+        job.task.cancel()
+        self._wheel.after(CANCEL_GRACE_S, lambda: job.running, lambda: self._give_up(job))
+
+    def _stop_thread(self, job: Job, why: Stop) -> None:
+        if self._threads.take_back(job):
+            self.dropped(job)
+            return
+        if why is Stop.HARD_LIMIT:
+            # A thread cannot be ended: the task is, and the thread's slot is lost until the handler returns.
+            self._threads.interrupt(job, SoftTimeLimitExceeded)
+            self._give_up(job)
+            return
+        self._threads.interrupt(job, SoftTimeLimitExceeded)
+        if why is not Stop.SOFT_LIMIT:
+            self._wheel.after(CANCEL_GRACE_S, lambda: job.running, lambda: self._give_up(job))
+
+    def _give_up(self, job: Job) -> None:
+        """Settle a job whose handler does not end; its slot stays taken until it does."""
+        plan = job.plan
+        assert plan is not None
+        job.abandoned = True
+        if job.threaded:
+            job.zombie = True
+            self._board.zombies += 1
+        log.error("task.does_not_end", extra=self._fields(job) | {"stop": "" if job.stop is None else job.stop.value})
+        match job.stop:
+            case Stop.REVOKED:
+                job.how = "zombie"
+                self._settle(job, verdict.revoked(job.delivery, plan.ttl_ms))
+            case Stop.LOST:
+                self._forget(job)
+            case Stop.HARD_LIMIT:
+                self._settle(job, verdict.failure(job.delivery, plan, self._timed_out(job)))
+            case _:
+                # Handing it back would start it a second time beside the one that does not end; but its lease cannot
+                # be kept for ever either, and the handler has been told.
+                job.how = "handed_back"
+                self._settle(job, verdict.hand_back(job.delivery, reason="handler does not end"))
+
+    # --------------------------------------------------------------------------------------------- for the handler
+
+    def progressed(self, job: Job, packed: bytes) -> None:
+        if job.settlement is None:
+            self._board.progress[job.id] = packed
+            if self._board.watched:
+                self._board.note("task.progress", job, {"progress": job.progress_value})
+
+    def lease_wanted(self, job: Job) -> None:
+        self._poke_vitals()
+
+    async def enqueue(self, job: Job, signature: Signature) -> str:
+        return await self._client().send(signature, origin=job.context)
+
+    def enqueue_blocking(self, job: Job, signature: Signature) -> str:
+        if threading.get_ident() == self._thread_id:
+            raise RuntimeError("enqueue_blocking would block the work loop: use `await context.enqueue(...)` here")
+        return asyncio.run_coroutine_threadsafe(self.enqueue(job, signature), self._loop).result()
+
+    def _about(self, job: Job) -> dict[str, Any]:
+        delivery, envelope = job.delivery, job.envelope
+        return {
+            "id": delivery.id,
+            "task": delivery.task,
+            "queue": delivery.queue,
+            "worker": self.worker_id,
+            "worker_name": self._worker_name,
+            "attempt": delivery.attempt,
+            "headers": {} if envelope is None else envelope.headers,
+            "meta": {} if envelope is None else envelope.meta,
+        }
+
+    def _fields(self, job: Job) -> dict[str, object]:
+        delivery = job.delivery
+        return {
+            "task_id": delivery.id,
+            "task": delivery.task,
+            "queue": delivery.queue,
+            "attempt": delivery.attempt,
+        }
+
+
+_WEIGHT: Final = {
+    Stop.SOFT_LIMIT: 0,
+    Stop.HAND_BACK: 1,
+    Stop.UNRENEWED: 2,
+    Stop.HARD_LIMIT: 3,
+    Stop.REVOKED: 4,
+    Stop.LOST: 5,
+}

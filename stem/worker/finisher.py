@@ -1,0 +1,278 @@
+"""Outcomes wait here until the next exchange takes them to the broker, and its answers come back here.
+
+Completions gather while the previous round trip is under way and leave together (group commit). What was sent and not
+answered is sent again with the same tokens: the broker answers `already` where it had been applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from stem.contracts import Outcome, ResultBackend, SettleAnswer, Settlement
+from stem.errors import DecodeError, StemError
+from stem.messages.codec import unpack
+from stem.messages.status import ErrorInfo, TaskState, TaskStatus
+from stem.signals import StemSignals, TaskExpired, TaskFailed, TaskRetry, TaskRevoked, TaskSucceeded
+from stem.text import clean
+from stem.worker.board import Board
+from stem.worker.job import Job
+
+log = logging.getLogger("stem.worker")
+
+MAX_BATCH: Final = 500
+COPIES_WAITING: Final = 10_000
+
+COUNTED: Final = {
+    Outcome.SUCCEEDED: "succeeded",
+    Outcome.DEAD: "failed",
+    Outcome.RETRY: "retried",
+    Outcome.GIVE_BACK: "handed_back",
+    Outcome.CRASHED: "handed_back",
+    Outcome.REVOKED: "revoked",
+    Outcome.EXPIRED: "expired",
+}
+EVENT: Final = {
+    Outcome.SUCCEEDED: "task.succeeded",
+    Outcome.DEAD: "task.failed",
+    Outcome.RETRY: "task.retried",
+    Outcome.GIVE_BACK: "task.handed_back",
+    Outcome.CRASHED: "task.handed_back",
+    Outcome.REVOKED: "task.revoked",
+    Outcome.EXPIRED: "task.expired",
+}
+FINAL: Final = {
+    Outcome.SUCCEEDED: TaskState.SUCCEEDED,
+    Outcome.DEAD: TaskState.FAILED,
+    Outcome.REVOKED: TaskState.REVOKED,
+    Outcome.EXPIRED: TaskState.EXPIRED,
+}
+
+
+class Finisher:
+    """The waiting outcomes of one worker. Belongs to the work loop; `unsettled` may be read by the vitals thread."""
+
+    def __init__(self, board: Board, backend: ResultBackend | None, *, worker_id: str, worker_name: str) -> None:
+        self._board = board
+        self._worker_id = worker_id
+        self._worker_name = worker_name
+        self._waiting: deque[Job] = deque()
+        self.copier = Copier(backend) if backend is not None else None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, job: Job) -> None:
+        """Take a job whose `settlement` says how it ended."""
+        self._waiting.append(job)
+
+    def take(self) -> list[Job]:
+        """Return what waits, oldest first, at most 500."""
+        waiting = self._waiting
+        if len(waiting) <= MAX_BATCH:
+            jobs = list(waiting)
+            waiting.clear()
+            return jobs
+        return [waiting.popleft() for _ in range(MAX_BATCH)]
+
+    def restore(self, jobs: Sequence[Job]) -> None:
+        """Put back what got no answer; it leaves again first."""
+        self._waiting.extendleft(reversed(jobs))
+
+    def answered(self, jobs: Sequence[Job], answers: Sequence[SettleAnswer]) -> None:
+        """Take note of what the broker made of these outcomes."""
+        board = self._board
+        for job, answer in zip(jobs, answers, strict=True):
+            if answer == "lost":
+                self._lost(job)
+                board.remove(job)
+                continue
+            settlement = job.settlement
+            assert settlement is not None
+            board.counters[COUNTED[settlement.outcome]] += 1
+            # Stated once even when the answer is `already`: the first answer never came, so nobody was told yet.
+            if board.watched:
+                self._note(job, settlement)
+            if self.copier is not None and settlement.outcome in FINAL:
+                self.copier.add(job, settlement, worker=self._worker_id, now_ms=board.now_ms())
+            if settlement.outcome is not Outcome.SUCCEEDED:
+                self._tell(job, settlement)
+            elif StemSignals.task_succeeded.wanted:
+                self._signal(job, settlement)
+            board.remove(job)
+
+    def _lost(self, job: Job) -> None:
+        """The lease was another's by then: nothing of this run was recorded."""
+        job.how = "lost"
+        self._board.counters["lost"] += 1
+        log.warning(
+            "task.late_result_refused",
+            extra={
+                "task_id": job.id,
+                "task": job.delivery.task,
+                "queue": job.delivery.queue,
+                "attempt": job.delivery.attempt,
+                "outcome": "" if job.settlement is None else job.settlement.outcome.value,
+                "hint": "the lease had run out, another worker has the task",
+            },
+        )
+
+    def _note(self, job: Job, settlement: Settlement) -> None:
+        detail: dict[str, object] = {}
+        if job.began:
+            detail["duration_ms"] = round((time.monotonic() - job.started_at) * 1000, 1)
+        if settlement.error_type:
+            detail["error"] = settlement.error_type
+            detail["message"] = clean(job.error, 200) if job.error is not None else settlement.reason
+        if settlement.outcome is Outcome.RETRY:
+            detail["next_at_ms"] = self._board.now_ms() + settlement.delay_ms
+        if job.how:
+            detail["how"] = job.how
+        self._board.note(EVENT[settlement.outcome], job, detail)
+
+    def _tell(self, job: Job, settlement: Settlement) -> None:
+        """Log and signal an outcome that is not a success."""
+        delivery, outcome = job.delivery, settlement.outcome
+        level = {Outcome.DEAD: logging.WARNING, Outcome.CRASHED: logging.WARNING}.get(outcome, logging.INFO)
+        if log.isEnabledFor(level):
+            fields: dict[str, object] = {
+                "task_id": delivery.id,
+                "task": delivery.task,
+                "queue": delivery.queue,
+                "attempt": delivery.attempt,
+            }
+            if job.began:
+                fields["duration_ms"] = round((time.monotonic() - job.started_at) * 1000)
+            if settlement.error_type:
+                message = f": {clean(job.error, 300)}" if job.error is not None else ""
+                fields["error"] = f"{settlement.error_type}{message}"
+            if settlement.reason:
+                fields["reason"] = settlement.reason
+            if outcome in (Outcome.RETRY, Outcome.GIVE_BACK):
+                fields["delay_ms"] = settlement.delay_ms
+            log.log(level, EVENT[outcome], extra=fields)
+        self._signal(job, settlement)
+
+    def _signal(self, job: Job, settlement: Settlement) -> None:
+        envelope, delivery = job.envelope, job.delivery
+        common: dict[str, Any] = {
+            "id": delivery.id,
+            "task": delivery.task,
+            "queue": delivery.queue,
+            "worker": self._worker_id,
+            "worker_name": self._worker_name,
+            "attempt": delivery.attempt,
+            "headers": {} if envelope is None else envelope.headers,
+            "meta": {} if envelope is None else envelope.meta,
+        }
+        duration_s = time.monotonic() - job.started_at if job.began else 0.0
+        match settlement.outcome:
+            case Outcome.SUCCEEDED if StemSignals.task_succeeded.wanted:
+                StemSignals.task_succeeded.emit_nowait(
+                    TaskSucceeded(**common, result=job.result, duration_s=duration_s), job.context
+                )
+            case Outcome.DEAD if StemSignals.task_failed.wanted:
+                StemSignals.task_failed.emit_nowait(
+                    TaskFailed(**common, error=job.error, reason=settlement.reason, duration_s=duration_s), job.context
+                )
+            case Outcome.RETRY if StemSignals.task_retry.wanted:
+                at = datetime.fromtimestamp(self._board.now_ms() / 1000, UTC)
+                StemSignals.task_retry.emit_nowait(
+                    TaskRetry(
+                        **common,
+                        next_retry_at=at + timedelta(milliseconds=settlement.delay_ms),
+                        delay_s=settlement.delay_ms / 1000,
+                        error=job.error,
+                    ),
+                    job.context,
+                )
+            case Outcome.REVOKED if StemSignals.task_revoked.wanted:
+                StemSignals.task_revoked.emit_nowait(
+                    TaskRevoked(**common, how=job.how, reason=settlement.reason), job.context
+                )
+            case Outcome.EXPIRED if StemSignals.task_expired.wanted:
+                StemSignals.task_expired.emit_nowait(TaskExpired(**common), job.context)
+            case _:
+                pass
+
+
+class Copier:
+    """Copies final statuses to a result backend of its own, after the broker has recorded them.
+
+    The broker's record is the truth; a copy that cannot be stored within a few attempts is given up and logged.
+    """
+
+    def __init__(self, backend: ResultBackend) -> None:
+        self._backend = backend
+        self._queue: asyncio.Queue[tuple[TaskStatus, int]] = asyncio.Queue(COPIES_WAITING)
+        self._dropped = 0
+
+    def add(self, job: Job, settlement: Settlement, *, worker: str, now_ms: int) -> None:
+        try:
+            self._queue.put_nowait((_status(job, settlement, worker, now_ms), settlement.ttl_ms))
+        except asyncio.QueueFull:
+            self._dropped += 1
+            if self._dropped == 1:
+                log.error("results.dropped", extra={"hint": "the result backend does not keep up; the broker has them"})
+
+    async def run(self) -> None:
+        while True:
+            status, ttl_ms = await self._queue.get()
+            try:
+                await self._store(status, ttl_ms)
+            finally:
+                self._queue.task_done()
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Wait until everything is stored; False when time ran out."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._queue.join()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _store(self, status: TaskStatus, ttl_ms: int) -> None:
+        for attempt in range(4):
+            try:
+                await self._backend.store(status, ttl_ms=ttl_ms)
+                return
+            except StemError as error:
+                if attempt == 3:
+                    log.error("result.not_copied", extra={"task_id": status.id, "error": clean(error, 300)})
+                    return
+            await asyncio.sleep(0.1 * 4**attempt)
+
+
+def _status(job: Job, settlement: Settlement, worker: str, now_ms: int) -> TaskStatus:
+    delivery = job.delivery
+    result, error = None, None
+    try:
+        result = unpack(settlement.result, what="result") if settlement.result else None
+        error = ErrorInfo.decode(settlement.error) if settlement.error else None
+    except DecodeError:  # our own bytes; a copy without them is better than none
+        log.exception("result.unreadable", extra={"task_id": delivery.id})
+    return TaskStatus(
+        id=delivery.id,
+        task=delivery.task,
+        queue=delivery.queue,
+        state=FINAL[settlement.outcome],
+        priority=delivery.priority,
+        attempt=delivery.attempt,
+        crashes=delivery.crashes,
+        token=delivery.token,
+        worker=worker,
+        enqueued_at_ms=delivery.enqueued_at_ms or None,
+        started_at_ms=delivery.started_at_ms or None,
+        finished_at_ms=now_ms,
+        result=result,
+        error=error,
+        reason=settlement.reason,
+        meta={} if job.envelope is None else job.envelope.meta,
+        progress=job.progress_value,
+    )

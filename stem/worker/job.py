@@ -1,0 +1,224 @@
+"""One delivery while this worker has it: what it is, how it runs, how it ended. Knows no broker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from stem.contracts import Delivery, Settlement
+from stem.messages.codec import pack
+from stem.messages.envelope import Envelope
+from stem.task import CURRENT, Signature, TaskContext
+from stem.worker.plan import Plan
+
+if TYPE_CHECKING:  # a job reports to the dispatcher, which makes jobs
+    from stem.worker.dispatch import Dispatcher
+
+SMALL_PROGRESS: Final = 512
+"""Bytes of a progress value that heartbeats and events carry; larger ones are kept in the record alone."""
+
+
+class Stop(Enum):
+    """Why a running handler is being stopped."""
+
+    SOFT_LIMIT = "soft limit"
+    HARD_LIMIT = "hard limit"
+    REVOKED = "revoked"
+    HAND_BACK = "hand back"
+    UNRENEWED = "unrenewed"
+    """Two thirds of the lease have passed without a confirmed renewal."""
+    LOST = "lost"
+    """The broker says that another worker holds it, or nobody."""
+
+
+class Job:
+    """A delivery in flight. Made, started and ended on the work loop.
+
+    The vitals thread reads any field and writes only `revoke_asked`, `lost`, `confirmed_at` and `lease_s`; context
+    calls come from the handler's thread.
+
+    Attributes:
+        began: the handler has been called.
+        confirmed_at: monotonic time at which the last confirmed grant or renewal of the lease was asked for; `lease_s`
+            for how long.
+        extended_until: monotonic time up to which the handler asked to hold it.
+        stop: why it is being stopped; None while it runs undisturbed.
+        settlement: how it ended; None while it runs.
+        abandoned: it was settled while the handler still ran; whatever comes of the handler counts no more.
+        revoke_asked: an operator asked for its end; `terminate`: and not only politely.
+        zombie: its thread goes on although it was given up.
+        how: how it ended, in one word, for whoever revoked it.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "began",
+        "confirmed_at",
+        "context",
+        "delivery",
+        "desk",
+        "envelope",
+        "error",
+        "extended_until",
+        "holds_slot",
+        "how",
+        "lease_s",
+        "lost",
+        "plan",
+        "progress_value",
+        "result",
+        "revoke_asked",
+        "settlement",
+        "soft_due",
+        "started_at",
+        "stop",
+        "task",
+        "terminate",
+        "zombie",
+    )
+
+    def __init__(self, delivery: Delivery, desk: Dispatcher, *, confirmed_at: float) -> None:
+        self.delivery = delivery
+        self.desk = desk
+        self.confirmed_at = confirmed_at
+        self.lease_s = delivery.lease_ms / 1000
+        self.envelope: Envelope | None = None
+        self.plan: Plan | None = None
+        self.context: TaskContext | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.began = False
+        self.started_at = 0.0
+        self.holds_slot = False
+        self.stop: Stop | None = None
+        self.soft_due = False
+        self.revoke_asked = False
+        self.terminate = False
+        self.lost = False
+        self.abandoned = False
+        self.extended_until = 0.0
+        self.settlement: Settlement | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.how = ""
+        self.zombie = False
+        self.progress_value: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Job {self.delivery.id} {self.delivery.task}>"
+
+    @property
+    def id(self) -> str:
+        return self.delivery.id
+
+    @property
+    def root(self) -> str | None:
+        return None if self.envelope is None else self.envelope.root
+
+    def lease_ms(self, now: float) -> int:
+        """Return for how long to renew it now: its own length, and not less than the handler asked for."""
+        return max(self.delivery.lease_ms, round((self.extended_until - now) * 1000))
+
+    @property
+    def running(self) -> bool:
+        """Its handler has a slot and its end is open."""
+        return self.settlement is None
+
+    @property
+    def threaded(self) -> bool:
+        return self.plan is not None and self.plan.registered.kind == "thread"
+
+    # ------------------------------------------------------------------------------------- what the executors call
+
+    @property
+    def limited(self) -> bool:
+        return self.plan is not None and self.plan.soft_s is not None
+
+    def begin(self) -> bool:
+        """Note the start; False when it was taken back while it waited for a thread."""
+        if self.stop is not None or self.settlement is not None:
+            return False
+        self.started_at = time.monotonic()
+        self.began = True
+        return True
+
+    def call(self) -> Any:
+        """Call the handler: a coroutine for async ones, the result for plain ones."""
+        envelope, plan = self.envelope, self.plan
+        assert envelope is not None
+        assert plan is not None
+        if self.context is None:
+            self.make_context()
+        CURRENT.set(self.context)
+        if plan.registered.kind == "async":
+            if self.desk.signalling:
+                return self._call_with_signal()
+            self.started_at = time.monotonic()
+            self.began = True
+        assert self.context is not None
+        return plan.registered.call(self.context, envelope.args)
+
+    async def _call_with_signal(self) -> Any:
+        envelope, plan = self.envelope, self.plan
+        assert envelope is not None
+        assert plan is not None
+        assert self.context is not None
+        await self.desk.prerun(self)
+        self.started_at = time.monotonic()
+        self.began = True
+        coroutine: Coroutine[Any, Any, Any] = plan.registered.call(self.context, envelope.args)
+        return await coroutine
+
+    def succeeded(self, result: Any) -> None:
+        self.desk.succeeded(self, result)
+
+    def failed(self, error: BaseException) -> None:
+        self.desk.failed(self, error)
+
+    def dropped(self) -> None:
+        self.desk.dropped(self)
+
+    def make_context(self) -> TaskContext:
+        delivery, envelope, plan = self.delivery, self.envelope, self.plan
+        assert envelope is not None
+        assert plan is not None
+        self.context = TaskContext(
+            self,
+            id=delivery.id,
+            task=delivery.task,
+            queue=delivery.queue,
+            attempt=delivery.attempt,
+            token=delivery.token,
+            max_retries=plan.max_retries,
+            headers=envelope.headers,
+            meta=envelope.meta,
+            root=envelope.root,
+            parent=envelope.parent,
+            worker=self.desk.worker_id,
+        )
+        return self.context
+
+    # --------------------------------------------------------------------------------------- what a handler asks for
+
+    def progress(self, value: object) -> None:
+        packed = pack(value, what="progress", limit=64 * 1024)
+        self.progress_value = value if len(packed) <= SMALL_PROGRESS else None
+        self.desk.progressed(self, packed)
+
+    def extend_lease(self, seconds: float) -> None:
+        self.extended_until = max(self.extended_until, time.monotonic() + seconds)
+        self.desk.lease_wanted(self)
+
+    def revoked(self) -> bool:
+        return self.revoke_asked
+
+    def lease_lost(self) -> bool:
+        return self.lost
+
+    async def enqueue(self, signature: Signature) -> str:
+        return await self.desk.enqueue(self, signature)
+
+    def enqueue_blocking(self, signature: Signature) -> str:
+        return self.desk.enqueue_blocking(self, signature)

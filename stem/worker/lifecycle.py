@@ -1,0 +1,222 @@
+"""How a worker stops: the table of stops as one small machine in the vitals thread, and the operating system's signals
+that drive it. It acts at once, whatever the work loop does.
+
+    warm   takes nothing more, finishes what runs; after the drain timeout: soft
+    soft   handlers are cancelled or told; after the soft timeout: hard
+    hard   everything still in flight is handed back now
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+
+from stem.contracts import Broker, Settlement
+from stem.errors import BrokerError, WorkerLostError
+from stem.worker import stacks, verdict
+from stem.worker.board import Board
+from stem.worker.job import Job
+from stem.worker.loops import happens
+
+log = logging.getLogger("stem.worker")
+
+RESCUE_S: Final = 5.0
+WEDGED_EXIT: Final = 70
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLifecycleConfig:
+    """How a worker lives in its process. Times are seconds.
+
+    Attributes:
+        install_signal_handlers: the process is the worker's: it reacts to SIGTERM, SIGINT, SIGQUIT and SIGUSR1, and a
+            work loop that stays wedged ends it. Leave it off when the worker is embedded in an application.
+        soft_timeout: how long handlers that were told to stop may take.
+        drain_timeout: how long a warm stop waits for what runs; None takes it from the configuration (25 s).
+        wedged_timeout: how long the work loop may stand still; None takes it from the configuration (60 s).
+        max_tasks_per_child, max_memory_per_child: concern child processes, which come with a later version.
+    """
+
+    install_signal_handlers: bool = False
+    soft_timeout: float = 3.0
+    drain_timeout: float | None = None
+    wedged_timeout: float | None = None
+    max_tasks_per_child: int | None = None
+    max_memory_per_child: int | None = None
+
+
+class Level(IntEnum):
+    """How hard the worker is being stopped."""
+
+    NONE = 0
+    WARM = 1
+    SOFT = 2
+    HARD = 3
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+class Lifecycle:
+    """The stop machine of one worker. Belongs to the vitals loop.
+
+    Args:
+        announce: called with each new level, before anything is done about it.
+        stop_handlers: asks the work loop to stop everything that runs; `hand_back_waiting` what has not begun.
+    """
+
+    def __init__(
+        self,
+        *,
+        board: Board,
+        worker_id: str,
+        soft_timeout_s: float,
+        drain_timeout_s: float,
+        announce: Callable[[Level, str], None],
+        stop_handlers: Callable[[], None],
+        hand_back_waiting: Callable[[], None],
+    ) -> None:
+        self._board = board
+        self._worker_id = worker_id
+        self._soft_timeout_s = soft_timeout_s
+        self._drain_timeout_s = drain_timeout_s
+        self._announce = announce
+        self._stop_handlers = stop_handlers
+        self._hand_back_waiting = hand_back_waiting
+        self._changed = asyncio.Event()
+        self.level = Level.NONE
+        self.asked = asyncio.Event()
+        self.exit_code = 0
+
+    def ask(self, level: Level, why: str) -> None:
+        """Stop at least this hard."""
+        if level > self.level:
+            self.level = level
+            log.info("worker.stopping", extra={"mode": level.word, "reason": why})
+            self._board.stopping = True
+            self._announce(level, why)
+        self.asked.set()
+        self._changed.set()
+
+    def fail(self, why: str) -> None:
+        """Something is broken for good: hand everything back and end with exit code 70."""
+        log.critical("worker.broken", extra={"reason": why})
+        self.exit_code = WEDGED_EXIT
+        self.ask(Level.HARD, why)
+
+    def signalled(self, number: int) -> None:
+        """React to a signal of the operating system; each further one is a step harder."""
+        name = signal.Signals(number).name
+        if number == signal.SIGQUIT:
+            self.ask(Level.HARD, name)
+        elif number == signal.SIGINT:
+            self.ask(Level(min(Level.HARD, max(self.level + 1, Level.SOFT))), name)
+        else:
+            self.ask(Level(min(Level.HARD, self.level + 1)), name)
+
+    def emptied(self) -> None:
+        """The last job has been settled."""
+        self._changed.set()
+
+    async def run(self, broker: Broker) -> int:
+        """Wait until somebody asks, stop, and return the exit code."""
+        await self.asked.wait()
+        if self.level is Level.WARM:
+            self._hand_back_waiting()
+            await self._until_empty(self._drain_timeout_s, below=Level.SOFT)
+            if self._board.jobs:
+                self.ask(Level.SOFT, "the drain timeout has passed")
+        if self._board.jobs and self.level is Level.SOFT:
+            self._stop_handlers()
+            await self._until_empty(self._soft_timeout_s, below=Level.HARD)
+            if self._board.jobs:
+                self.ask(Level.HARD, "the soft timeout has passed")
+        if self._board.jobs:
+            left = await rescue(broker, self._board, self._worker_id, crashed=False, timeout_s=RESCUE_S)
+            if left:
+                log.error("worker.tasks_left", extra={"count": left, "hint": "their leases will run out"})
+                return self.exit_code or 1
+        return self.exit_code
+
+    async def _until_empty(self, timeout_s: float, *, below: Level) -> None:
+        """Wait until nothing is in flight, a harder stop is asked for, or time has run out."""
+        deadline = time.monotonic() + timeout_s
+        while self._board.jobs and self.level < below and (left := deadline - time.monotonic()) > 0:
+            self._changed.clear()
+            await happens(self._changed, min(left, 0.25))
+
+
+async def rescue(broker: Broker, board: Board, worker_id: str, *, crashed: bool, timeout_s: float) -> int:
+    """Settle everything in flight from this thread, on this broker; return how many are left.
+
+    What has ended keeps its outcome. What has not is handed back, or counts as a crash; whatever its handler still
+    brings is ignored. The work loop may be settling the same ones: by token, the first one counts.
+    """
+    deadline = time.monotonic() + timeout_s
+    while jobs := board.snapshot():
+        settlements = [_settlement(job, crashed=crashed) for job in jobs]
+        try:
+            async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
+                answer = await broker.exchange(worker_id, settlements, None)
+        except (BrokerError, TimeoutError):
+            if time.monotonic() + 0.3 > deadline:
+                break
+            await asyncio.sleep(0.3)
+            continue
+        for job, settled in zip(jobs, answer.settled, strict=True):
+            if settled == "applied" and job.abandoned:
+                board.counters["handed_back"] += 1
+            board.remove(job)
+    return len(board.jobs)
+
+
+def _settlement(job: Job, *, crashed: bool) -> Settlement:
+    if job.settlement is None:
+        job.abandoned = True
+        job.how = "handed_back"
+        if crashed:
+            error = WorkerLostError("the worker's loop stood still for too long")
+            job.settlement = verdict.crashed(job.delivery, error)
+        else:
+            job.settlement = verdict.hand_back(job.delivery, reason="worker stops")
+    return job.settlement
+
+
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+@contextmanager
+def signals_to(react: Callable[[int], None]) -> Iterator[None]:
+    """Send the signals of the stop table to `react`, and give the handlers back afterwards. Main thread only.
+
+    `signal.signal` and not the loop's own handlers: those would wait for a loop that may be wedged.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("signal handlers can only be installed by the main thread: start the worker there")
+
+    def handle(number: int, frame: object) -> None:
+        react(number)
+
+    wanted = (*STOPPING, signal.SIGUSR1)
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def write_stacks(loop: asyncio.AbstractEventLoop | None) -> None:
+    """Write what every thread and task is doing to stderr."""
+    sys.stderr.write(stacks.report(loop))
+    sys.stderr.flush()

@@ -1,0 +1,479 @@
+"""The worker: wires its parts, starts and stops them in a readable order.
+
+the work loop (the caller's)        the vitals thread
+intake -> dispatch -> executor      beat, control, sweep, watchdog, stop machine
+   ^                     |
+   +----- finisher <-----+
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Final
+
+from stem.client import Stem
+from stem.config import StemConfig
+from stem.contracts import Broker, ResultBackend
+from stem.errors import ConfigError
+from stem.messages.names import check_name
+from stem.registry import TaskRegistry
+from stem.retry import ExponentialJitterRetryStrategy, RetryStrategy
+from stem.signals import StemSignals, WorkerInit, WorkerReady, WorkerShutdown, WorkerStopping
+from stem.signing import PayloadSigner
+from stem.worker import host
+from stem.worker.board import Board
+from stem.worker.dispatch import Dispatcher
+from stem.worker.executor.threads import ThreadExecutor
+from stem.worker.finisher import Finisher
+from stem.worker.identity import new_identity
+from stem.worker.intake import LANES, Intake
+from stem.worker.job import Job, Stop
+from stem.worker.lifecycle import Level, WorkerLifecycleConfig, signals_to, write_stacks
+from stem.worker.loops import keep_alive
+from stem.worker.plan import Defaults, Planner
+from stem.worker.steering import LEVELS
+from stem.worker.vitals import Vitals
+from stem.worker.wheel import Wheel
+
+log = logging.getLogger("stem.worker")
+
+TICK_S: Final = 0.2
+COPIES_S: Final = 3.0
+ASYNC_SLOTS_PER_CORE: Final = 10
+LEAST_THREADS: Final = 4
+
+
+class Worker:
+    """Takes tasks from queues and runs their handlers.
+
+    Use it embedded (`await worker.start()` … `await worker.shutdown()`), or as a process of its own (`await
+    worker.run()`, which is what `stem-worker` does). A worker object is started once, and belongs to the event loop
+    that starts it: that one is the work loop, on which `async` handlers run.
+
+    Args:
+        broker: stays the caller's to close.
+        backend: gets a copy of final statuses, after the broker has recorded them.
+        queue, queues: what it takes from; by default as configured.
+        concurrency: tasks at once; by default 10 per core for `async` handlers, one per core (at least 4) for a
+            registry of plain functions alone.
+        retry_strategy: where neither producer nor handler says one.
+        name: stable over restarts; by default the host's name.
+
+    Raises:
+        ConfigError, InvalidNameError: an argument that cannot be.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        registry: TaskRegistry,
+        backend: ResultBackend | None = None,
+        queue: str | None = None,
+        queues: Sequence[str] | None = None,
+        concurrency: int | None = None,
+        retry_strategy: RetryStrategy | None = None,
+        lifecycle: WorkerLifecycleConfig | None = None,
+        name: str | None = None,
+        signer: PayloadSigner | None = None,
+        config: StemConfig | None = None,
+    ) -> None:
+        self._config = config or StemConfig()
+        self._broker = broker
+        self._registry = registry
+        self._backend = backend
+        self._signer = signer
+        self._lifecycle = lifecycle or WorkerLifecycleConfig()
+        self._retry = retry_strategy or ExponentialJitterRetryStrategy()
+        self._identity: Final = new_identity(name or self._config.worker_name)
+        slots, self._threads_size = _sizes(registry, concurrency or self._config.worker_concurrency)
+        self._board: Final = Board(queues=_queues(queue, queues, self._config), concurrency=slots)
+        self._board.worker_id = self._identity.id
+        self._drain_timeout_s = _first(self._lifecycle.drain_timeout, self._config.drain_timeout_s)
+        self._wedged_timeout_s = _first(self._lifecycle.wedged_timeout, self._config.wedged_timeout_s)
+        self._signals = ExitStack()
+        self._running: list[asyncio.Task[None]] = []
+        self._stopped: asyncio.Future[int] | None = None
+        self._client: Stem | None = None
+        self._started = False
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.name} ({self.id}) of {', '.join(self._board.queues)}>"
+
+    @property
+    def id(self) -> str:
+        """Unique per start."""
+        return self._identity.id
+
+    @property
+    def name(self) -> str:
+        return self._identity.name
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        return self._board.queues
+
+    @property
+    def concurrency(self) -> int:
+        return self._board.concurrency
+
+    def stats(self) -> dict[str, Any]:
+        """Return counters and gauges of this moment; from any thread."""
+        board = self._board
+        return {
+            "state": self._vitals.state() if self._started else "starting",
+            "in_flight": len(board.jobs),
+            "concurrency": board.concurrency,
+            "counters": dict(board.counters),
+            "zombie_threads": board.zombies,
+            "loop_age_ms": round(board.loop_age_s() * 1000),
+            "epoch": board.epoch,
+        }
+
+    # ---------------------------------------------------------------------------------------------------- start, stop
+
+    async def start(self) -> None:
+        """Connect, register and begin to take work; returns once the worker is ready.
+
+        While the broker is away this waits (and logs so, once); it returns early if the worker is stopped meanwhile.
+
+        Raises:
+            BrokerRefusedError: the broker does not let this worker in.
+            ConfigError: it was started before, or signal handlers are wanted outside of the main thread.
+        """
+        if self._started:
+            raise ConfigError("this worker was started before: make a new Worker for a new start")
+        self._started = True
+        if self._lifecycle.max_tasks_per_child is not None or self._lifecycle.max_memory_per_child is not None:
+            log.warning(
+                "worker.no_children",
+                extra={"hint": "max_tasks_per_child and max_memory_per_child concern child processes: none run here"},
+            )
+        self._emit(StemSignals.worker_init, WorkerInit(worker=self.id, worker_name=self.name))
+        self._build()
+        self._install_signals()
+        try:
+            ready = await asyncio.wrap_future(self._vitals.start())
+        except BaseException:
+            self._vitals.ask(Level.HARD, "the start failed")
+            await self._clear()
+            raise
+        if not ready:
+            return
+        self._begin()
+        log.info(
+            "worker.ready",
+            extra={"worker": self.id, "queues": ",".join(self.queues), "concurrency": self.concurrency},
+        )
+        event = WorkerReady(
+            worker=self.id,
+            worker_name=self.name,
+            queues=self.queues,
+            tasks=tuple(self._registry.names()),
+            concurrency=self.concurrency,
+        )
+        self._emit(StemSignals.worker_ready, event)
+
+    async def shutdown(self, mode: str = "warm") -> int:
+        """Stop (`warm`, `soft` or `hard`) and return the exit code: 0 if every task was settled or handed back.
+
+        Raises:
+            ConfigError: another mode.
+        """
+        if mode not in LEVELS:
+            raise ConfigError(f"{mode!r} is no way to stop: use {', '.join(LEVELS)}")
+        if not self._started or self._stopped is None:
+            return 0
+        if not self._stopped.done():
+            self._vitals.ask(LEVELS[mode], f"worker.shutdown({mode!r})")
+        return await asyncio.shield(self._stopped)
+
+    async def run(self) -> int:
+        """Start, work until stopped, and return the exit code."""
+        await self.start()
+        return await self.wait()
+
+    async def wait(self) -> int:
+        """Return the exit code once the worker has stopped."""
+        if self._stopped is None:
+            return 0
+        return await asyncio.shield(self._stopped)
+
+    # -------------------------------------------------------------------------------------------------------- private
+
+    def _build(self) -> None:
+        loop = asyncio.get_running_loop()
+        board, identity, config = self._board, self._identity, self._config
+        self._stopped = loop.create_future()
+        self._wheel = Wheel(loop)
+        self._threads = ThreadExecutor(loop, self._threads_size)
+        self._finisher = Finisher(board, self._backend, worker_id=identity.id, worker_name=identity.name)
+        defaults = Defaults(
+            retry=self._retry,
+            max_retries=config.default_max_retries,
+            lease_ms=round(config.visibility_timeout_s * 1000),
+            result_ttl_ms=round(config.result_ttl_s * 1000),
+        )
+        planner = Planner(self._registry, defaults)
+        self._dispatcher = Dispatcher(
+            board=board,
+            planner=planner,
+            finisher=self._finisher,
+            threads=self._threads,
+            wheel=self._wheel,
+            signer=self._signer,
+            namespace=self._broker.namespace,
+            worker_id=identity.id,
+            worker_name=identity.name,
+            client=self._producer,
+            changed=lambda: self._intake.changed(),
+            look_again=lambda: self._intake.look_again(),
+            poke_vitals=lambda: self._vitals.poke(),
+            max_body=config.max_body,
+        )
+        self._intake = Intake(
+            broker=self._broker,
+            board=board,
+            dispatcher=self._dispatcher,
+            finisher=self._finisher,
+            worker_id=identity.id,
+            lease_ms=defaults.lease_ms,
+            leases=planner.leases(),
+            catch_up=lambda: self._vitals.catch_up(),
+        )
+        self._vitals = Vitals(
+            broker=self._broker,
+            board=board,
+            identity=identity,
+            registry=self._registry,
+            config=self._shown_config(),
+            work=_Orders(loop, self._dispatcher, self._intake, board, self._threads),
+            interval_s=config.heartbeat_interval_s,
+            soft_timeout_s=self._lifecycle.soft_timeout,
+            drain_timeout_s=self._drain_timeout_s,
+            wedged_timeout_s=self._wedged_timeout_s,
+            owns_process=self._lifecycle.install_signal_handlers,
+            announce_stop=self._announce_stop,
+            finished=self._finished,
+        )
+        board.on_empty = self._on_empty
+
+    def _begin(self) -> None:
+        """Start the loops of the work side."""
+        self._board.ticked_at = time.monotonic()
+        bodies: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = [
+            ("tick", self._tick),
+            *((f"lane {number}", self._intake.lane) for number in range(1, LANES + 1)),
+            ("listener", self._intake.listen),
+        ]
+        if self._finisher.copier is not None:
+            bodies.append(("copier", self._finisher.copier.run))
+        loop = asyncio.get_running_loop()
+        for name, body in bodies:
+            alive = keep_alive(name, body, hopeless=lambda which: self._vitals.fail(f"the {which} loop keeps dying"))
+            self._running.append(loop.create_task(alive, name=f"stem {name}"))
+        self._vitals.begun()
+
+    async def _tick(self) -> None:
+        while True:
+            self._board.ticked_at = time.monotonic()
+            await asyncio.sleep(TICK_S)
+
+    def _on_empty(self) -> None:
+        if self._board.stopping or self._board.draining:
+            self._vitals.emptied()
+
+    def _install_signals(self) -> None:
+        if not self._lifecycle.install_signal_handlers:
+            return
+        if threading.current_thread() is not threading.main_thread():
+            raise ConfigError("install_signal_handlers=True: only the main thread can, start the worker there")
+        loop = asyncio.get_running_loop()
+
+        def react(number: int) -> None:
+            # In the main thread, between two bytecodes of whatever runs there: pass it on, and nothing else.
+            if number == signal.SIGUSR1:
+                self._vitals.call(write_stacks, loop)
+            else:
+                self._vitals.signalled(number)
+
+        self._signals.enter_context(signals_to(react))
+
+    def _producer(self) -> Stem:
+        if self._client is None:
+            self._client = Stem(self._broker, self._registry, signer=self._signer, config=self._config)
+        return self._client
+
+    def _announce_stop(self, level: Level, why: str) -> None:
+        """Tell whoever listens; called in the vitals thread, heard on the work loop."""
+        if StemSignals.worker_stopping.wanted:
+            event = WorkerStopping(worker=self.id, worker_name=self.name, mode=level.word)
+            self._on_work_loop(self._emit, StemSignals.worker_stopping, event)
+
+    def _finished(self, code: int) -> None:
+        """The vitals thread is done; called in it."""
+        self._on_work_loop(self._end, code)
+
+    def _on_work_loop(self, function: Callable[..., Any], *args: Any) -> None:
+        assert self._stopped is not None
+        try:
+            self._stopped.get_loop().call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the application closed its loop without stopping the worker
+            log.warning("worker.loop_closed")
+
+    def _end(self, code: int) -> None:
+        self._vitals.acknowledge()
+        ending = asyncio.get_running_loop().create_task(self._finish(code), name="stem end")
+        self._running.append(ending)
+
+    async def _finish(self, code: int) -> None:
+        if self._finisher.copier is not None:
+            await self._finisher.copier.flush(COPIES_S)
+        await self._clear()
+        log.info("worker.stopped", extra={"worker": self.id, "exit_code": code})
+        event = WorkerShutdown(worker=self.id, worker_name=self.name, exit_code=code)
+        await StemSignals.worker_shutdown.emit(event, self)
+        assert self._stopped is not None
+        if not self._stopped.done():
+            self._stopped.set_result(code)
+
+    async def _clear(self) -> None:
+        self._intake.close()
+        current = asyncio.current_task()
+        loops = [task for task in self._running if task is not current]
+        for task in loops:
+            task.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        self._threads.close()
+        self._wheel.close()
+        if self._client is not None:
+            await self._client.close()
+        self._vitals.join(1.0)
+        self._signals.close()
+
+    def _emit(self, moment: Any, event: object) -> None:
+        if moment.wanted:
+            moment.emit_nowait(event, self)
+
+    def _shown_config(self) -> Mapping[str, Any]:
+        """Return what `inspect config` answers; no secrets in it."""
+        config = self._config
+        return {
+            "broker": self._broker.url,
+            "namespace": self._broker.namespace,
+            "queues": list(self.queues),
+            "concurrency": self.concurrency,
+            "threads": self._threads_size,
+            "visibility_timeout_s": config.visibility_timeout_s,
+            "heartbeat_interval_s": config.heartbeat_interval_s,
+            "drain_timeout_s": self._drain_timeout_s,
+            "soft_timeout_s": self._lifecycle.soft_timeout,
+            "wedged_timeout_s": self._wedged_timeout_s,
+            "default_max_retries": config.default_max_retries,
+            "result_ttl_s": config.result_ttl_s,
+            "max_body": config.max_body,
+            "retry_strategy": repr(self._retry),
+            "result_backend": None if self._backend is None else type(self._backend).__name__,
+            "signed": self._signer is not None,
+        }
+
+
+class _Orders:
+    """What the vitals thread may ask of the work loop; implements `vitals.WorkOrders`."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        dispatcher: Dispatcher,
+        intake: Intake,
+        board: Board,
+        threads: ThreadExecutor,
+    ) -> None:
+        self._loop = loop
+        self._dispatcher = dispatcher
+        self._intake = intake
+        self._board = board
+        self._threads = threads
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    @property
+    def serial(self) -> int:
+        return self._intake.serial
+
+    def busy_before(self, serial: int) -> bool:
+        return self._intake.busy_before(serial)
+
+    def pools(self) -> Mapping[str, int]:
+        return {
+            "slots": self._board.concurrency,
+            "slots_used": self._board.slots_used,
+            "threads": self._threads.size,
+            "waiting_for_thread": self._threads.waiting,
+            "zombie_threads": self._board.zombies,
+        }
+
+    def stop(self, job: Job, why: Stop) -> None:
+        self._soon(self._dispatcher.stop, job, why)
+
+    def lose(self, job: Job) -> None:
+        self._soon(self._dispatcher.lose, job)
+
+    def revoke(self, job: Job, *, terminate: bool) -> None:
+        self._soon(lambda: self._dispatcher.revoke(job, terminate=terminate))
+
+    def look_again(self) -> None:
+        self._soon(self._intake.look_again)
+
+    def adopt_soon(self) -> None:
+        self._soon(self._intake.adopt_soon)
+
+    def hand_back_unbegun(self) -> None:
+        self._soon(self._dispatcher.hand_back_unbegun)
+
+    def stop_all(self) -> None:
+        self._soon(self._stop_all)
+
+    def _stop_all(self) -> None:
+        self._dispatcher.hand_back_unbegun()
+        for job in self._board.snapshot():
+            self._dispatcher.stop(job, Stop.HAND_BACK)
+
+    def _soon(self, function: Callable[..., Any], *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            return  # the loop is closed: nothing runs on it any more
+
+
+def _sizes(registry: TaskRegistry, concurrency: int | None) -> tuple[int, int]:
+    """Return slots and threads."""
+    if concurrency is not None:
+        if concurrency < 1:
+            raise ConfigError(f"concurrency={concurrency}: give at least 1")
+        return concurrency, concurrency
+    cores = host.cores()
+    threads = max(LEAST_THREADS, cores)
+    kinds = {registry.get(name).kind for name in registry.names()}
+    return (threads, threads) if kinds == {"thread"} else (max(ASYNC_SLOTS_PER_CORE * cores, threads), threads)
+
+
+def _queues(queue: str | None, queues: Sequence[str] | None, config: StemConfig) -> tuple[str, ...]:
+    if queue is not None and queues is not None:
+        raise ConfigError("give `queue` or `queues`, not both")
+    chosen = (queue,) if queue is not None else tuple(queues) if queues is not None else config.queues
+    if not chosen:
+        raise ConfigError("a worker needs at least one queue")
+    return tuple(dict.fromkeys(check_name("queue", name) for name in chosen))
+
+
+def _first(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -1,0 +1,60 @@
+"""What every thread and every asyncio task is doing now, as text; callable from any thread."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any, Final
+
+MAX_TASKS: Final = 100
+MAX_LINES: Final = 60
+
+
+def thread_stacks() -> list[dict[str, Any]]:
+    """Return each thread's name, id and stack lines, innermost last; the main thread first."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    frames: Mapping[int, FrameType] = sys._current_frames()
+    main = threading.main_thread().ident
+    ordered = sorted(frames, key=lambda ident: (ident != main, ident))
+    return [
+        {"thread": names.get(ident, "?"), "ident": ident, "stack": _lines(traceback.extract_stack(frames[ident]))}
+        for ident in ordered
+    ]
+
+
+def task_stacks(loop: asyncio.AbstractEventLoop | None) -> list[dict[str, Any]]:
+    """Return name and stack lines of the tasks of `loop` (at most 100): where each of them waits."""
+    if loop is None:
+        return []
+    try:
+        tasks = list(asyncio.all_tasks(loop))
+    except RuntimeError:  # the set kept changing under our eyes; the thread stacks still tell the story
+        return []
+    rows = []
+    for task in sorted(tasks, key=lambda task: task.get_name())[:MAX_TASKS]:
+        frames = task.get_stack(limit=MAX_LINES)
+        entries = traceback.StackSummary.extract((frame, frame.f_lineno) for frame in frames)
+        rows.append({"task": task.get_name(), "stack": _lines(entries)})
+    return rows
+
+
+def report(loop: asyncio.AbstractEventLoop | None) -> str:
+    """Return all of it as text for stderr."""
+    parts = []
+    for row in thread_stacks():
+        parts.append(f"--- thread {row['thread']} ({row['ident']})")
+        parts.extend(row["stack"])
+    for row in task_stacks(loop):
+        parts.append(f"--- asyncio task {row['task']}")
+        parts.extend(row["stack"])
+    return "\n".join(parts) + "\n"
+
+
+def _lines(entries: traceback.StackSummary) -> list[str]:
+    return [
+        f"{entry.filename}:{entry.lineno} {entry.name}: {(entry.line or '').strip()}" for entry in entries[-MAX_LINES:]
+    ]

@@ -1,0 +1,143 @@
+"""From the end of a run to its settlement: pure rules, no I/O."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from stem.contracts import Delivery, Outcome, Settlement
+from stem.errors import DecodeError, NewerVersionError, Reject, Retry, SignatureError, StemError
+from stem.messages.codec import pack
+from stem.messages.status import ErrorInfo
+from stem.worker.plan import Plan
+
+NONE: Final = b"\xc0"
+"""None as MessagePack: what most tasks return."""
+LONGEST_GIVE_BACK_MS: Final = 30_000
+GIVE_UP_AFTER_MS: Final = 3_600_000
+MAX_DELAY_MS: Final = 315_360_000_000
+
+_OWN_FRAMES: Final = str(Path(__file__).parent.parent)
+_NOT_A_NAME: Final = re.compile(r"[^\x21-\x7e]")
+
+
+def success(delivery: Delivery, plan: Plan, result: object) -> Settlement:
+    """Return the settlement of a run that returned `result`; dead, if that cannot be stored."""
+    try:
+        packed = NONE if result is None else pack(result, what=f"the result of task {delivery.task}")
+    except StemError as error:
+        # The work was done and would be done again by a retry, to the same end.
+        return dead(delivery, plan.ttl_ms, error, reason="failed")
+    return Settlement(
+        id=delivery.id, token=delivery.token, outcome=Outcome.SUCCEEDED, result=packed, ttl_ms=plan.ttl_ms
+    )
+
+
+def failure(delivery: Delivery, plan: Plan, error: BaseException) -> Settlement:
+    """Return the settlement of a run that raised `error`: a retry while the policy allows one, else a dead letter."""
+    if isinstance(error, Reject):
+        return dead(delivery, plan.ttl_ms, error, reason="rejected")
+    asked = isinstance(error, Retry)
+    retried_kind = asked or plan.retry_on is None or isinstance(error, plan.retry_on)
+    given_up_kind = not asked and isinstance(error, plan.give_up_on)
+    if delivery.attempt >= plan.max_retries or not retried_kind or given_up_kind:
+        return dead(delivery, plan.ttl_ms, error, reason="failed")
+    delay_s = error.countdown if isinstance(error, Retry) and error.countdown is not None else None
+    if delay_s is None:
+        try:
+            delay_s = float(plan.retry.delay_s(delivery.attempt))
+        except Exception as broken:  # somebody's own policy: its failure must not cost the task its retry
+            delay_s = 1.0
+            error.add_note(f"the retry strategy failed, so the delay is one second: {broken!r}")
+    return Settlement(
+        id=delivery.id,
+        token=delivery.token,
+        outcome=Outcome.RETRY,
+        error=describe(error).encode(),
+        error_type=type_name(error),
+        delay_ms=min(MAX_DELAY_MS, max(0, round(delay_s * 1000))),
+        ttl_ms=plan.ttl_ms,
+    )
+
+
+def dead(delivery: Delivery, ttl_ms: int, error: BaseException, *, reason: str) -> Settlement:
+    return Settlement(
+        id=delivery.id,
+        token=delivery.token,
+        outcome=Outcome.DEAD,
+        error=describe(error).encode(),
+        error_type=type_name(error),
+        reason=reason,
+        ttl_ms=ttl_ms,
+    )
+
+
+def unreadable(delivery: Delivery, error: StemError, *, now_ms: int) -> Settlement:
+    """Return the settlement of a delivery that cannot run here: forged, malformed, too new, or of unknown name."""
+    if isinstance(error, SignatureError):
+        return dead(delivery, 86_400_000, error, reason="signature-invalid")
+    if isinstance(error, DecodeError) and not isinstance(error, NewerVersionError):
+        return dead(delivery, 86_400_000, error, reason="malformed")
+    if delivery.first_give_back_ms and now_ms - delivery.first_give_back_ms >= GIVE_UP_AFTER_MS:
+        return dead(delivery, 86_400_000, error, reason="unregistered")
+    newer = isinstance(error, NewerVersionError)
+    return Settlement(
+        id=delivery.id,
+        token=delivery.token,
+        outcome=Outcome.GIVE_BACK,
+        reason="newer version" if newer else "unknown task",
+        delay_ms=min(1000 * 2 ** min(delivery.give_backs, 10), LONGEST_GIVE_BACK_MS),
+        unknown=True,
+    )
+
+
+def hand_back(delivery: Delivery, *, reason: str) -> Settlement:
+    return Settlement(id=delivery.id, token=delivery.token, outcome=Outcome.GIVE_BACK, reason=reason)
+
+
+def crashed(delivery: Delivery, error: BaseException) -> Settlement:
+    return Settlement(
+        id=delivery.id,
+        token=delivery.token,
+        outcome=Outcome.CRASHED,
+        error=describe(error).encode(),
+        error_type=type_name(error),
+    )
+
+
+def revoked(delivery: Delivery, ttl_ms: int) -> Settlement:
+    return Settlement(id=delivery.id, token=delivery.token, outcome=Outcome.REVOKED, ttl_ms=ttl_ms)
+
+
+def type_name(error: BaseException) -> str:
+    """Return the type's name as the broker wants it: printable ASCII, at most 100 characters."""
+    return _NOT_A_NAME.sub("?", type(error).__name__)[:100]
+
+
+def describe(error: BaseException) -> ErrorInfo:
+    """Return `error` as data. Survives exceptions whose message or traceback cannot be made."""
+    try:
+        message = str(error)
+    except Exception as broken:
+        message = f"<no message: its __str__ raised {type(broken).__name__}>"
+    try:
+        trace = "".join(traceback.format_exception(type(error), error, _handlers_own(error)))
+    except Exception as broken:
+        trace = f"<no traceback: {type(broken).__name__}>"
+    return ErrorInfo(type=type_name(error), message=_utf8(message), traceback=_utf8(trace))
+
+
+def _handlers_own(error: BaseException) -> TracebackType | None:
+    """Return the traceback without the frames of Stem that lead to the handler."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FRAMES):
+        trace = trace.tb_next
+    return trace if trace is not None else error.__traceback__
+
+
+def _utf8(text: str) -> str:
+    """Return `text` without lone surrogates, which MessagePack cannot carry."""
+    return text.encode("utf-8", "backslashreplace").decode()

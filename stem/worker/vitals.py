@@ -1,0 +1,392 @@
+"""The thread that keeps a worker alive to the outside: it beats, renews leases, answers the control channel, sweeps,
+watches the work loop and drives the stop, on an event loop and connections of its own.
+
+Whatever a handler does to the work loop, this goes on; only what holds the GIL can stop it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from typing import Any, Final, Protocol
+
+from stem.contracts import Broker
+from stem.control.responder import Responder
+from stem.errors import BrokerError, BrokerRefusedError
+from stem.registry import TaskRegistry
+from stem.worker.beat import Beater
+from stem.worker.board import Board
+from stem.worker.identity import Identity
+from stem.worker.job import Job, Stop
+from stem.worker.lifecycle import RESCUE_S, WEDGED_EXIT, Level, Lifecycle, rescue, write_stacks
+from stem.worker.loops import RIGHTS, Outage, happens, keep_alive
+from stem.worker.steering import Steering, WorkSide
+from stem.worker.watchdog import Watchdog
+
+log = logging.getLogger("stem.worker")
+
+SWEEP_EVERY_S: Final = 5.0
+RECONCILE_EVERY_SWEEPS: Final = 12
+FLUSH_EVERY_S: Final = 0.05
+WAKE_S: Final = 5.0
+GOODBYE_S: Final = 2.0
+ACKNOWLEDGE_S: Final = 2.0
+
+
+class WorkOrders(WorkSide, Protocol):
+    """What the vitals thread asks of the work loop; see `runtime`."""
+
+    def stop(self, job: Job, why: Stop) -> None: ...
+
+    def lose(self, job: Job) -> None: ...
+
+    def stop_all(self) -> None: ...
+
+    def adopt_soon(self) -> None: ...
+
+
+class Vitals:
+    """The vitals thread of one worker. Built and started on the work loop; everything else happens in the thread.
+
+    Args:
+        broker: the worker's; a clone of it is used here.
+        announce_stop: called in the thread with each level of stopping.
+        owns_process: the process may be ended from here when the work loop does not follow.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        board: Board,
+        identity: Identity,
+        registry: TaskRegistry,
+        config: Mapping[str, Any],
+        work: WorkOrders,
+        interval_s: float,
+        soft_timeout_s: float,
+        drain_timeout_s: float,
+        wedged_timeout_s: float,
+        owns_process: bool,
+        announce_stop: Callable[[Level, str], None],
+        finished: Callable[[int], None],
+    ) -> None:
+        self._shared_broker = broker
+        self._board = board
+        self._identity = identity
+        self._registry = registry
+        self._config = config
+        self._work = work
+        self._interval_s = interval_s
+        self._soft_timeout_s = soft_timeout_s
+        self._drain_timeout_s = drain_timeout_s
+        self._wedged_timeout_s = wedged_timeout_s
+        self._owns_process = owns_process
+        self._announce_stop = announce_stop
+        self._finished = finished
+        self._ready: Future[bool] = Future()
+        self._thread = threading.Thread(target=self._main, name="stem-vitals", daemon=True)
+        self._acknowledged = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._begun = False
+        self._hopeless = False
+
+    # ------------------------------------------------------------------------------------------------------ any thread
+
+    def start(self) -> Future[bool]:
+        """Start the thread; the future is True once the worker is registered, False if it was stopped before.
+
+        It raises `BrokerRefusedError` if the broker does not let this worker in.
+        """
+        self._thread.start()
+        return self._ready
+
+    def call(self, function: Callable[..., None], *args: object) -> None:
+        """Run `function` in the vitals thread soon; nothing happens once the worker is gone."""
+        loop = self._loop
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(function, *args)
+            except RuntimeError:
+                return
+
+    def ask(self, level: Level, why: str) -> None:
+        self.call(lambda: self._lifecycle.ask(level, why))
+
+    def fail(self, why: str) -> None:
+        self.call(lambda: self._lifecycle.fail(why))
+
+    def signalled(self, number: int) -> None:
+        self.call(lambda: self._lifecycle.signalled(number))
+
+    def poke(self) -> None:
+        """Beat soon."""
+        self.call(lambda: self._beater.poke())
+
+    def catch_up(self) -> None:
+        """Read the control log now."""
+        self.call(lambda: self._behind.set())
+
+    def emptied(self) -> None:
+        """Nothing is in flight any more."""
+        self.call(self._on_empty)
+
+    def begun(self) -> None:
+        """The worker takes work now."""
+        self._begun = True
+        self.poke()
+
+    def acknowledge(self) -> None:
+        """The work loop knows that the worker is gone."""
+        self._acknowledged.set()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def state(self) -> str:
+        """Return the worker's state, as heartbeats say it."""
+        level = self._lifecycle.level
+        if level >= Level.SOFT:
+            return "stopping"
+        if level is Level.WARM or self._board.draining:
+            return "draining"
+        return "running" if self._begun else "starting"
+
+    # ------------------------------------------------------------------------------------------------------ the thread
+
+    def _main(self) -> None:
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(self._serve(loop))
+        except BaseException as error:
+            # Reported where somebody waits; a thread that dies in silence would leave a worker nobody hears of.
+            log.exception("vitals.died")
+            if not self._ready.done():
+                self._ready.set_exception(error)
+            else:
+                self._finished(WEDGED_EXIT)
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+    def _build(self, broker: Broker) -> None:
+        board, work = self._board, self._work
+        self._behind = asyncio.Event()
+        self._seen = asyncio.Event()
+        self._lifecycle = Lifecycle(
+            board=board,
+            worker_id=self._identity.id,
+            soft_timeout_s=self._soft_timeout_s,
+            drain_timeout_s=self._drain_timeout_s,
+            announce=self._stopping,
+            stop_handlers=work.stop_all,
+            hand_back_waiting=work.hand_back_unbegun,
+        )
+        self._steering = Steering(
+            identity=self._identity,
+            board=board,
+            registry=self._registry,
+            config=self._config,
+            work=work,
+            lifecycle=self._lifecycle,
+            beater=lambda: self._beater,
+            state=self.state,
+        )
+        self._beater = Beater(
+            broker=broker,
+            board=board,
+            identity=self._identity,
+            digest=self._registry.digest(),
+            interval_s=self._interval_s,
+            state=self.state,
+            lose=self._lose,
+            revoked=self._steering.told_revoked,
+            behind=self._behind.set,
+            watched=self._seen.set,
+            refresh=self._steering.refresh,
+        )
+        self._responder = Responder(broker.control, self._steering)
+        self._watchdog = Watchdog(
+            board=board,
+            wedged_timeout_s=self._wedged_timeout_s,
+            beat_soon=self._beater.poke,
+            stop=work.stop,
+            give_up=self._give_up,
+        )
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        broker = self._broker = self._shared_broker.clone()
+        self._build(broker)
+        self._loop = loop
+        tasks: list[asyncio.Task[None]] = []
+        code = 0
+        try:
+            if not await self._register(broker):
+                self._ready.set_result(False)
+            else:
+                for name, body in (
+                    ("heartbeat", self._beater.run),
+                    ("control", self._hear),
+                    ("catch-up", self._catch_up),
+                    ("sweep", self._sweep),
+                    ("watchdog", self._watchdog.run),
+                    ("events", self._flush_events),
+                ):
+                    tasks.append(loop.create_task(self._alive(name, body), name=f"stem {name}"))
+                self._ready.set_result(True)
+                code = await self._lifecycle.run(broker)
+                await self._leave(broker, code)
+        except BrokerRefusedError as error:
+            self._ready.set_exception(error)
+            return
+        finally:
+            self._loop = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await broker.close()
+        self._finished(code)
+        if self._owns_process and tasks:
+            self._see_it_end(code)
+
+    async def _alive(self, name: str, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        await keep_alive(name, body, hopeless=lambda which: self._lifecycle.fail(f"the {which} loop keeps dying"))
+
+    async def _register(self, broker: Broker) -> bool:
+        """Subscribe, take over desired state and beat, for ever if need be; False if stopped meanwhile."""
+        outage = Outage("start")
+        while not self._lifecycle.asked.is_set():
+            try:
+                await broker.control.subscribe()
+                await self._responder.begin()
+                await self._beater.beat()
+                outage.over()
+                return True
+            except BrokerRefusedError as error:
+                if error.code in RIGHTS:
+                    raise
+                delay_s = outage.failed(error)
+            except BrokerError as error:
+                delay_s = outage.failed(error)
+            await happens(self._lifecycle.asked, delay_s)
+        return False
+
+    async def _hear(self) -> None:
+        """Listen for wake-ups; after a break, listen first and read then, so that nothing falls in between."""
+        control, outage = self._broker.control, Outage("control")
+        listening = True
+        while True:
+            try:
+                if not listening:
+                    await control.subscribe()
+                    listening = True
+                    await self._responder.catch_up()
+                    outage.over()
+                if await control.wake(WAKE_S):
+                    epoch = self._responder.epoch
+                    await self._responder.catch_up()
+                    if self._responder.epoch == epoch:
+                        self._beater.poke()  # not a command: somebody begins to watch
+            except BrokerError as error:
+                listening = False
+                await asyncio.sleep(outage.failed(error))
+
+    async def _catch_up(self) -> None:
+        outage = Outage("control log")
+        while True:
+            await self._behind.wait()
+            self._behind.clear()
+            try:
+                await self._responder.catch_up()
+                outage.over()
+            except BrokerError as error:
+                self._behind.set()
+                await asyncio.sleep(outage.failed(error))
+
+    async def _sweep(self) -> None:
+        """Give back what lost workers held, and look for deliveries of our own that we never saw."""
+        cursor, outage, turn = "0", Outage("sweep"), 0
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S * random.uniform(0.8, 1.2))
+            try:
+                swept = await self._broker.sweep(self._board.queues, worker=self._identity.id)
+                if swept.requeued or swept.buried:
+                    log.info("tasks.reclaimed", extra={"requeued": swept.requeued, "buried": swept.buried})
+                turn += 1
+                if cursor != "0" or turn % RECONCILE_EVERY_SWEEPS == 0:
+                    cursor, repaired = await self._broker.reconcile(cursor)
+                    if repaired:
+                        log.warning("tasks.repaired", extra={"count": repaired})
+                outage.over()
+            except BrokerError as error:
+                await asyncio.sleep(outage.failed(error))
+            self._work.adopt_soon()
+
+    async def _flush_events(self) -> None:
+        while True:
+            if not self._board.watched and not self._board.events:
+                self._seen.clear()
+                await self._seen.wait()
+            await asyncio.sleep(FLUSH_EVERY_S)
+            while events := self._board.take_events():
+                try:
+                    await self._broker.events.emit(events)
+                except BrokerError:
+                    break  # the heartbeat tells of the outage; events of that time are dropped
+
+    # ------------------------------------------------------------------------------------------------------------ stop
+
+    def _lose(self, job: Job) -> None:
+        job.lost = True
+        self._work.lose(job)
+
+    def _on_empty(self) -> None:
+        self._lifecycle.emptied()
+        self._steering.emptied()
+
+    def _stopping(self, level: Level, why: str) -> None:
+        self._work.look_again()
+        self._beater.poke()
+        self._announce_stop(level, why)
+
+    async def _leave(self, broker: Broker, code: int) -> None:
+        """Say goodbye: to whoever waits for it, with a last heartbeat, and to the queues."""
+        self._board.watched = False
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                if events := self._board.take_events(10_000):
+                    await broker.events.emit(events)
+                await self._beater.beat(state="stopped")
+        except (BrokerError, TimeoutError) as error:
+            log.warning("worker.no_goodbye", extra={"error": f"{type(error).__name__}: {error}"})
+        self._steering.say_goodbye(code)
+        await self._responder.close(GOODBYE_S)
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                await broker.leave(self._identity.id, self._board.queues)
+        except (BrokerError, TimeoutError):
+            return  # the broker forgets it by itself
+
+    async def _give_up(self, age_s: float) -> None:
+        """The work loop has stood still for too long: write the stacks, let others have the tasks, end the process."""
+        write_stacks(self._work.loop)
+        log.critical(
+            "worker.wedged_for_too_long",
+            extra={"loop_age_ms": round(age_s * 1000), "in_flight": len(self._board.jobs), "exit_code": WEDGED_EXIT},
+        )
+        self._board.stopping = True
+        await rescue(self._broker, self._board, self._identity.id, crashed=True, timeout_s=RESCUE_S)
+        self._lifecycle.fail("the work loop is wedged")
+
+    def _see_it_end(self, code: int) -> None:
+        """End the process if the work loop does not: it may be blocked for good."""
+        if not self._acknowledged.wait(ACKNOWLEDGE_S):
+            for handler in logging.getLogger().handlers + log.handlers:
+                handler.flush()
+            os._exit(code)
