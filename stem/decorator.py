@@ -40,7 +40,7 @@ class TaskDecorator:
 
 
 def _derived_name(function: Callable[..., Any]) -> str:
-    module = function.__module__
+    module = getattr(function, "__module__", "")
     if module == "__main__":
         # A file that is run and the same file imported by a worker must agree on the name.
         main = sys.modules["__main__"]
@@ -49,7 +49,7 @@ def _derived_name(function: Callable[..., Any]) -> str:
             module = spec.name.removesuffix(".__main__")
         elif path is not None:
             module = os.path.splitext(os.path.basename(path))[0]
-    name = f"{module}.{function.__qualname__}"
+    name = f"{module}.{getattr(function, '__qualname__', '<no name>')}"
     try:
         return check_name("task", name)
     except InvalidNameError as error:

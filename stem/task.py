@@ -373,6 +373,9 @@ class Task(Generic[P, R, C]):
         name: of the task; `options`: as given to the decorator; `function`: as written.
     """
 
+    __name__: str
+    __qualname__: str
+
     def __init__(self, function: Callable[C, R], *, name: str, options: TaskOptions, publisher: Publisher) -> None:
         self.name: Final = check_name("task", name)
         self.options: Final = options
