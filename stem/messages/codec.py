@@ -22,7 +22,8 @@ def pack(value: object, *, what: str = "value", limit: int = MAX_BODY) -> bytes:
     """Return `value` as MessagePack.
 
     Raises:
-        InvalidArgumentsError: it holds something that cannot travel (say, an object), or nests deeper than 32.
+        InvalidArgumentsError: it holds something that cannot travel (an object, a map key that is not text), or nests
+            deeper than 32.
         BodyTooLargeError: the bytes are more than `limit`.
     """
     try:
@@ -33,8 +34,10 @@ def pack(value: object, *, what: str = "value", limit: int = MAX_BODY) -> bytes:
         ) from error
     if len(data) > limit:
         raise BodyTooLargeError(f"{what} is {len(data)} bytes, the limit is {limit}: store the data, send its address")
-    if too_deep(value, MAX_DEPTH):
-        raise InvalidArgumentsError(f"{what} nests deeper than {MAX_DEPTH} levels")
+    if flaw := flaw_in(value):
+        raise InvalidArgumentsError(f"{what} {flaw}")
+    if _may_hold_timestamp(data) and _holds_timestamp(value):
+        raise InvalidArgumentsError(f"{what} cannot be encoded: a MessagePack timestamp; use an int or a str")
     return data
 
 
@@ -49,32 +52,53 @@ def unpack(data: bytes, *, what: str = "message", limit: int = MAX_BODY) -> Any:
         raise DecodeError(f"{what} is {len(data)} bytes, the limit is {limit}")
     try:
         value = msgpack.unpackb(data, raw=False, strict_map_key=True, ext_hook=_refuse_extension, timestamp=0)
-    except DecodeError:
-        raise
+    except DecodeError as error:
+        raise DecodeError(f"{what}: {error}") from error
     except Exception as error:
         # msgpack documents UnpackException and ValueError, but malformed input also surfaces as TypeError (an
         # unhashable key), UnicodeDecodeError, StackError or OverflowError. Whatever it is, it is about these bytes.
         raise DecodeError(f"{what} is not readable MessagePack: {type(error).__name__}") from error
-    if too_deep(value, MAX_DEPTH):
-        raise DecodeError(f"{what} nests deeper than {MAX_DEPTH} levels")
+    if flaw := flaw_in(value):
+        raise DecodeError(f"{what} {flaw}")
+    if _may_hold_timestamp(data) and _holds_timestamp(value):
+        raise DecodeError(f"{what}: extension type -1 (a timestamp) is not allowed")
     return value
 
 
-def too_deep(value: object, depth: int) -> bool:
-    """Say whether containers in `value` nest deeper than `depth`."""
+def flaw_in(value: object, depth: int = MAX_DEPTH) -> str | None:
+    """Say what is wrong with the shape of a value: nesting deeper than `depth`, or a map key that is not text."""
     if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                return "has a map key that is not text"
         children: Any = value.values()
     elif isinstance(value, list | tuple):
         children = value
     else:
-        return False
+        return None
     if depth == 0:
-        return True
-    return any(isinstance(child, dict | list | tuple) and too_deep(child, depth - 1) for child in children)
+        return f"nests deeper than {MAX_DEPTH} levels"
+    for child in children:
+        if isinstance(child, dict | list | tuple) and (flaw := flaw_in(child, depth - 1)):
+            return flaw
+    return None
+
+
+def _may_hold_timestamp(data: bytes) -> bool:
+    # msgpack hands timestamps to no hook; looking for their three headers is far cheaper than walking every value.
+    return b"\xd6\xff" in data or b"\xd7\xff" in data or b"\xc7\x0c\xff" in data
+
+
+def _holds_timestamp(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(_holds_timestamp(child) for child in value.values())
+    if isinstance(value, list | tuple):
+        return any(_holds_timestamp(child) for child in value)
+    return isinstance(value, msgpack.Timestamp)
 
 
 def _refuse_extension(code: int, data: bytes) -> NoReturn:
-    raise DecodeError(f"extension type {code} is not allowed in a message")
+    raise DecodeError(f"extension type {code} is not allowed")
 
 
 class Fields:
