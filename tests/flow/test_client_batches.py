@@ -1,0 +1,295 @@
+"""How tasks leave a producer: together, once, through outages, from any loop, with signals before and after."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from stem.adapters.memory import InMemoryBroker
+from stem.client import Stem
+from stem.contracts import Limits
+from stem.errors import (
+    BrokerRefusedError,
+    BrokerUnreachableError,
+    InvalidNameError,
+    QueueFull,
+    UnknownOutcomeError,
+)
+from stem.messages.envelope import Envelope
+from stem.messages.status import TaskState
+from stem.signals import AfterTaskPublish, BeforeTaskPublish, StemSignals
+from stem.task import Signature
+from tests.parts import CountingBroker
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def broker() -> CountingBroker:
+    return CountingBroker()
+
+
+@pytest.fixture
+async def stem(broker: CountingBroker) -> AsyncIterator[Stem]:
+    async with Stem(broker=CountingBroker.typed(broker), patience=0.3) as app:
+        yield app
+
+
+async def envelope_of(broker: CountingBroker, task_id: str) -> Envelope:
+    stored = await broker.inner.body(task_id)
+    assert stored is not None
+    return Envelope.decode(stored[0])
+
+
+# ----------------------------------------------------------------------------------------------------- group commit
+
+
+async def test_concurrent_enqueues_share_one_round_trip(stem: Stem, broker: CountingBroker) -> None:
+    ids = await asyncio.gather(*(stem.enqueue("t", {"n": number}) for number in range(100)))
+
+    assert broker.batches == [ids]
+
+
+async def test_what_comes_during_a_round_trip_leaves_with_the_next_one(broker: CountingBroker) -> None:
+    gate = asyncio.Event()
+    real = broker.inner.enqueue
+
+    async def slow(tasks: Any) -> Any:
+        await gate.wait()
+        return await real(tasks)
+
+    broker.inner.enqueue = slow  # type: ignore[method-assign]  # a server that takes its time
+    stem = Stem(broker=CountingBroker.typed(broker))
+    first = asyncio.create_task(stem.enqueue("t"))
+    await eventually(lambda: broker.batches)
+
+    later = [asyncio.create_task(stem.enqueue("t")) for _ in range(50)]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(first, *later)
+
+    assert [len(batch) for batch in broker.batches] == [1, 50]
+
+
+async def test_a_batch_has_at_most_500(stem: Stem, broker: CountingBroker) -> None:
+    await asyncio.gather(*(stem.enqueue("t") for _ in range(1200)))
+
+    assert [len(batch) for batch in broker.batches] == [500, 500, 200]
+
+
+async def test_enqueue_many_keeps_the_order_and_is_one_round_trip_per_500(stem: Stem, broker: CountingBroker) -> None:
+    ids = await stem.enqueue_many([("t", {"n": number}) for number in range(1001)])
+
+    assert [len(batch) for batch in broker.batches] == [500, 500, 1]
+    assert [each for batch in broker.batches for each in batch] == ids
+    assert (await envelope_of(broker, ids[700])).args == {"n": 700}
+
+
+async def test_enqueue_many_of_nothing_sends_nothing(stem: Stem, broker: CountingBroker) -> None:
+    assert await stem.enqueue_many([]) == []
+    assert broker.batches == []
+
+
+async def test_one_bad_request_stops_the_whole_batch_before_it_is_sent(stem: Stem, broker: CountingBroker) -> None:
+    with pytest.raises(InvalidNameError):
+        await stem.enqueue_many([("good", {}), ("not good", {})])
+
+    assert broker.batches == []
+
+
+async def test_a_cancelled_caller_takes_its_task_back_and_harms_nobody(stem: Stem, broker: CountingBroker) -> None:
+    calls = [asyncio.create_task(stem.enqueue("t", task_id=f"id-{number}")) for number in range(3)]
+    await asyncio.sleep(0)
+    calls[1].cancel()
+
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert outcomes[0] == "id-0"
+    assert isinstance(outcomes[1], asyncio.CancelledError)
+    assert outcomes[2] == "id-2"
+    assert broker.batches == [["id-0", "id-2"]]
+
+
+async def test_no_task_is_left_behind_on_the_loop(stem: Stem) -> None:
+    before = asyncio.all_tasks()
+
+    await asyncio.gather(*(stem.enqueue("t") for _ in range(10)))
+    await asyncio.sleep(0)
+
+    assert asyncio.all_tasks() == before
+
+
+# ----------------------------------------------------------------------------------------------------------- outages
+
+
+async def test_an_outage_shorter_than_the_patience_is_not_heard_of(stem: Stem, broker: CountingBroker) -> None:
+    broker.failures = [BrokerUnreachableError("away"), UnknownOutcomeError("no answer"), BrokerUnreachableError("away")]
+
+    task_id = await stem.enqueue("t")
+
+    assert broker.batches == [[task_id]] * 4
+    assert (await stem.status(task_id)).state is TaskState.QUEUED
+
+
+async def test_a_lost_answer_enqueues_once(stem: Stem, broker: CountingBroker) -> None:
+    broker.apply_first = True
+    broker.failures = [UnknownOutcomeError("no answer")]
+
+    task_id = await stem.enqueue("t")
+
+    row = (await broker.inner.census.queues(["default"]))[0]
+    assert (row.ready, row.enqueued_total) == (1, 1)
+    assert broker.batches == [[task_id], [task_id]]
+
+
+async def test_a_lost_answer_of_a_unique_task_gives_its_own_id(stem: Stem, broker: CountingBroker) -> None:
+    broker.apply_first = True
+    broker.failures = [UnknownOutcomeError("no answer")]
+
+    assert await stem.enqueue("t", unique_key="k", task_id="mine") == "mine"
+
+
+async def test_an_outage_past_the_patience_is_an_error_that_says_what_to_do(stem: Stem, broker: CountingBroker) -> None:
+    broker.failures = [BrokerUnreachableError("connection refused") for _ in range(1000)]
+
+    with pytest.raises(BrokerUnreachableError, match=r"id-1: not enqueued.*0\.3 s.*STEM_BROKER_URL"):
+        await stem.enqueue("t", task_id="id-1")
+
+    assert 2 < len(broker.batches) < 40
+
+
+async def test_one_unknown_try_makes_the_outcome_unknown(stem: Stem, broker: CountingBroker) -> None:
+    away: list[Exception] = [BrokerUnreachableError("connection refused") for _ in range(1000)]
+    broker.failures = [UnknownOutcomeError("no answer"), *away]
+
+    with pytest.raises(UnknownOutcomeError, match=r"id-1.*may or may not be enqueued.*same task_id"):
+        await stem.enqueue("t", task_id="id-1")
+
+
+async def test_a_refusal_is_heard_at_once(stem: Stem, broker: CountingBroker) -> None:
+    broker.failures = [BrokerRefusedError("out of memory", code="OOM")]
+
+    with pytest.raises(BrokerRefusedError, match="out of memory"):
+        await stem.enqueue("t")
+
+    assert len(broker.batches) == 1
+
+
+async def test_a_refusal_that_passes_is_waited_for(stem: Stem, broker: CountingBroker) -> None:
+    broker.failures = [BrokerRefusedError("loading", code="LOADING"), BrokerRefusedError("disk", code="MISCONF")]
+
+    assert await stem.enqueue("t")
+
+
+async def test_callers_during_an_outage_gather_and_leave_together(stem: Stem, broker: CountingBroker) -> None:
+    broker.failures = [BrokerUnreachableError("away")]
+    first = asyncio.create_task(stem.enqueue("t"))
+    await eventually(lambda: broker.batches)
+
+    await asyncio.gather(first, *(stem.enqueue("t") for _ in range(5)))
+
+    assert [len(batch) for batch in broker.batches] == [1, 6]
+
+
+async def test_a_mistake_of_the_adapter_reaches_its_callers_and_the_next_ones_are_served(
+    stem: Stem, broker: CountingBroker
+) -> None:
+    broker.failures = [RuntimeError("bug")]
+
+    with pytest.raises(RuntimeError, match="bug"):
+        await stem.enqueue("t")
+    assert await stem.enqueue("t")
+
+
+# ----------------------------------------------------------------------------------------------------------- signals
+
+
+async def test_publish_signals_come_before_and_after(stem: Stem, broker: CountingBroker) -> None:
+    seen: list[Any] = []
+
+    async def before(event: BeforeTaskPublish, context: Any) -> None:
+        assert broker.batches == []
+        seen.append((event.id, event.task, event.queue, event.args, event.meta))
+
+    def after(event: AfterTaskPublish, context: Any) -> None:
+        assert context is stem
+        seen.append((event.id, event.outcome))
+
+    connections = [
+        StemSignals.on_before_task_publish(before, task="t"),
+        StemSignals.on_after_task_publish(after, task="t"),
+    ]
+    try:
+        await stem.enqueue("t", {"a": 1}, meta={"m": 1}, task_id="id-1")
+        await stem.enqueue_many([Signature(name="other")])
+    finally:
+        for connection in connections:
+            connection.disconnect()
+
+    assert seen == [("id-1", "t", "default", {"a": 1}, {"m": 1}), ("id-1", "queued")]
+
+
+async def test_a_refused_task_has_no_signal_after_it() -> None:
+    stem = Stem(broker=InMemoryBroker(limits=Limits(queue_length=1)))
+    seen: list[str] = []
+    connection = StemSignals.on_after_task_publish(lambda event, context: seen.append(event.requested_id))
+    try:
+        with pytest.raises(QueueFull):
+            await stem.enqueue_many([Signature(name="t", task_id="id-1"), Signature(name="t", task_id="id-2")])
+    finally:
+        connection.disconnect()
+
+    assert seen == ["id-1"]
+
+
+# ------------------------------------------------------------------------------------------------------- event loops
+
+
+def test_one_application_serves_several_event_loops(broker: CountingBroker) -> None:
+    stem = Stem(broker=CountingBroker.typed(broker))
+
+    first = asyncio.run(stem.enqueue("t"))
+    second = asyncio.run(stem.enqueue("t"))
+    third = asyncio.run(stem.status(first))
+
+    assert third.id == first != second
+    assert broker.clones == 2
+
+
+def test_closing_closes_clones_and_leaves_the_given_broker_to_its_maker(broker: CountingBroker) -> None:
+    stem = Stem(broker=CountingBroker.typed(broker))
+
+    async def use() -> None:
+        async with stem:
+            await stem.enqueue("t")
+
+    asyncio.run(use())
+    asyncio.run(use())
+
+    assert not broker.closed
+    assert broker.clones == 0, "the given handle is free again after close()"
+
+
+async def test_close_sends_what_waits_and_can_be_called_twice(stem: Stem, broker: CountingBroker) -> None:
+    sending = asyncio.create_task(stem.enqueue("t", task_id="late"))
+    await asyncio.sleep(0)
+
+    await stem.close()
+    await stem.close()
+
+    assert sending.done()
+    assert await sending == "late"
+
+
+def test_a_loop_that_ends_during_an_outage_leaves_no_complaint(broker: CountingBroker) -> None:
+    broker.failures = [BrokerUnreachableError("away") for _ in range(1000)]
+    stem = Stem(broker=CountingBroker.typed(broker), patience=60)
+
+    async def give_up() -> None:
+        sending = asyncio.create_task(stem.enqueue("t"))
+        await eventually(lambda: broker.batches)
+        assert not sending.done()
+
+    asyncio.run(give_up())
