@@ -9,6 +9,7 @@ intake -> dispatch -> executor      beat, control, sweep, watchdog, stop machine
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import threading
@@ -19,14 +20,14 @@ from typing import Any, Final
 
 from stem.client import Stem
 from stem.config import StemConfig
-from stem.contracts import Broker, ResultBackend
-from stem.errors import ConfigError
+from stem.contracts import Broker, ResultBackend, ServerInfo
+from stem.errors import BrokerError, ConfigError
 from stem.messages.names import check_name
 from stem.registry import TaskRegistry
 from stem.retry import ExponentialJitterRetryStrategy, RetryStrategy
 from stem.signals import StemSignals, WorkerInit, WorkerReady, WorkerShutdown, WorkerStopping
 from stem.signing import PayloadSigner
-from stem.worker import host
+from stem.worker import banner, host
 from stem.worker.board import Board
 from stem.worker.dispatch import Dispatcher
 from stem.worker.executor.threads import ThreadExecutor
@@ -102,6 +103,9 @@ class Worker:
         self._stopped: asyncio.Future[int] | None = None
         self._client: Stem | None = None
         self._started = False
+        self._server: ServerInfo | None = None
+        self.started_well = False
+        """It has registered and begun to take work."""
 
     def __repr__(self) -> str:
         return f"<Worker {self.name} ({self.id}) of {', '.join(self._board.queues)}>"
@@ -136,6 +140,21 @@ class Worker:
             "epoch": board.epoch,
         }
 
+    def banner(self) -> list[str]:
+        """Return lines that say who and where this worker is, for people."""
+        return banner.lines(
+            version=self._identity.version,
+            worker_id=self.id,
+            name=self.name,
+            info=self._server,
+            url=self._broker.url,
+            namespace=self._broker.namespace,
+            registry=self._registry,
+            queues=self.queues,
+            concurrency=self.concurrency,
+            threads=self._threads_size,
+        )
+
     # ---------------------------------------------------------------------------------------------------- start, stop
 
     async def start(self) -> None:
@@ -166,6 +185,7 @@ class Worker:
             raise
         if not ready:
             return
+        await self._look_at_server()
         self._begin()
         log.info(
             "worker.ready",
@@ -264,6 +284,15 @@ class Worker:
         )
         board.on_empty = self._on_empty
 
+    async def _look_at_server(self) -> None:
+        """Warn of what will hurt."""
+        with contextlib.suppress(BrokerError):  # not worth a failed start; the heartbeat tells of outages
+            self._server = await self._broker.census.info()
+        for warning in banner.warnings(
+            self._server, self._registry, self.queues, default_queue=self._config.default_queue
+        ):
+            log.warning("worker.warning", extra={"hint": warning})
+
     def _begin(self) -> None:
         """Start the loops of the work side."""
         self._board.ticked_at = time.monotonic()
@@ -279,6 +308,7 @@ class Worker:
             alive = keep_alive(name, body, hopeless=lambda which: self._vitals.fail(f"the {which} loop keeps dying"))
             self._running.append(loop.create_task(alive, name=f"stem {name}"))
         self._vitals.begun()
+        self.started_well = True
 
     async def _tick(self) -> None:
         while True:

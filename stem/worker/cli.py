@@ -1,0 +1,225 @@
+"""`stem-worker`: one worker as a process of its own.
+
+Exit codes: 0 all tasks settled or handed back, 1 some were not, 2 usage or configuration, 69 the broker does not let
+the worker in, 70 the worker broke (its loop stood still, or one of its parts kept dying).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import logging
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, Final, NoReturn
+
+from stem.client import Stem
+from stem.config import LOG_LEVELS, StemConfig, parse_duration
+from stem.contracts import Broker, ResultBackend
+from stem.errors import BrokerError, ConfigError, StemError
+from stem.messages.names import check_name
+from stem.text import clean
+from stem.worker import host, logs
+from stem.worker.lifecycle import WorkerLifecycleConfig
+from stem.worker.runtime import Worker
+
+EXIT_USAGE: Final = 2
+EXIT_UNAVAILABLE: Final = 69
+EXIT_INTERRUPTED: Final = 130
+
+_REFERENCE: Final = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"stem-worker: {clean(message, 300)} (see stem-worker --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = _Parser(prog="stem-worker", description="Run tasks of an application.")
+    parse.add_argument("app", metavar="APP", help="where the application is: mypkg.tasks:app")
+    parse.add_argument("--queue", "-q", action="append", metavar="NAME", help="take from this queue (repeatable)")
+    parse.add_argument("--concurrency", "-c", type=int, metavar="N", help="tasks at once")
+    parse.add_argument("--name", "-n", metavar="NAME", help="a name that is stable over restarts")
+    parse.add_argument("--url", metavar="URL", help="the broker (default: the application's, or STEM_BROKER_URL)")
+    parse.add_argument("--namespace", metavar="NS", help="prefix of every key and channel")
+    parse.add_argument("--log-format", choices=("console", "json"), help="default: console on a terminal, else json")
+    parse.add_argument("--log-level", choices=LOG_LEVELS)
+    parse.add_argument("--drain-timeout", metavar="25s", help="how long a warm stop waits for what runs")
+    parse.add_argument("--soft-timeout", metavar="3s", help="how long handlers that were told to stop may take")
+    parse.add_argument("--wedged-timeout", metavar="60s", help="how long the work loop may stand still")
+    parse.add_argument("--processes", type=int, default=None, metavar="N", help="needs a later version")
+    parse.add_argument("--health-port", type=int, default=None, metavar="PORT", help="needs a later version")
+    parse.add_argument("--debug", action="store_true", help="show tracebacks of start-up errors")
+    return parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code. Errors are one line on stderr."""
+    args = parser().parse_args(argv)
+    try:
+        return _run(args)
+    except BrokerError as error:
+        return _complain(error, EXIT_UNAVAILABLE, debug=args.debug)
+    except StemError as error:
+        return _complain(error, EXIT_USAGE, debug=args.debug)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _complain(error: BaseException, code: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    sys.stderr.write(f"stem-worker: {clean(error, 600)}\n")
+    return code
+
+
+def _run(args: argparse.Namespace) -> int:
+    _refuse_later_features(args)
+    # Set before the application is imported, so that its own `Stem.connect()` means the same broker.
+    if args.url is not None:
+        os.environ["STEM_BROKER_URL"] = args.url
+    if args.namespace is not None:
+        os.environ["STEM_NAMESPACE"] = check_name("namespace", args.namespace)
+    config = StemConfig.from_environment()
+    lifecycle = WorkerLifecycleConfig(
+        install_signal_handlers=True,
+        soft_timeout=_duration(args.soft_timeout, "--soft-timeout", 3.0),
+        drain_timeout=_duration(args.drain_timeout, "--drain-timeout", None),
+        wedged_timeout=_duration(args.wedged_timeout, "--wedged-timeout", None),
+    )
+    app = load(args.app)
+    if args.name is not None:
+        config = replace(config, worker_name=check_name("worker", args.name))
+    logs.install(
+        style=args.log_format or config.log_format,
+        level=args.log_level or config.log_level,
+        worker=config.worker_name or host.host_name(),
+    )
+    return _in_loop(_work(app, args, config, lifecycle))
+
+
+def _refuse_later_features(args: argparse.Namespace) -> None:
+    if args.processes is not None and args.processes != 1:
+        raise ConfigError("--processes needs a later version of Stem: start several workers instead")
+    if args.health_port is not None:
+        raise ConfigError("--health-port needs a later version of Stem: ask with `stemctl ping` instead")
+
+
+def _duration(text: str | None, name: str, default: Any) -> Any:
+    return default if text is None else parse_duration(text, name=name)
+
+
+def load(reference: str) -> Stem:
+    """Import `package.module:attribute` (`:app` may be left out) and return the application.
+
+    Raises:
+        ConfigError: it cannot be imported, or is no `Stem`.
+    """
+    if not _REFERENCE.fullmatch(reference):
+        raise ConfigError(f"{ascii(reference)[:100]} is no application: use package.module:attribute")
+    module_name, _, attribute = reference.partition(":")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if module_name == missing or module_name.startswith(f"{missing}."):
+            raise ConfigError(f"there is no module {module_name} here: start in its folder, or install it") from error
+        raise ConfigError(f"{module_name} needs {clean(missing, 100)}, which is not installed") from error
+    except StemError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{module_name} cannot be imported: {type(error).__name__}: {clean(error, 300)}") from error
+    for part in (attribute or "app").split("."):
+        if not hasattr(found, part):
+            raise ConfigError(f"{module_name} has no attribute {part!r}: use package.module:attribute")
+        found = getattr(found, part)
+    if not isinstance(found, Stem):
+        raise ConfigError(f"{reference} is a {type(found).__name__}, not a Stem application")
+    return found
+
+
+def _in_loop(main_coroutine: Coroutine[Any, Any, int]) -> int:
+    """Run on uvloop where it is installed.
+
+    Not `asyncio.run`: at its end that waits for every task, and a handler that does not end must not keep the process.
+    """
+    try:
+        import uvloop  # loaded by worker processes only
+
+        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    except ImportError:
+        loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        code = loop.run_until_complete(main_coroutine)
+        leftovers = [task for task in asyncio.all_tasks(loop) if not task.done()]
+        for task in leftovers:
+            task.cancel()
+        if leftovers:
+            loop.run_until_complete(asyncio.wait(leftovers, timeout=1.0))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        stuck = any(not task.done() for task in leftovers)
+    finally:
+        asyncio.set_event_loop(None)
+    if stuck or any(thread.name.startswith("stem-handler") and thread.is_alive() for thread in threading.enumerate()):
+        _exit_now(code)
+    loop.close()
+    return code
+
+
+def _exit_now(code: int) -> NoReturn:
+    """End the process although handlers still run: they have been settled, and cannot be waited for."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            continue
+    os._exit(code)
+
+
+async def _work(app: Stem, args: argparse.Namespace, config: StemConfig, lifecycle: WorkerLifecycleConfig) -> int:
+    broker, backend = await asyncio.to_thread(_connections, app, args, config)
+    signer = app.signer
+    worker = Worker(
+        broker=broker,
+        registry=app.registry,
+        backend=backend,
+        queues=args.queue,
+        concurrency=args.concurrency,
+        lifecycle=lifecycle,
+        signer=signer,
+        config=replace(app.config, worker_name=config.worker_name) if config.worker_name else app.config,
+    )
+    try:
+        await worker.start()
+        if worker.started_well and sys.stderr.isatty():
+            sys.stderr.write("\n".join(worker.banner()) + "\n")
+        return await worker.wait()
+    finally:
+        if args.url is not None:
+            await broker.close()
+        await app.close()
+
+
+def _connections(app: Stem, args: argparse.Namespace, config: StemConfig) -> tuple[Broker, ResultBackend | None]:
+    """Return broker and backend; may start the embedded server, so it is called off the loop."""
+    if args.url is None:
+        return app.broker, app.backend
+    from stem.adapters.connect import connect_broker  # adapters are loaded by those who connect
+
+    namespace = args.namespace or app.namespace
+    return connect_broker(args.url, namespace=namespace, limits=config.limits(), tls=config.tls), app.backend
+
+
+if __name__ == "__main__":
+    sys.exit(main())
