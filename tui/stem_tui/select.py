@@ -35,7 +35,7 @@ def queue_sign(row: QueueLine) -> Sign:
     return QUEUE["idle"] if not row.consumers and (row.ready or row.delayed or row.retrying) else QUEUE["run"]
 
 
-QUEUES: Final = View[QueueLine](
+QUEUES: Final[View[QueueLine]] = View(
     kind="queue",
     title="QUEUES",
     key=lambda row: row.key,
@@ -138,7 +138,7 @@ def _if_alive(row: WorkerLine, cell: Cell) -> Cell:
     return cell if _alive(row) else NONE
 
 
-WORKERS: Final = View[WorkerLine](
+WORKERS: Final[View[WorkerLine]] = View(
     kind="worker",
     title="WORKERS",
     key=lambda row: row.key,
@@ -223,7 +223,7 @@ def _failures(row: FailureGroup, now_ms: int) -> Cell:
     return Cell(f"×{figures.count(row.count(now_ms))}", "strong")
 
 
-FAILURES: Final = View[FailureGroup](
+FAILURES: Final[View[FailureGroup]] = View(
     kind="failure",
     title="FAILURES last 5m",
     key=lambda row: row.key,
@@ -299,32 +299,32 @@ def _changed(row: TaskLine) -> int:
     return row.finished_ms or row.changed_ms
 
 
-_ID: Final = Column[TaskLine](key="id", title="ID", width=8, cell=lambda r, _: Cell(short_id(r), "dim"),
+_ID: Final[Column[TaskLine]] = Column(key="id", title="ID", width=8, cell=lambda r, _: Cell(short_id(r), "dim"),
                               sort=lambda r: r.id)  # fmt: skip
-_TASK: Final = Column[TaskLine](key="task", title="TASK", width=14, grow=2, cell=lambda r, _: Cell(r.task, "strong"),
-                                sort=lambda r: r.task)  # fmt: skip
-_STATE: Final = Column[TaskLine](key="state", title="STATE", width=11, cell=lambda r, _: task_sign(r).cell,
+_TASK: Final[Column[TaskLine]] = Column(key="task", title="TASK", width=14, grow=2, sort=lambda r: r.task,
+                                        cell=lambda r, _: Cell(r.task, "strong"))  # fmt: skip
+_STATE: Final[Column[TaskLine]] = Column(key="state", title="STATE", width=11, cell=lambda r, _: task_sign(r).cell,
                                  sort=lambda r: r.state)  # fmt: skip
-_QUEUE: Final = Column[TaskLine](key="queue", title="QUEUE", width=8, grow=1, keep=3,
+_QUEUE: Final[Column[TaskLine]] = Column(key="queue", title="QUEUE", width=8, grow=1, keep=3,
                                  cell=lambda r, _: Cell(r.queue, "dim"), sort=lambda r: r.queue)  # fmt: skip
-_WORKER: Final = Column[TaskLine](key="worker", title="WORKER", width=11, grow=2, keep=2,
+_WORKER: Final[Column[TaskLine]] = Column(key="worker", title="WORKER", width=11, grow=2, keep=2,
                                   cell=lambda r, _: Cell(r.worker or "–", "dim"), sort=lambda r: r.worker)  # fmt: skip
-_TRY: Final = Column[TaskLine](key="tries", title="TRY", width=3, align="right", keep=4,
+_TRY: Final[Column[TaskLine]] = Column(key="tries", title="TRY", width=3, align="right", keep=4,
                                cell=lambda r, _: number(r.attempt, "warn"), sort=lambda r: r.attempt,
                                down=True)  # fmt: skip
-_TOOK: Final = Column[TaskLine](key="took", title="TOOK", width=6, align="right", cell=_took,
+_TOOK: Final[Column[TaskLine]] = Column(key="took", title="TOOK", width=6, align="right", cell=_took,
                                 sort=lambda r: r.started_ms)  # fmt: skip
-_WHAT: Final = Column[TaskLine](key="what", title="ERROR / PROGRESS", width=16, grow=4, keep=1, cell=_what,
+_WHAT: Final[Column[TaskLine]] = Column(key="what", title="ERROR / PROGRESS", width=16, grow=4, keep=1, cell=_what,
                                 sort=lambda r: r.error)  # fmt: skip
-_DUE: Final = Column[TaskLine](key="due", title="NEXT", width=9, align="right", cell=_due,
+_DUE: Final[Column[TaskLine]] = Column(key="due", title="NEXT", width=9, align="right", cell=_due,
                                sort=lambda r: r.due_ms)  # fmt: skip
-_ENQUEUED: Final = Column[TaskLine](key="age", title="AGE", width=6, align="right",
+_ENQUEUED: Final[Column[TaskLine]] = Column(key="age", title="AGE", width=6, align="right",
                                     cell=lambda r, now: Cell(figures.age(r.enqueued_ms, now), "dim"),
                                     sort=lambda r: r.enqueued_ms)  # fmt: skip
-_WHEN: Final = Column[TaskLine](key="when", title="WHEN", width=6, align="right",
+_WHEN: Final[Column[TaskLine]] = Column(key="when", title="WHEN", width=6, align="right",
                                 cell=lambda r, now: Cell(figures.age(_changed(r), now), "dim"),
                                 sort=_changed, down=True)  # fmt: skip
-_PRIORITY: Final = Column[TaskLine](key="prio", title="PRIO", width=4, align="right", keep=5,
+_PRIORITY: Final[Column[TaskLine]] = Column(key="prio", title="PRIO", width=4, align="right", keep=5,
                                     cell=lambda r, _: number(r.priority), sort=lambda r: r.priority,
                                     down=True)  # fmt: skip
 
@@ -397,7 +397,7 @@ def tab_count(state: ClusterState, tab: str) -> int | None:
 
 # -------------------------------------------------------------------------------------------------------------- events
 
-EVENTS: Final = View[EventLine](
+EVENTS: Final[View[EventLine]] = View(
     kind="event",
     title="EVENTS",
     key=lambda row: row.key,

@@ -20,7 +20,8 @@ from textual.widget import Widget
 
 from stem_tui.columns import Column, Sorting, View, fit
 from stem_tui.theme import Cell, Look
-from stem_tui.widgets.paint import both_ends, cut, segments
+from stem_tui.widgets.paint import both_ends, segments
+from stem_tui.width import cut
 
 HEAD_LINES: Final = 2
 _GUTTER: Final = 3

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
-from stem.text import clean
 from stem_tui.theme import Cell, Look
-
-
-def shown(text: str, look: Look) -> str:
-    """Return text for the terminal. It was cleaned when it came in; this is the second lock on the same door."""
-    return look.text(text if text.isprintable() else clean(text, 2_000))
+from stem_tui.width import shown
 
 
 def segments(cells: Iterable[Cell], look: Look, *, over: Style | None = None, stale: bool = False) -> list[Segment]:
@@ -25,16 +20,6 @@ def segments(cells: Iterable[Cell], look: Look, *, over: Style | None = None, st
         style = look.style("stale" if stale else cell.tone)
         result.append(Segment(shown(cell.text, look), style if over is None else style + over))
     return result
-
-
-def cut(text: str, width: int, *, right: bool = False, look: Look) -> str:
-    """Return text of exactly `width` terminal cells, with an ellipsis where it was longer."""
-    text = shown(text, look)
-    length = len(text) if text.isascii() else cell_len(text)
-    if length > width:
-        return set_cell_size(text, max(0, width - 1)) + look.text("…") if width > 0 else ""
-    padding = " " * (width - length)
-    return padding + text if right else text + padding
 
 
 def both_ends(

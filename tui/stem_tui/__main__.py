@@ -1,0 +1,167 @@
+"""`stem-tui`: reads the command line and starts the dashboard, or prints one look of it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import getpass
+import locale
+import os
+import secrets
+import shutil
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from stem.errors import StemError
+from stem.text import clean
+
+if TYPE_CHECKING:
+    from stem.contracts import Broker
+    from stem_tui.theme import Look
+
+THEMES: Final = ("stem-dark", "stem-light", "stem-deut", "stem-contrast", "ansi", "mono")
+USAGE: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which broker to look at."""
+
+    url: str
+    namespace: str
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(
+        prog="stem-tui",
+        description="The live dashboard of Stem: queues, workers, tasks, failures; and what to do about them.",
+        epilog="Keys: ? shows them all. Without a terminal, or with TERM=dumb, it prints what --once prints.",
+    )
+    made.add_argument("--url", help="of the broker (default: STEM_BROKER_URL, else the embedded server)")
+    made.add_argument("--namespace", help="default: STEM_NAMESPACE, else stem")
+    made.add_argument("--read-only", action="store_true", help="look only: nothing can be sent")
+    made.add_argument("--once", action="store_true", help="print one look and exit: 0, or 69 without a broker")
+    made.add_argument("--format", choices=("text", "json", "jsonl"), default="text", help="of --once")
+    made.add_argument("--watch", type=_seconds, metavar="SECONDS", help="with --once: again and again")
+    made.add_argument("--check", action="store_true", help="with --once: exit 1 when something is wrong")
+    made.add_argument("--width", type=int, metavar="COLUMNS", help="of --once (default: the terminal's, or 100)")
+    made.add_argument("--ascii", action="store_true", help="plain characters only")
+    made.add_argument("--theme", choices=THEMES, help="colours (default: stem-dark; mono with NO_COLOR)")
+    made.add_argument("--hz", type=_hertz, metavar="N", help="draw at most N times a second (default: 10; 4 over ssh)")
+    made.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
+    return made
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 86_400:
+        raise argparse.ArgumentTypeError("give 0.1 to 86400 seconds")
+    return value
+
+
+def _hertz(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 20:
+        raise argparse.ArgumentTypeError("give 1 to 20")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the dashboard; return the exit code."""
+    options = parser().parse_args(argv)
+    plain = options.once or os.environ.get("TERM") == "dumb" or not (sys.stdin.isatty() and sys.stdout.isatty())
+    try:
+        where = _where(options.url, options.namespace)
+        broker = _connect(where)
+    except StemError as error:
+        sys.stderr.write(f"stem-tui: {clean(error, 400)}\n")
+        return USAGE
+    look = _look(options.theme, options.ascii)
+    with contextlib.suppress(KeyboardInterrupt):
+        if plain:
+            code = asyncio.run(_print(broker, options, look))
+            if not options.once:
+                sys.stderr.write("stem-tui: this is no terminal to draw on, so here is one look (--once)\n")
+            return code
+        return asyncio.run(_draw(broker, options, look))
+    return 130
+
+
+def _where(url: str | None, namespace: str | None) -> Where:
+    from stem.adapters.connect import interactive, resolve_url  # after the command line has been understood
+    from stem.config import StemConfig
+
+    config = StemConfig.from_environment(os.environ)
+    found = resolve_url(url or config.broker_url, interactive=interactive())
+    return Where(found, namespace or config.namespace)
+
+
+def _connect(where: Where) -> Broker:
+    from stem.adapters.connect import connect_broker  # loads the adapter's client
+
+    return connect_broker(where.url, namespace=where.namespace)
+
+
+def _look(theme: str | None, plain_characters: bool) -> Look:
+    from stem_tui.theme import Look
+
+    utf8 = "utf" in (locale.getpreferredencoding(False) or "").lower().replace("-", "")
+    chosen = theme or ("mono" if os.environ.get("NO_COLOR") else os.environ.get("STEM_TUI_THEME") or "stem-dark")
+    return Look(chosen if chosen in THEMES else "stem-dark", plain_characters or not utf8)
+
+
+async def _print(broker: Broker, options: argparse.Namespace, look: Look) -> int:
+    from stem_tui import once
+
+    width = options.width or shutil.get_terminal_size((100, 40)).columns
+    try:
+        return await once.run(
+            broker, format=options.format, width=width, look=look, watch_s=options.watch, check=options.check
+        )
+    finally:
+        await broker.close()
+
+
+async def _draw(broker: Broker, options: argparse.Namespace, look: Look) -> int:
+    # Textual takes a quarter of a second to import: only who draws pays for it.
+    from stem.control.diagnose import diagnose
+    from stem.observe.feed import Feed
+    from stem.observe.state import ClusterState
+    from stem_tui.app import StemTUI, default_hz
+    from stem_tui.session import Session
+
+    state = ClusterState(diagnose)
+    feed = Feed(broker, state, watcher=f"tui-{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(3)}")
+    session = Session(
+        state=state,
+        feed=feed,
+        url=broker.url,
+        namespace=broker.namespace,
+        look=look,
+        read_only=options.read_only,
+        hz=options.hz or default_hz(),
+    )
+    app = StemTUI(session, broker, actor=_actor())
+    try:
+        code = await app.run_async(mouse=not options.no_mouse)
+    finally:
+        await broker.close()
+    return app.return_code or code or 0
+
+
+def _actor() -> str:
+    """Return who is asking: kept with what a command stores."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"[:200]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

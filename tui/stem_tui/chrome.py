@@ -1,0 +1,173 @@
+"""What stands around every screen: header, rates, notice, hint, and the words of an empty panel. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from stem.observe.rates import percentile_ms
+from stem.observe.state import ClusterState
+from stem.text import clean
+from stem_tui import figures
+from stem_tui.actions import hints
+from stem_tui.session import Session
+from stem_tui.theme import LINK, Cell
+
+MIN_WIDTH: Final = 60
+MIN_HEIGHT: Final = 16
+Tile = tuple[str, str, str, Sequence[float], str]
+"""Name, value, tone of the value, series, and a note below."""
+
+
+def header(session: Session, width: int) -> tuple[list[Cell], list[Cell]]:
+    """Return both ends of line 1."""
+    left = [Cell(" stem-tui", "title"), Cell(f"  {session.namespace}", "strong")]
+    link, phase, now_s = session.link, session.phase, session.clock.monotonic()
+    sign = LINK[phase]
+    state = [Cell(f"  {sign.glyph} {sign.word}", sign.tone)]
+    if phase == "LIVE":
+        state.append(Cell(f" {link.rtt_ms:.0f}ms", "dim"))
+    elif phase == "DOWN":
+        state.append(Cell(f" {figures.span((now_s - link.since_s) // 1 * 1000)}", "bad"))
+        left_s = max(0.0, link.next_s - now_s)
+        trying = f" · retry {link.retry} in {left_s:.1f}s · r now" if left_s > 0 else f" · retry {link.retry} …"
+        state.append(Cell(trying, "warn"))
+    elif phase == "STALE" and link.answered_s is not None:
+        state.append(Cell(f" no answer for {now_s - link.answered_s:.0f}s", "warn"))
+    if width >= 100 or phase == "LIVE":
+        room = width - sum(len(cell.text) for cell in left + state) - 30
+        if room >= 12:
+            left.append(Cell(f" {_shortened(session.url, room)}", "dim"))
+    right = []
+    if session.frozen_ms is not None:
+        right.append(Cell(f" ‖ FROZEN {figures.clock(session.frozen_ms)}Z ", "warn"))
+    elif session.stale and link.answered_ms:
+        right.append(Cell(f" as of {figures.clock(session.now_ms)}Z ", "warn"))
+    else:
+        right.append(Cell(f" {figures.clock(session.now_ms)}Z ", "dim"))
+    right.append(Cell(f" {session.hz:.0f}Hz ", "dim"))
+    right.append(Cell(" RO ", "warn") if session.read_only else Cell(" RW ", "dim"))
+    return left + state, right
+
+
+def _shortened(url: str, room: int) -> str:
+    return url if len(url) <= room else "…" + url[-(room - 1) :]
+
+
+def tiles(state: ClusterState, points: int) -> list[Tile]:
+    """Return what flows: enqueued, succeeded, failed and retried a second, and how long tasks run."""
+    ok, failed, retried = (state.went[name] for name in ("succeeded", "failed", "retried"))
+    fails, tries = failed.rate(), retried.rate()
+    buckets = state.minutes.buckets()
+    p50, p95, p99 = (_percentile(buckets, share) for share in (0.5, 0.95, 0.99))
+    came = state.came.series(points)
+    hour = state.minutes.by_minute("succeeded")
+    wait = state.minutes.mean_wait_ms()
+    run_hour = sum(hour)
+    return [
+        ("IN", f"{figures.rate(state.came.rate())}/s", "strong", came, f"max {figures.rate(max(came, default=0))}/s"),
+        ("OK", f"{figures.rate(ok.rate())}/s", "ok", ok.series(points), f"{figures.count(run_hour)} in the last hour"),
+        (
+            "FAIL",
+            f"{figures.rate(fails)}/s" + (" !" if fails else ""),
+            "bad" if fails else "dim",
+            failed.series(points),
+            f"retry {figures.rate(tries)}/s  revoked {figures.rate(state.went['revoked'].rate())}/s",
+        ),
+        (
+            "RUN p95",
+            p95,
+            "strong" if buckets else "dim",
+            [float(each) for each in hour],
+            f"p50 {p50}  p99 {p99}" + ("" if wait is None else f"  waits {figures.span(wait)}"),
+        ),
+    ]
+
+
+def _percentile(buckets: dict[int, int], share: float) -> str:
+    value = percentile_ms(buckets, share)
+    return "–" if value is None else figures.span(value)
+
+
+def rates(state: ClusterState, width: int) -> list[Cell]:
+    """Return what flows as one line."""
+    shown = tiles(state, 60)[:3]
+    names = {"IN": "in", "OK": "ok", "FAIL": "fail"}
+    each = max(0, min(30, (width - 44) // 3))
+    line: list[Cell] = []
+    for name, value, tone, series, _ in shown:
+        line += [
+            Cell(f" {names[name]} ", "dim"),
+            Cell(f"{value:<8}", tone),
+            Cell(figures.spark(series, each), "bad" if name == "FAIL" else "accent"),
+            Cell("  "),
+        ]
+    return line
+
+
+def notice(session: Session) -> tuple[list[Cell], list[Cell]]:
+    """Return the line of news: what was just done, else what is wrong with the picture."""
+    state, now_s = session.state, session.clock.monotonic()
+    right: list[Cell] = []
+    if state.missed:
+        right.append(Cell(f" gap ×{state.missed} ", "warn"))
+    if state.sampled:
+        right.append(Cell(" events sampled ", "warn"))
+    if session.notice is not None and now_s < session.notice.until_s:
+        left = [Cell(" "), *session.notice.cells]
+        if session.undo is not None and now_s < session.undo[2]:
+            left.append(Cell(f" · u undo ({session.undo[2] - now_s:.0f}s)", "key"))
+        return left, right
+    if session.phase in ("DOWN", "CONNECTING") and session.link.error:
+        return [Cell(f" ✖ {session.link.error}", "bad")], right
+    if state.events_error:
+        return [Cell(f" ! no events: {state.events_error}", "warn")], right
+    if state.refused:
+        part, why = next(iter(state.refused.items()))
+        return [Cell(f" ! the server does not show {part}: {why}", "warn")], right
+    info = state.info
+    if info is not None and info.policy not in ("noeviction", ""):
+        words = f" ! the server may drop tasks: maxmemory-policy is {clean(info.policy, 40)}, set noeviction"
+        return [Cell(words, "warn")], right
+    if info is not None and not info.writable:
+        return [Cell(" ✖ the server takes no writes (memory, disk, or it is a replica)", "bad")], right
+    if info is not None and not right:
+        memory = f"  {figures.size(info.used_memory_bytes)}" if info.used_memory_bytes else ""
+        right.append(Cell(f" {clean(info.kind, 20)} {clean(info.version, 20)}{memory} ", "faint"))
+    return [], right
+
+
+def hint(session: Session, kind: str, *, filtering: bool = False) -> list[Cell]:
+    """Return the keys that matter now; those that cannot work are grey."""
+    if filtering:
+        words = "  word  !not  /regex/  name:mail.*  state:failed  q:default  age>10s"
+        return [
+            Cell(" ⏎", "key"),
+            Cell(" keep ", "dim"),
+            Cell("esc", "key"),
+            Cell(" clear", "dim"),
+            Cell(words, "faint"),
+        ]
+    line: list[Cell] = [Cell(" ")]
+    for action, works in hints(kind, writes=session.writes):
+        line.append(Cell(action.shown, "key" if works else "faint"))
+        line.append(Cell(f" {action.label}  ", "dim" if works else "faint"))
+    return line
+
+
+def empty(session: Session, kind: str, *, filtered: bool = False) -> list[str]:
+    """Return what an empty panel says: why, and what to do."""
+    if session.link.answered_s is None:
+        if session.phase == "DOWN":
+            return [f"No answer from {session.url} yet.", "This screen fills by itself as soon as there is one."]
+        return [f"Asking {session.url} …"]
+    if filtered:
+        return ["No row passes the filter. esc clears it."]
+    return {
+        "queue": ["No queues yet. Enqueue something:", "stemctl enqueue NAME key=value"],
+        "worker": ["No workers seen. Start one:", "stemctl worker start mypkg.tasks:app"],
+        "failure": ["Nothing failed in the last five minutes."],
+        "task": ["Nothing here."],
+        "running": ["Nothing is running."],
+        "event": ["Quiet. Failures, retries, revokes, and workers that come and go appear here."],
+    }.get(kind, ["Nothing here."])

@@ -1,0 +1,243 @@
+"""What all screens have in common: header, body, filter, notice, hint; and how a panel is filled. Knows no broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import Screen
+from textual.widgets import Input
+
+from stem_tui import chrome
+from stem_tui.actions import deed_keys
+from stem_tui.columns import View, ordered
+from stem_tui.filter import FilterError, Test, parse
+from stem_tui.session import Session
+from stem_tui.theme import Cell
+from stem_tui.widgets.grid import Grid
+from stem_tui.widgets.line import Line
+
+if TYPE_CHECKING:
+    from stem_tui.app import StemTUI
+
+
+class FilterInput(Input):
+    """The filter line. Escape clears and leaves it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "screen.clear_filter", "clear", show=False)]
+
+
+class LiveScreen(Screen[None]):
+    """A screen that draws the session's state when told to. It keeps no data but what is chosen and typed."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(key, f"app.deed('{key}')", show=False) for key in deed_keys()),
+        Binding("tab", "app.focus_next", show=False),
+        Binding("shift+tab", "app.focus_previous", show=False),
+    ]
+    AUTO_FOCUS = "Grid, Pane"
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.filters: dict[str, str] = {}
+        self._tests: dict[tuple[str, str], Test | None] = {}
+        self._filtering: Grid | None = None
+
+    # ------------------------------------------------------------------------------------------------------- composing
+
+    def compose(self) -> ComposeResult:
+        look = self.session.look
+        yield Line(look, id="header")
+        with Vertical(id="body"):
+            yield from self.body()
+        yield Line(look, id="notice")
+        filter_line = FilterInput(id="filter", placeholder="filter", select_on_focus=False, compact=True)
+        filter_line.cursor_blink = False
+        yield filter_line
+        yield Line(look, id="hint")
+        yield Line(look, id="small")
+
+    def body(self) -> ComposeResult:
+        """Yield the panels of this screen."""
+        raise NotImplementedError
+
+    def fill(self, now_ms: int) -> None:
+        """Show the state in the panels."""
+        raise NotImplementedError
+
+    @property
+    def dashboard(self) -> StemTUI:
+        return cast("StemTUI", self.app)
+
+    def subject(self) -> tuple[str, Any] | None:
+        """Return kind and row that this whole screen is about, if it is about one."""
+        return None
+
+    def step_back(self) -> bool:
+        """Undo one step within this screen (a filter, a mark); False when there is none."""
+        for grid in self.query(Grid):
+            if grid.has_focus and grid.marked:
+                grid.action_clear_marks()
+                return True
+            if grid.has_focus and self.filters.get(grid.id or ""):
+                self.filters.pop(grid.id or "")
+                self.draw()
+                return True
+        return False
+
+    # --------------------------------------------------------------------------------------------------------- drawing
+
+    def draw(self) -> None:
+        """Show header, notice and hint, and the panels unless the picture is frozen."""
+        if not self.is_mounted or self.has_class("-small"):
+            return
+        self.draw_chrome()
+        if self.session.frozen_ms is None:
+            self.fill(self.session.now_ms)
+
+    def draw_chrome(self) -> None:
+        width = self.size.width
+        self.query_one("#header", Line).show(*chrome.header(self.session, width))
+        self.query_one("#notice", Line).show(*chrome.notice(self.session))
+        kind = self.focused.view.kind if isinstance(self.focused, Grid) else self.kind_without_list()
+        self.query_one("#hint", Line).show(chrome.hint(self.session, kind, filtering=self._filtering is not None))
+
+    def kind_without_list(self) -> str:
+        subject = self.subject()
+        return "text" if subject is None else subject[0]
+
+    def panel(
+        self,
+        grid: Grid,
+        rows: Callable[[], Sequence[Any]],
+        now_ms: int,
+        *,
+        view: View[Any] | None = None,
+        count: Callable[[int], str] | None = None,
+        note: Callable[[Sequence[Any]], Sequence[Cell]] | None = None,
+        empty: str = "",
+        title: str = "",
+        sort: bool = True,
+    ) -> None:
+        """Fill one grid: filter, order, show. What goes wrong in one panel is shown there, and harms no other."""
+        view = view or grid.view
+        text = self.filters.get(grid.id or "", "")
+        try:
+            found = rows()
+            total, test = len(found), self._test(view, text)
+            if test is not None:
+                found = [row for row in found if test(row, now_ms)]
+            if sort:
+                sorting = grid.sorting if grid.view is view else type(grid.sorting)()
+                found = ordered(view, found, sorting)
+            notes = list(note(found)) if note is not None else []
+            if text:
+                notes.insert(0, Cell(f"/{text}  {len(found):,} of {total:,}", "accent"))
+            if grid.marked:
+                notes.insert(0, Cell(f"● {len(grid.marked)} marked", "accent"))
+            grid.show(
+                found,
+                now_ms,
+                view=view,
+                title=title,
+                count=f"{total:,}" if count is None else count(total),
+                note=notes,
+                empty=chrome.empty(self.session, empty or view.kind, filtered=bool(text)),
+                stale=self.session.stale,
+            )
+        except Exception as error:
+            # The border of the dashboard: one panel that cannot be drawn must not take the rest down.
+            self.dashboard.remember(error)
+            words = [f"This panel cannot be drawn: {type(error).__name__}.", "The rest goes on; please report it."]
+            grid.show((), now_ms, view=view, empty=words)
+
+    def _test(self, view: View[Any], text: str) -> Test | None:
+        """Return the compiled filter; a bad one never gets this far, it is refused while it is typed."""
+        if not text:
+            return None
+        key = (view.title, text)
+        if key not in self._tests:
+            if len(self._tests) > 50:
+                self._tests.clear()
+            try:
+                self._tests[key] = parse(text, view.fields)
+            except FilterError:
+                self._tests[key] = None
+        return self._tests[key]
+
+    def on_resize(self, event: events.Resize) -> None:
+        small = event.size.width < chrome.MIN_WIDTH or event.size.height < chrome.MIN_HEIGHT
+        self.set_class(small, "-small")
+        words = f" terminal too small ({event.size.width}x{event.size.height}, need {chrome.MIN_WIDTH}x"
+        self.query_one("#small", Line).show([Cell(f"{words}{chrome.MIN_HEIGHT}) · q quits", "warn")])
+        self.draw()
+
+    def on_screen_resume(self) -> None:
+        self.draw()
+
+    @on(Grid.Changed)
+    def _redraw(self, event: Grid.Changed) -> None:
+        event.stop()
+        self.draw()
+
+    def on_descendant_focus(self) -> None:
+        if self.is_mounted and not self.has_class("-small"):
+            self.draw_chrome()
+
+    # ------------------------------------------------------------------------------------------------------- filtering
+
+    def action_filter(self) -> None:
+        grid = self.focused if isinstance(self.focused, Grid) else next(iter(self.query(Grid)), None)
+        if grid is None or not grid.view.fields:
+            return
+        self._filtering = grid
+        line = self.query_one(FilterInput)
+        line.add_class("-open")
+        line.remove_class("-bad")
+        line.value = self.filters.get(grid.id or "", "")
+        line.cursor_position = len(line.value)
+        line.focus()
+
+    @on(Input.Changed, "#filter")
+    def _typed(self, event: Input.Changed) -> None:
+        event.stop()
+        grid = self._filtering
+        if grid is None:
+            return
+        try:
+            parse(event.value, grid.view.fields)
+        except FilterError as error:
+            # The last good filter stays in force while a bad one is being typed.
+            event.input.add_class("-bad")
+            self.session.say(Cell(f"✗ {error}", "warn"), seconds=4)
+        else:
+            event.input.remove_class("-bad")
+            self.filters[grid.id or ""] = event.value.strip()
+        self.draw()
+
+    @on(Input.Submitted, "#filter")
+    def _entered(self, event: Input.Submitted) -> None:
+        event.stop()
+        self._leave_filter()
+
+    def action_clear_filter(self) -> None:
+        if self._filtering is not None:
+            self.filters.pop(self._filtering.id or "", None)
+        self._leave_filter()
+
+    def _leave_filter(self) -> None:
+        grid, self._filtering = self._filtering, None
+        self.query_one(FilterInput).remove_class("-open")
+        if grid is not None:
+            grid.focus()
+        self.draw()
+
+    def set_filter(self, grid: Grid, text: str) -> None:
+        """Filter a panel from elsewhere (say, by the failure that was opened)."""
+        self.filters[grid.id or ""] = text
+        self.draw()

@@ -1,0 +1,107 @@
+"""The two screens that are one long list: workers, and tasks by state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+
+from stem.contracts import ListState
+from stem.observe.state import WAITING
+from stem_tui import select
+from stem_tui.screens.base import LiveScreen
+from stem_tui.theme import Cell
+from stem_tui.widgets.grid import Grid
+from stem_tui.widgets.line import Line
+
+TABS: Final = tuple(select.TABS)
+
+
+class WorkersScreen(LiveScreen):
+    """Every worker of the last hour."""
+
+    def body(self) -> ComposeResult:
+        yield Grid(select.WORKERS, self.session.look, id="all-workers")
+
+    def fill(self, now_ms: int) -> None:
+        state = self.session.state
+        self.panel(
+            self.query_one(Grid),
+            lambda: select.worker_rows(state, now_ms, gone=True),
+            now_ms,
+            note=lambda _: select.worker_note(select.worker_rows(state, now_ms)),
+        )
+
+
+class TasksScreen(LiveScreen):
+    """Tasks by state; the columns are those that matter in that state."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("h,left,left_square_bracket", "tab(-1)", show=False),
+        Binding("l,right,right_square_bracket", "tab(1)", show=False),
+    ]
+
+    def __init__(self, session: Any) -> None:
+        super().__init__(session)
+        self.tab = "running"
+
+    def body(self) -> ComposeResult:
+        yield Line(self.session.look, id="tabs")
+        yield Grid(select.TABS[self.tab], self.session.look, id="tasks")
+
+    def fill(self, now_ms: int) -> None:
+        state = self.session.state
+        tabs: list[Cell] = [Cell(" ")]
+        for name in TABS:
+            total = select.tab_count(state, name)
+            here = name == self.tab
+            tabs.append(Cell(f" {name.upper() if here else name}", "title" if here else "dim"))
+            tabs.append(Cell("" if total is None else f" {total:,}", "strong" if here else "faint"))
+            tabs.append(Cell("  "))
+        self.query_one("#tabs", Line).show(tabs, [Cell(" ← → ", "faint")])
+        self.panel(
+            self.query_one(Grid),
+            lambda: select.task_rows(state, self.tab),
+            now_ms,
+            view=select.TABS[self.tab],
+            note=self._note,
+            count=self._count,
+        )
+
+    def _count(self, listed: int) -> str:
+        total = select.tab_count(self.session.state, self.tab)
+        return f"{listed:,}" if total is None else f"{total:,}"
+
+    def _note(self, rows: Sequence[Any]) -> list[Cell]:
+        """Say where the list is not the whole: it is the first page, or what has been seen so far."""
+        if self.tab in self.session.state.cut and not self.filters.get("tasks"):
+            return [Cell(f"the first {len(rows):,} are listed", "dim")]
+        if self.tab == "done":
+            return [Cell("the last ones", "dim")]
+        return []
+
+    def pages(self) -> set[ListState]:
+        """Return the lists to be polled while this screen is open."""
+        if self.tab == "all":
+            return {"running", *WAITING}
+        wanted: set[ListState] = {"running"}
+        return wanted | {state for state in WAITING if state == self.tab}
+
+    def show_tab(self, tab: str) -> None:
+        self.tab = tab
+        self.session.feed.pages = self.pages()
+        self.session.feed.hurry()
+        self.draw()
+
+    def action_tab(self, step: int) -> None:
+        self.show_tab(TABS[(TABS.index(self.tab) + step) % len(TABS)])
+
+    def on_screen_resume(self) -> None:
+        self.session.feed.pages = self.pages()
+        self.session.feed.hurry()
+        super().on_screen_resume()
+
+    def on_screen_suspend(self) -> None:
+        self.session.feed.pages = {"running"}

@@ -1,0 +1,79 @@
+"""What the screens share: the state, its feed, how to draw, and what was last said. No widget here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stem.clock import Clock, SystemClock
+from stem.observe.feed import Connection, Feed, Phase
+from stem.observe.state import ClusterState
+from stem_tui.deeds import Receipt
+from stem_tui.theme import Cell, Look
+
+NOTICE_S = 8.0
+UNDO_S = 5.0
+
+
+@dataclass(slots=True)
+class Notice:
+    """One line of news at the bottom, until `until_s` (monotonic)."""
+
+    cells: Sequence[Cell]
+    until_s: float
+
+
+@dataclass(slots=True)
+class Session:
+    """One run of the dashboard. Belongs to its event loop.
+
+    Attributes:
+        url, namespace: of the broker, for people, without secrets.
+        frozen_ms: when the picture was frozen, by the broker's clock; None while it is live.
+        hz: how often it is drawn at most.
+    """
+
+    state: ClusterState
+    feed: Feed
+    url: str
+    namespace: str
+    look: Look = field(default_factory=Look)
+    read_only: bool = False
+    clock: Clock = field(default_factory=SystemClock)
+    hz: float = 10.0
+    frozen_ms: int | None = None
+    notice: Notice | None = None
+    receipt: Receipt | None = None
+    undo: tuple[str, Sequence[Any], float] | None = None
+
+    @property
+    def link(self) -> Connection:
+        return self.feed.connection
+
+    @property
+    def phase(self) -> Phase:
+        return self.link.shown(self.clock.monotonic(), self.feed.interval_s)
+
+    @property
+    def stale(self) -> bool:
+        """The picture is not of now: it is shown grey."""
+        return self.phase != "LIVE"
+
+    @property
+    def now_ms(self) -> int:
+        """Return the broker's time that ages are counted to; it stands still while frozen or cut off."""
+        if self.frozen_ms is not None:
+            return self.frozen_ms
+        wall_ms = self.clock.wall_ms()
+        if self.link.phase != "LIVE" and self.link.answered_ms:
+            wall_ms = self.link.answered_ms
+        return wall_ms + self.state.offset_ms
+
+    @property
+    def writes(self) -> bool:
+        """Say whether something may be sent now."""
+        return not self.read_only and self.phase in ("LIVE", "STALE")
+
+    def say(self, *cells: Cell, seconds: float = NOTICE_S) -> None:
+        self.notice = Notice(cells, self.clock.monotonic() + seconds)
