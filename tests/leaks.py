@@ -14,13 +14,13 @@ GRACE_S: Final = 3.0
 """How long threads and children have to end by themselves after a test."""
 
 KNOWN_KEYS: Final = re.compile(
-    r"""\{(?P<namespace>[A-Za-z0-9_.-]{1,64})\}:(?:
-        task:[A-Za-z0-9_.-]{1,64}
+    r"""\{[A-Za-z0-9_.-]{1,64}\}:(?:
+        (?:task|result|worker|request|reply):[A-Za-z0-9_.-]{1,64}
       | q:[A-Za-z0-9_.-]{1,64}:(?:p[0-9]|delayed|retry|lease|dead|held|meta|bell)
-      | queues | workers | worker:[A-Za-z0-9_.-]{1,64} | fleet
       | unique:[A-Za-z0-9_.:/-]+
-      | epoch | fence | desired:(?:pause|drain|shutdown) | control:log | request:.+ | reply:.+
-      | events | watch | history | audit | stats:[0-9]+ | result:.+ | probe
+      | desired:(?:pause|drain|shutdown)
+      | stats:[0-9]+
+      | queues | workers | fleet | epoch | fence | control:log | events | watch | history | audit | probe
     )""",
     re.VERBOSE,
 )
