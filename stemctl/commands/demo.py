@@ -43,7 +43,7 @@ async def demo(
     prints a summary. `lost` and `duplicated` are computed from a ledger that producer and handlers write, not from what
     the server says; if either is not 0 the exit code is 1.
     """
-    from stemctl.demo.run import Plan, Report, show  # here: these load the producer and the controller
+    from stemctl.demo.run import DemoInterruptedError, Plan, show  # here: these load the producer and the controller
 
     dashboard = not (headless or call.out.as_json) and sys.stdin.isatty() and sys.stdout.isatty()
     plan = Plan(
@@ -56,7 +56,10 @@ async def demo(
         keep=keep,
     )
     # Under a dashboard a note would be written over it.
-    report: Report = await show(plan, (lambda _: None) if dashboard else call.out.note)
+    try:
+        report = await show(plan, (lambda _: None) if dashboard else call.out.note)
+    except DemoInterruptedError as error:
+        raise exits.CommandError(exits.Problem(exits.INTERRUPTED, "interrupted", str(error))) from error
     data = report.to_plain()
     problem = None
     if report.interrupted:

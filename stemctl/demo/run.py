@@ -45,6 +45,10 @@ class DemoError(StemError):
     """The demo could not be shown; says what went wrong."""
 
 
+class DemoInterruptedError(DemoError):
+    """Somebody stopped the demo before there was anything to sum up."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What to show.
@@ -87,7 +91,7 @@ async def show(plan: Plan, say: Say) -> Report:
     """Run the demo in a temporary folder and clean up after it, however it ends.
 
     Raises:
-        DemoError: it could not be shown.
+        DemoError: it could not be shown, or was interrupted before there was anything to sum up.
     """
     folder = Path(tempfile.mkdtemp(prefix="stem-demo-"))
     try:
@@ -95,6 +99,8 @@ async def show(plan: Plan, say: Say) -> Report:
         server = await asyncio.to_thread(EmbeddedServer.acquire, folder / ".stem")
         try:
             return await _Demo(plan, folder, server.url, say).run()
+        except asyncio.CancelledError:  # the second Ctrl-C; by now nothing runs any more
+            raise DemoInterruptedError("interrupted twice: stopped at once") from None
         finally:
             server.release()
     finally:
@@ -252,7 +258,7 @@ class _Demo:
             if time.monotonic() > deadline:
                 raise DemoError(f"only {answer.replied} of {self._plan.workers} workers are up after {READY_S:g} s")
             if await wait_for(self._stop, 0.05):
-                raise DemoError("interrupted before it began")
+                raise DemoInterruptedError("interrupted before it began")
 
     def _check_workers(self) -> None:
         for name, process in self._workers.items():

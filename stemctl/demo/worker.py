@@ -22,7 +22,7 @@ def main() -> None:
     """Run a worker with the arguments of `stem-worker`."""
     from stem.worker.cli import main as work  # imported here: the watch over the parent begins first
 
-    work()
+    raise SystemExit(work())
 
 
 if __name__ == "__main__":

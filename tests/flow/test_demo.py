@@ -175,8 +175,9 @@ def test_it_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize("ledgers", [1, 3], ids=["before it began", "under load"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_cleans_up_too(tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupted_it_cleans_up_too(tmp_path: Path, number: signal.Signals, ledgers: int) -> None:
     process = subprocess.Popen(
         [program("stemctl"), "demo", "--headless", "--seconds", "60"],
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -185,7 +186,7 @@ def test_interrupted_it_cleans_up_too(tmp_path: Path, number: signal.Signals) ->
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: list(tmp_path.glob("stem-demo-*/ledger/*")), timeout=40)
+    wait_until(lambda: len(list(tmp_path.glob("stem-demo-*/ledger/*"))) >= ledgers, timeout=40)
 
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
