@@ -66,12 +66,7 @@ _KNOWN: Final[tuple[tuple[type[BaseException], int, str, str], ...]] = (
     (errors.QueueFull, REFUSED, "queue-full", "wait for workers to catch up, or raise STEM_MAX_QUEUE_LENGTH"),
     (errors.TaskConflictError, FAILED, "task-conflict", "use another --id"),
     (errors.UnknownOutcomeError, UNREACHABLE, "unknown-outcome", "it may have been applied; running it again is safe"),
-    (
-        errors.BrokerUnreachableError,
-        UNREACHABLE,
-        "broker-unreachable",
-        "is the server up, and is --url (STEM_BROKER_URL) right?",
-    ),
+    (errors.BrokerUnreachableError, UNREACHABLE, "broker-unreachable", "the URL is that of --url or STEM_BROKER_URL"),
     (errors.DecodeError, FAILED, "unreadable", "it was written by another program or a newer Stem"),
     (errors.StemError, FAILED, "failed", ""),
 )

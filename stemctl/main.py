@@ -123,6 +123,9 @@ def _report(error: Exception, arguments: Sequence[str]) -> int:
         raise error
     if isinstance(error, typer.Abort):
         return exits.INTERRUPTED
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        sys.stderr.write(f"{error}\n")
+        return exits.USAGE
     name = next((word for word in arguments if word in MODULES), "")
     if isinstance(error, _ClickError):
         context = getattr(error, "ctx", None)

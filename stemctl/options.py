@@ -180,9 +180,13 @@ class Call:
 
 def actor() -> str:
     """Return who is asking, for the audit: user@host."""
+    import getpass  # here, with socket: only those who change something need a name
     import socket
 
-    user = os.environ.get("USER") or os.environ.get("LOGNAME") or str(os.getuid())
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
 
 

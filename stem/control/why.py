@@ -332,7 +332,7 @@ def _last_error(status: TaskStatus) -> str:
 
 def _pause_text(pause: Pause, now_ms: int) -> str:
     who = f" by {pause.actor}" if pause.actor else ""
-    since = f" since {_span(now_ms - pause.at_ms)}" if pause.at_ms else ""
+    since = f" since {_when(pause.at_ms, now_ms)}" if pause.at_ms else ""
     until = f", until {_when(pause.until_ms, now_ms)}" if pause.until_ms is not None else ""
     reason = f", because: {pause.reason}" if pause.reason else ""
     return f"{who}{since}{until}{reason}"

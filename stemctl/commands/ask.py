@@ -34,7 +34,8 @@ async def ping(call: Call, workers: Workers = None) -> int:
         rows += [[s.name, s.id, s.diagnosis, f"no answer, last beat {duration(s.age_ms)} ago"] for s in result.silent]
         if rows:
             call.out.table(["WORKER", "ID", "STATE", "ANSWER"], rows)
-        call.out.note(f"{result.replied} of {result.expected} answered in {duration(result.elapsed_ms)}")
+        if result.expected:
+            call.out.note(f"{result.replied} of {result.expected} answered in {duration(result.elapsed_ms)}")
 
     problem = exits.of_answers(result)
     return call.finish(result.to_plain(), show, warnings=result.warnings, problem=problem)

@@ -208,10 +208,8 @@ def _finish(call: Call, result: CommandResult, what: str) -> int:
         if result.dry_run:
             call.out.note(f"dry run: nothing was sent; {result.expected} live workers would have to confirm")
         elif result.epoch:
-            call.out.note(
-                f"stored as epoch {result.epoch}; {result.applied} of {result.expected} workers confirmed "
-                f"in {duration(result.elapsed_ms)}"
-            )
+            confirmed = f"{result.applied} of {result.expected} workers confirmed in {duration(result.elapsed_ms)}"
+            call.out.note(f"stored; {confirmed if result.expected else 'no live worker has to confirm it'}")
         for silent in result.silent:
             call.out.note(
                 f"no answer from {silent.name} ({silent.id}): {silent.diagnosis}, "
