@@ -99,6 +99,7 @@ class Stem:
         backend: ResultBackend | str | None = None,
         signer: PayloadSigner | None = None,
         config: StemConfig | None = None,
+        patience: Duration = PATIENCE_S,
     ) -> Self:
         """Return an application that connects when it is first used, so it can be made while a module is imported.
 
@@ -107,12 +108,14 @@ class Stem:
             backend: a result backend or its URL; else `STEM_RESULT_BACKEND_URL`; else none but the broker's records.
             signer: else as `STEM_SIGNING_KEYS` say.
             config: else the environment's.
+            patience: as for `Stem`.
 
         Raises:
             ConfigError: a URL or variable that is not accepted. That no URL is set is said at the first use.
         """
         from stem.adapters import connect as adapters  # adapters are loaded by those who connect, not by all producers
 
+        patience_s = to_seconds("patience", patience, least=0)
         chosen = StemConfig.from_environment() if config is None else config
         StemSignals.configure(enabled=chosen.signals_enabled, disabled=chosen.signals_disabled)
         if url is not None:
@@ -138,10 +141,10 @@ class Stem:
             owned=True,
             backend_owned=backend is None or isinstance(backend, str),
             slow=slow,
-            patience_s=PATIENCE_S,
+            patience_s=patience_s,
         )
         stem = cls.__new__(cls)
-        stem._setup(lanes, space, registry, signer or PayloadSigner.maybe(chosen.signing), chosen, PATIENCE_S)
+        stem._setup(lanes, space, registry, signer or PayloadSigner.maybe(chosen.signing), chosen, patience_s)
         return stem
 
     # ------------------------------------------------------------------------------------------------------- enqueue

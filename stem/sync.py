@@ -58,6 +58,7 @@ class SyncStem:
         registry: TaskRegistry | None = None,
         signer: PayloadSigner | None = None,
         config: StemConfig | None = None,
+        patience: Duration = PATIENCE_S,
     ) -> Self:
         """Return a client of the broker at `url`, else `STEM_BROKER_URL`, else (at a terminal) the embedded server.
 
@@ -74,7 +75,13 @@ class SyncStem:
             limits=chosen.limits(),
             tls=chosen.tls,
         )
-        return cls(broker, registry=registry, signer=signer or PayloadSigner.maybe(chosen.signing), config=chosen)
+        return cls(
+            broker,
+            registry=registry,
+            signer=signer or PayloadSigner.maybe(chosen.signing),
+            config=chosen,
+            patience=patience,
+        )
 
     def enqueue(
         self,

@@ -1,0 +1,146 @@
+"""The client on a real server: round trips are counted there, outages are real, and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+
+import pytest
+
+from stem.adapters.redis import RedisResultBackend, RedisStreamsBroker
+from stem.client import Stem
+from stem.errors import BrokerUnreachableError, UnknownOutcomeError
+from stem.messages.status import TaskState
+from stem.sync import SyncStem
+from tests.conftest import OwnServer
+from tests.servers import Server
+from tests.waiting import wait_until
+
+
+def script_calls(server: Server) -> int:
+    """Return how many scripts the server has run."""
+    stats = server.command("INFO", "commandstats")
+    rows = {name: row for name, row in stats.items() if name in ("cmdstat_evalsha", "cmdstat_eval")}
+    return sum(int(row["calls"]) for row in rows.values())
+
+
+async def test_concurrent_enqueues_share_round_trips(valkey_server: Server, namespace: str) -> None:
+    broker = await RedisStreamsBroker.connect(valkey_server.url, namespace=namespace)
+    async with Stem(broker=broker) as stem:
+        await stem.enqueue("t")
+        before = script_calls(valkey_server)
+
+        ids = await asyncio.gather(*(stem.enqueue("t", {"n": number}) for number in range(400)))
+
+        assert len(set(ids)) == 400
+        assert script_calls(valkey_server) == before + 1
+    await broker.close()
+
+
+async def test_the_samples_of_the_user_connect(valkey_server: Server, namespace: str) -> None:
+    url = valkey_server.tcp_url
+    broker = await RedisStreamsBroker.connect(url, namespace=namespace)
+    backend = await RedisResultBackend.connect(f"{url}/1", namespace=namespace)
+    stem = Stem(broker=broker, backend=backend)
+
+    task_id = await stem.enqueue("report.generate", {"reportId": "monthly-2025-10"})
+
+    assert (await stem.status(task_id)).state is TaskState.QUEUED
+    await backend.close()
+    await broker.close()
+
+
+async def test_an_application_closes_what_it_opened(valkey_server: Server, namespace: str) -> None:
+    app = Stem.connect(valkey_server.url, namespace=namespace)
+    await app.enqueue("t")
+
+    await app.close()
+
+    name = f"stem-{namespace}"
+    with valkey_server.client() as client:
+        wait_until(lambda: all(row["name"] != name for row in client.client_list()), what="connections closed")
+
+
+def test_each_event_loop_has_connections_of_its_own(valkey_url: str, namespace: str) -> None:
+    app = Stem.connect(valkey_url, namespace=namespace)
+
+    async def use() -> str:
+        async with app:
+            return await app.enqueue("t")
+
+    ids = [asyncio.run(use()) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: ids.append(asyncio.run(use()))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert len(set(ids)) == 6
+
+
+async def test_a_restart_of_the_server_is_waited_out(own_server: OwnServer) -> None:
+    server = own_server(aof=True)
+    async with Stem.connect(server.url) as app:
+        first = await app.enqueue("t")
+        server.kill9()
+        sending = asyncio.create_task(app.enqueue("t"))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(server.start)
+
+        second = await sending
+
+        assert [(await app.status(each)).state for each in (first, second)] == [TaskState.QUEUED] * 2
+
+
+async def test_nothing_acknowledged_is_lost_or_doubled_by_a_kill_under_load(own_server: OwnServer) -> None:
+    server = own_server(aof=True, options=("--appendfsync", "always"))
+    acknowledged: list[str] = []
+    async with Stem.connect(server.url) as app:
+        stop = asyncio.Event()
+
+        async def produce(producer: int) -> None:
+            number = 0
+            while not stop.is_set():
+                task_id = f"p{producer}-{number}"
+                with contextlib.suppress(BrokerUnreachableError, UnknownOutcomeError):
+                    acknowledged.append(await app.enqueue("t", {"n": number}, task_id=task_id))
+                number += 1
+
+        producers = [asyncio.create_task(produce(producer)) for producer in range(8)]
+        for goal in (200, 400, 600):
+            await asyncio.to_thread(wait_until, lambda goal=goal: len(acknowledged) >= goal)
+            await asyncio.to_thread(server.kill9)
+            await asyncio.to_thread(server.start)
+        stop.set()
+        await asyncio.gather(*producers)
+
+        statuses = await app.broker.statuses(acknowledged, timeline=False)
+        row = (await app.broker.census.queues(["default"]))[0]
+
+        assert all(status is not None and status.state is TaskState.QUEUED for status in statuses)
+        assert len(set(acknowledged)) == len(acknowledged) == row.ready == row.enqueued_total
+
+
+async def test_no_server_is_an_error_that_names_the_place_and_no_secret() -> None:
+    app = Stem.connect("redis://:hunter2@127.0.0.1:1/0", patience=0.2)
+
+    with pytest.raises(BrokerUnreachableError, match=r"not enqueued.*127\.0\.0\.1:1.*STEM_BROKER_URL") as caught:
+        await app.enqueue("t")
+
+    assert "hunter2" not in str(caught.value)
+    await app.close()
+
+
+def test_the_blocking_client_waits_out_a_restart_too(own_server: OwnServer) -> None:
+    server = own_server(aof=True)
+    with SyncStem.connect(server.url) as sync:
+        sync.enqueue("t")
+        server.kill9()
+        starting = threading.Thread(target=server.start)
+        starting.start()
+
+        task_id = sync.enqueue("t")
+
+        starting.join(20)
+        assert sync.status(task_id).state is TaskState.QUEUED
