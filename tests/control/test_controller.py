@@ -60,9 +60,9 @@ async def test_a_worker_that_beats_but_does_not_answer_is_deaf() -> None:
 
     result = await controller(broker).ping()
 
-    assert [
-        (s.id, s.name, s.diagnosis, s.last_heartbeat_ms) for s in result.silent
-    ] == [("a-1", "a", "deaf", START_MS + 1_000)]
+    assert [(s.id, s.name, s.diagnosis, s.last_heartbeat_ms) for s in result.silent] == [
+        ("a-1", "a", "deaf", START_MS + 1_000)
+    ]
     assert broker.now == pytest.approx(5.0)
 
 
@@ -160,9 +160,10 @@ async def test_inspect_hands_on_data_and_refusals() -> None:
 
     result = await controller(broker).inspect("registered")
 
-    assert [
-        (worker.name, worker.ok, worker.data, worker.error_code) for worker in result.workers
-    ] == [("a", True, {"tasks": ["x"]}, ""), ("old", False, {}, "unsupported")]
+    assert [(worker.name, worker.ok, worker.data, worker.error_code) for worker in result.workers] == [
+        ("a", True, {"tasks": ["x"]}, ""),
+        ("old", False, {}, "unsupported"),
+    ]
     assert result.failed == 1
 
 
@@ -182,9 +183,11 @@ async def test_a_revoke_waits_only_for_the_workers_that_run_the_tasks() -> None:
     result = await controller(broker).revoke(["t1", "t2", "t3"], reason="no")
 
     assert (result.expected, result.applied, result.failed, result.silent) == (1, 1, 0, [])
-    assert [
-        (i.target, i.stage, i.changed) for i in result.items
-    ] == [("t1", "effect", True), ("t2", "applied", True), ("t3", "effect", False)]
+    assert [(i.target, i.stage, i.changed) for i in result.items] == [
+        ("t1", "effect", True),
+        ("t2", "applied", True),
+        ("t3", "effect", False),
+    ]
     command, change = broker.issued[0]
     assert RevokeTasks(ids=["t1", "t2", "t3"], terminate=False) == change
     assert command.reason == "no"
@@ -352,9 +355,10 @@ async def test_a_dry_run_of_a_pause_says_what_is_paused_already() -> None:
 
     result = await controller(broker).pause("queue", ["mail", "web"], dry_run=True)
 
-    assert [
-        (i.target, i.outcome, i.changed) for i in result.items
-    ] == [("mail", "already", False), ("web", "set", True)]
+    assert [(i.target, i.outcome, i.changed) for i in result.items] == [
+        ("mail", "already", False),
+        ("web", "set", True),
+    ]
     assert broker.issued == []
 
 
