@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from stem.contracts import Limits, Outcome, SetPause
+import pytest
+
+from stem.contracts import Limits, Outcome, RevokeTasks, SetPause
 from stem.testing.case import (
     LONG_MS,
     QUEUE,
     BrokerCase,
+    Corruption,
     Hand,
     Operator,
     enqueue,
@@ -241,6 +244,36 @@ class BrokerContractWaitingTasks:
         assert await broker_case.broker.purge("never", "waiting") == 0
         assert await broker_case.broker.purge("never", "dead") == 0
         assert list(await broker_case.broker.census.queues()) == []
+
+    @pytest.mark.parametrize("how", ["whole", "fields"])
+    async def test_a_broken_record_stops_no_purge(self, broker_case: BrokerCase, how: Corruption) -> None:
+        """The others go, and it ends."""
+        broker = broker_case.broker
+        await broker.enqueue([new_task("a"), new_task("broken"), new_task("z"), new_task("later", delay_ms=LONG_MS)])
+        await broker_case.corrupt("broken", how)
+
+        steps = [await broker.purge(QUEUE, "waiting") for _ in range(4)]
+
+        assert steps[0] >= 3
+        assert steps[-1] == 0
+        assert [await state_of(broker, one) for one in ("a", "z", "later")] == ["revoked"] * 3
+
+    @pytest.mark.parametrize("how", ["whole", "fields"])
+    async def test_a_broken_record_stops_no_other_command(self, broker_case: BrokerCase, how: Corruption) -> None:
+        """Revoke, retry now, replay and reconcile answer for the others."""
+        broker = broker_case.broker
+        await broker.enqueue([new_task("broken"), new_task("a", delay_ms=LONG_MS)])
+        await make_dead(broker, task_id="dead", queue="other")
+        await broker_case.corrupt("broken", how)
+
+        now = await broker.retry_now(["broken", "a"])
+        replayed = await broker.replay(["broken", "dead"])
+        await _whole_round(broker_case)
+        issued = await Operator(broker).issue("revoke", RevokeTasks(ids=["broken", "a", "dead"]))
+
+        assert now["a"] == "queued"
+        assert replayed["dead"] == "queued"
+        assert [(i.target, i.outcome) for i in issued.items][1:] == [("a", "revoked"), ("dead", "revoked")]
 
     async def test_reconciling_a_healthy_broker_repairs_nothing(self, broker_case: BrokerCase) -> None:
         """The round ends with the cursor 0, and no task is doubled."""

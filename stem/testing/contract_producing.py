@@ -12,6 +12,7 @@ from stem.messages.envelope import Envelope
 from stem.testing.case import (
     LONG_MS,
     BrokerCase,
+    Corruption,
     Hand,
     enqueue,
     new_task,
@@ -168,6 +169,18 @@ class BrokerContractEnqueue:
 
         assert list(await Hand(broker=broker_case.broker, id="w-1").fetch()) == []
 
+    async def test_a_broken_record_stops_no_other_of_its_batch(self, broker_case: BrokerCase) -> None:
+        """Enqueueing its id again is not accepted, the others are."""
+        await put(broker_case.broker, new_task("broken", unique_key="k"))
+        await broker_case.corrupt("broken", "whole")
+
+        first, second, third = await broker_case.broker.enqueue(
+            [new_task("a"), new_task("broken", args={"n": 2}), new_task("z", unique_key="k")]
+        )
+
+        assert (first.outcome, second.outcome) == ("queued", "conflict")
+        assert third.outcome in ("queued", "duplicate")
+
     async def test_two_enqueues_at_once_are_both_taken(self, broker_case: BrokerCase) -> None:
         """Concurrent calls on one handle do not disturb each other."""
         answers = await asyncio.gather(*(put(broker_case.broker, new_task(f"t-{n}")) for n in range(20)))
@@ -269,6 +282,18 @@ class BrokerContractDue:
         await broker_case.advance(0.08)
 
         assert [d.id for d in await Hand(broker=broker_case.broker, id="w-1").fetch()] == ["early", "middle", "late"]
+
+    @pytest.mark.parametrize("how", ["whole", "fields"])
+    async def test_a_broken_record_stops_no_other_from_becoming_due(
+        self, broker_case: BrokerCase, how: Corruption
+    ) -> None:
+        """One bad record among the delayed ones is passed over."""
+        await broker_case.broker.enqueue([new_task(one, delay_ms=60) for one in ("a", "broken", "z")])
+        await broker_case.corrupt("broken", how)
+        await broker_case.advance(0.08)
+        hand = Hand(broker=broker_case.broker, id="w-1")
+
+        assert {"a", "z"} <= {d.id for d in (*await hand.fetch(), *await hand.fetch())}
 
     async def test_a_delayed_task_keeps_its_priority(self, broker_case: BrokerCase) -> None:
         """When it becomes due it stands before the less urgent ones."""

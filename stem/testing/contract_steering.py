@@ -13,6 +13,7 @@ from stem.testing.case import (
     LONG_MS,
     QUEUE,
     BrokerCase,
+    Corruption,
     Hand,
     Operator,
     enqueue,
@@ -137,6 +138,27 @@ class BrokerContractPause:
         await broker_case.advance(0.2)
 
         assert [(d.id, d.priority) for d in await hand.fetch()] == [("urgent", 9), ("plain", 0)]
+
+    @pytest.mark.parametrize("how", ["whole", "fields"])
+    async def test_a_broken_record_stops_no_held_task(self, broker_case: BrokerCase, how: Corruption) -> None:
+        """After the resume the others come back."""
+        broker, operator = broker_case.broker, Operator(broker_case.broker)
+        hand = Hand(broker=broker, id="w-1")
+        await broker.enqueue([new_task(one, task="x") for one in ("a", "broken", "z")])
+        await operator.issue("pause", SetPause(kind="task", targets=["x"]))
+        await hand.catch_up()
+        await hand.fetch()
+        await broker_case.corrupt("broken", how)
+        await operator.issue("resume", ClearPause(kind="task", targets=["x"]))
+        await hand.catch_up()
+        back: set[str] = set()
+
+        async def others() -> bool:
+            back.update(d.id for d in await hand.fetch())
+            await broker_case.advance(0.02)
+            return {"a", "z"} <= back
+
+        await until(others, what="the others came back")
 
     async def test_a_paused_task_name_covers_what_becomes_due(self, broker_case: BrokerCase) -> None:
         """A delayed task and a retry of that name are not started either."""
