@@ -99,6 +99,7 @@ class Lanes:
         loop = asyncio.get_running_loop()
         lane = self._lanes.get(loop)
         if lane is None:
+            await self._close_bare_root()
             return
         await lane.outbox.flush()
         with self._guard:
@@ -117,6 +118,15 @@ class Lanes:
             await lane.broker.close()
         if self._backend_owned and lane.backend is not None:
             await lane.backend.close()
+
+    async def _close_bare_root(self) -> None:
+        """Close a broker that was handed out (`Stem.broker`) but never became anybody's lane."""
+        with self._guard:
+            root = self._root
+            if root is None or self._root_taken or not self._owned:
+                return
+            self._root = None
+        await root.close()
 
     def _made(self) -> Broker:
         if self._root is None:

@@ -1,0 +1,89 @@
+"""A stuck worker answers, is named wedged with its stack, and gives up its tasks in the end."""
+
+from __future__ import annotations
+
+import json
+
+from stem.messages.status import TaskState
+from tests.faults.conftest import Worlds
+from tests.faults.fleet import World
+from tests.waiting import eventually
+
+
+async def _wedged(world: World) -> None:
+    async def diagnosed() -> bool:
+        return [pong.diagnosis for pong in (await world.controller.ping()).workers] == ["wedged"]
+
+    await eventually(diagnosed, 10, what="the worker is diagnosed as wedged")
+
+
+async def test_a_blocked_work_loop_is_named_wedged_with_its_stack_and_runs_its_task_once(world: World) -> None:
+    worker = await world.worker()
+    task_id = await world.enqueue("block", seconds=5.0, lease=1.0)
+    await world.started(task_id)
+
+    first = await world.controller.ping()  # answered, whatever the diagnosis is this early
+    await _wedged(world)
+    pings = [await world.controller.ping() for _ in range(5)]
+    stack = await world.controller.inspect("stack")
+    code, out, err = await world.stemctl("inspect", "stack", "--json")
+
+    assert first.replied == 1
+    assert {("wedged",)} == {tuple(pong.diagnosis for pong in ping.workers) for ping in pings}
+    assert min(ping.elapsed_ms for ping in pings) < 100
+    (answer,) = stack.workers
+    for shown in (str(answer.data), str(json.loads(out)["data"])):
+        assert "tests/faults/app.py" in shown
+        assert "in block" in shown
+        assert "time.sleep(seconds)" in shown
+    assert code == 0, err
+    await world.reaches(task_id, TaskState.SUCCEEDED)
+    account = world.ledger.read()
+    account.check()
+    assert [worker.id] == [line.worker for line in account.starts(task_id)]
+    assert (await world.stem.status(task_id)).token == 1
+
+
+async def test_a_worker_that_stays_wedged_ends_with_70_and_its_tasks_run_elsewhere(
+    worlds: Worlds, valkey_url: str
+) -> None:
+    world = worlds(valkey_url, STEM_WEDGED_TIMEOUT="2s")
+    stuck = await world.worker("stuck", queues=("default", "bad"))
+    naps = await world.enqueue_some(3, "nap", seconds=1.0, lease=30)
+    await world.started(*naps)
+    blocker = await world.enqueue("block_forever", queue="bad", lease=30)
+    await world.started(blocker)
+    other = await world.worker("other")
+
+    code = await stuck.exit_code()
+    status = await world.stem.status(blocker)
+    done = await world.all_final(naps, timeout=8)  # long before a lease of 30 s runs out
+
+    assert code == 70
+    assert "in block_forever" in stuck.log()
+    assert (status.state, status.attempt, status.crashes) == (TaskState.QUEUED, 0, 1)
+    assert {(TaskState.SUCCEEDED, other.id, 0)} == {(one.state, one.worker, one.attempt) for one in done}
+    account = world.ledger.read()
+    assert account.done_twice() | account.finished_twice() | account.bad_tokens() == {}
+    assert {line.pid for line in account.lines if line.kind == "done"} == {other.pid}
+
+
+async def test_the_late_result_of_a_handler_that_held_the_gil_beyond_its_lease_is_refused(world: World) -> None:
+    first = await world.worker("first")
+    task_id = await world.enqueue("hold_gil", seconds=4.0, lease=1.0)
+    await world.started(task_id)
+    second = await world.worker("second")
+
+    status = await world.reaches(task_id, TaskState.SUCCEEDED)
+    await world.ledger.wait_for("done", task_id, count=2)
+    after = await world.enqueue_some(20, "quick")
+    await world.all_final(after)
+    answered = await world.controller.ping(["first"])
+
+    assert (second.id, 2) == (status.result["worker"], status.result["token"])
+    assert status == await world.stem.status(task_id)
+    assert answered.replied == 1
+    account = world.ledger.read()
+    assert [second.pid] == [line.pid for line in account.of(task_id, "final:succeeded")]
+    assert [first.id, second.id] == [line.worker for line in account.starts(task_id)]
+    account.check(started_once=False)
