@@ -90,11 +90,6 @@ class Producer:
         check_name("task", name)
         if not isinstance(args, Mapping):
             raise InvalidArgumentsError(f"the args of {name} are a {type(args).__name__}: give a mapping of names")
-        for key, value in args.items():
-            if type(key) is not str and not isinstance(key, str):
-                raise InvalidArgumentsError(f"the args of {name} have the key {shown(key)}: keys are text")
-            if isinstance(value, dict | list | tuple):
-                _check_keys(f"the args of {name}", value)
         if not len(self._registry):
             return NO_OPTIONS
         registered = self._registry.get(name)
@@ -201,22 +196,4 @@ def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:
 def _plain_map(name: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise InvalidInputError(f"{name}={shown(value)}: give a mapping")
-    plain = dict(value)
-    _check_keys(name, plain)
-    return plain
-
-
-def _check_keys(what: str, value: object, depth: int = 40) -> None:
-    """Refuse keys that are not text: they could be packed, but no worker would read them."""
-    if depth == 0:
-        return  # the encoder refuses such a depth with its own words
-    if isinstance(value, dict):
-        for key, child in value.items():
-            if not isinstance(key, str):
-                raise InvalidArgumentsError(f"{what} have the key {shown(key)} in them: keys are text")
-            if isinstance(child, dict | list | tuple):
-                _check_keys(what, child, depth - 1)
-    elif isinstance(value, list | tuple):
-        for child in value:
-            if isinstance(child, dict | list | tuple):
-                _check_keys(what, child, depth - 1)
+    return dict(value)
