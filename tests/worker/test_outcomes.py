@@ -163,7 +163,12 @@ async def test_signals_come_in_the_order_of_a_tasks_life(memory_house: House) ->
     StemSignals.on_task_prerun(prerun)
     StemSignals.on_task_postrun(lambda event, context: seen.append(f"postrun {event.outcome}"))
     StemSignals.on_task_succeeded(lambda event, context: seen.append(f"succeeded {event.result}"))
-    in_thread(memory_house.registry, "plain", lambda context, args: seen.append("run") or "r")
+
+    def plain(context: TaskContext, args: Mapping[str, Any]) -> str:
+        seen.append("run")
+        return "r"
+
+    in_thread(memory_house.registry, "plain", plain)
     await memory_house.worker()
 
     await run(memory_house, "plain")
@@ -322,7 +327,7 @@ async def test_progress_reaches_the_record(house: House) -> None:
     task_id = await house.stem.enqueue("slow")
 
     async def shown() -> bool:
-        return (await house.stem.status(task_id)).progress == {"done": 1}
+        return bool((await house.stem.status(task_id)).progress == {"done": 1})
 
     await eventually(shown)
     go.set()

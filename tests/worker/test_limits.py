@@ -1,0 +1,256 @@
+"""Time limits, leases, and handlers that do not end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from stem.errors import SoftTimeLimitExceeded
+from stem.messages.status import TaskState
+from stem.options import TaskOptions
+from stem.task import TaskContext
+from stem.worker import dispatch
+from stem.worker.vitals import Vitals
+from tests.waiting import eventually
+from tests.worker.conftest import House
+from tests.worker.handlers import in_thread, on_loop
+
+
+async def test_a_soft_limit_is_raised_inside_an_async_handler(memory_house: House) -> None:
+    async def careful(context: TaskContext, args: Mapping[str, Any]) -> str:
+        try:
+            await asyncio.sleep(30)
+        except SoftTimeLimitExceeded:
+            return "cleaned up"
+        return "never"
+
+    on_loop(memory_house.registry, "careful", careful, TaskOptions(soft_time_limit=0.05))
+    await memory_house.worker()
+
+    status = await memory_house.stem.wait_for(await memory_house.stem.enqueue("careful"), timeout=10)
+
+    assert (status.state, status.result) == (TaskState.SUCCEEDED, "cleaned up")
+
+
+async def test_a_soft_limit_ends_task_groups_and_timeouts_of_the_handler(memory_house: House) -> None:
+    ended = []
+
+    async def child() -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            ended.append("child")
+
+    async def grouped(context: TaskContext, args: Mapping[str, Any]) -> None:
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            group.create_task(child())
+
+    on_loop(memory_house.registry, "grouped", grouped, TaskOptions(soft_time_limit=0.05, max_retries=0))
+    await memory_house.worker()
+
+    status = await memory_house.stem.wait_for(await memory_house.stem.enqueue("grouped"), timeout=10)
+
+    assert status.state is TaskState.FAILED
+    assert status.error is not None
+    assert "SoftTimeLimit" in status.error.type
+    assert ended == ["child"]
+
+
+async def test_a_soft_limit_is_raised_inside_a_thread(memory_house: House) -> None:
+    def careful(context: TaskContext, args: Mapping[str, Any]) -> str:
+        try:
+            while True:
+                time.sleep(0.005)
+        except SoftTimeLimitExceeded:
+            return "cleaned up"
+
+    in_thread(memory_house.registry, "careful", careful, TaskOptions(soft_time_limit=0.05))
+    await memory_house.worker()
+
+    for _ in range(3):  # the thread that was interrupted is as good as new
+        status = await memory_house.stem.wait_for(await memory_house.stem.enqueue("careful"), timeout=10)
+        assert (status.state, status.result) == (TaskState.SUCCEEDED, "cleaned up")
+
+
+async def test_a_hard_limit_ends_an_async_handler_and_counts_as_a_failure(house: House) -> None:
+    starts = []
+
+    async def slow(context: TaskContext, args: Mapping[str, Any]) -> None:
+        starts.append(context.attempt)
+        await asyncio.sleep(30)
+
+    on_loop(house.registry, "slow", slow, TaskOptions(time_limit=0.05, max_retries=1))
+    await house.worker()
+
+    status = await house.stem.wait_for(await house.stem.enqueue("slow"), timeout=10)
+
+    assert status.error is not None
+    assert (status.state, status.error.type, starts) == (TaskState.FAILED, "HardTimeLimitExceeded", [0, 1])
+
+
+async def test_an_async_handler_that_swallows_cancellation_is_given_up(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "CANCEL_GRACE_S", 0.05)
+    release = asyncio.Event()
+
+    async def stubborn(context: TaskContext, args: Mapping[str, Any]) -> str:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+        return "too late"
+
+    on_loop(memory_house.registry, "stubborn", stubborn, TaskOptions(time_limit=0.05, max_retries=0))
+    worker = await memory_house.worker()
+
+    status = await memory_house.stem.wait_for(await memory_house.stem.enqueue("stubborn"), timeout=10)
+    assert status.error is not None
+    assert status.error.type == "HardTimeLimitExceeded"
+    assert worker._board.slots_used == 1
+
+    release.set()
+    await eventually(lambda: worker._board.slots_used == 0)
+
+
+async def test_a_thread_past_its_hard_limit_is_a_zombie_until_it_ends(memory_house: House) -> None:
+    release = threading.Event()
+
+    def stuck(context: TaskContext, args: Mapping[str, Any]) -> str:
+        while not release.is_set():
+            try:
+                release.wait(0.01)
+            except SoftTimeLimitExceeded:
+                continue
+        return "too late"
+
+    async def quick(context: TaskContext, args: Mapping[str, Any]) -> str:
+        return "quick"
+
+    in_thread(memory_house.registry, "stuck", stuck, TaskOptions(time_limit=0.05, max_retries=0))
+    on_loop(memory_house.registry, "quick", quick)
+    worker = await memory_house.worker(concurrency=2)
+
+    status = await memory_house.stem.wait_for(await memory_house.stem.enqueue("stuck"), timeout=10)
+
+    assert status.error is not None
+    assert status.error.type == "HardTimeLimitExceeded"
+    assert worker.stats()["zombie_threads"] == 1
+    assert (await memory_house.stem.wait_for(await memory_house.stem.enqueue("quick"), timeout=10)).result == "quick"
+
+    release.set()
+    await eventually(lambda: worker.stats()["zombie_threads"] == 0 and worker._board.slots_used == 0)
+
+
+async def test_a_lease_is_renewed_while_the_handler_runs(house: House) -> None:
+    starts = []
+
+    async def long(context: TaskContext, args: Mapping[str, Any]) -> str:
+        starts.append(context.token)
+        await asyncio.sleep(1.5)
+        return "done"
+
+    on_loop(house.registry, "long", long, TaskOptions(visibility_timeout=0.5))
+    await house.worker()
+    await house.worker(clone=True)
+    task_id = await house.stem.enqueue("long")
+
+    await eventually(lambda: starts)
+    for _ in range(10):
+        await house.broker.sweep(["default"])
+        await asyncio.sleep(0.1)
+
+    status = await house.stem.wait_for(task_id, timeout=10)
+    assert (status.result, starts) == ("done", [1])
+
+
+async def test_without_confirmed_renewal_the_handler_is_stopped_before_the_lease_ends(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[bool, float]] = []
+
+    async def cut_off(context: TaskContext, args: Mapping[str, Any]) -> None:
+        began = time.monotonic()
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            told.append((context.lease_lost, time.monotonic() - began))
+            raise
+
+    on_loop(memory_house.registry, "cut_off", cut_off, TaskOptions(visibility_timeout=3))
+    worker = await memory_house.worker()
+    await memory_house.stem.enqueue("cut_off")
+    await eventually(lambda: worker.stats()["in_flight"])
+
+    async def hangs(*args: object, **kwargs: object) -> None:
+        await asyncio.sleep(60)
+
+    vitals: Vitals = worker._vitals
+    monkeypatch.setattr(vitals._beater, "beat", hangs)
+    await eventually(lambda: told)
+
+    lost, after_s = told[0]
+    assert lost
+    assert 1.5 < after_s < 3
+
+
+async def test_a_task_that_another_worker_holds_is_cancelled_and_not_settled(house: House) -> None:
+    ended = []
+
+    async def stolen(context: TaskContext, args: Mapping[str, Any]) -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            ended.append(context.lease_lost)
+            raise
+
+    on_loop(house.registry, "stolen", stolen)
+    worker = await house.worker()
+    task_id = await house.stem.enqueue("stolen")
+    await eventually(lambda: worker.stats()["in_flight"])
+    job = worker._board.jobs[task_id]
+    # As if its lease had run out and been given to another one: the token in hand is an old one.
+    job.delivery.token -= 1
+
+    await eventually(lambda: ended)
+
+    assert ended == [True]
+    await eventually(lambda: worker.stats()["counters"]["lost"] == 1)
+    assert (await house.stem.status(task_id)).state is TaskState.RUNNING
+
+
+async def test_a_late_result_is_refused(house: House) -> None:
+    go = asyncio.Event()
+
+    async def late(context: TaskContext, args: Mapping[str, Any]) -> str:
+        await go.wait()
+        return "late"
+
+    on_loop(house.registry, "late", late)
+    worker = await house.worker(config={"heartbeat_interval_s": 60.0})
+    task_id = await house.stem.enqueue("late")
+    await eventually(lambda: worker.stats()["in_flight"])
+    worker._board.jobs[task_id].delivery.token -= 1
+
+    go.set()
+
+    await eventually(lambda: worker.stats()["counters"]["lost"] == 1)
+    assert (await house.stem.status(task_id)).state is TaskState.RUNNING
+
+
+async def test_a_handler_can_extend_its_lease(house: House) -> None:
+    async def patient(context: TaskContext, args: Mapping[str, Any]) -> None:
+        context.extend_lease(3600)
+        await asyncio.sleep(30)
+
+    on_loop(house.registry, "patient", patient)
+    worker = await house.worker()
+    task_id = await house.stem.enqueue("patient")
+
+    await eventually(lambda: task_id in worker._board.jobs and worker._board.jobs[task_id].lease_s > 3500)
