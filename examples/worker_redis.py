@@ -2,8 +2,8 @@
 
 Run it: STEM_BROKER_URL=redis://localhost:6379 python examples/worker_redis.py [QUEUE...]
 
-It knows `report.generate` but takes only the queue `default` unless told otherwise: its banner warns that those
-tasks will wait. `python examples/worker_redis.py default reports` takes both.
+It knows `report.generate` but takes only the queue `default` unless told otherwise, and warns that those tasks will
+wait. `python examples/worker_redis.py default reports` takes both.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from stem import (
     Worker,
     WorkerLifecycleConfig,
 )
+from stem.worker import logs
 
 
 class EmailTask(TaskHandler):
@@ -43,6 +44,9 @@ class ReportTask(TaskHandler):
 
 
 async def main() -> None:
+    logs.install(
+        style="console", level="info", worker="worker_redis"
+    )  # a program that has logging of its own leaves it
     broker_url = os.environ.get("STEM_BROKER_URL", "redis://localhost:6379")
     backend_url = os.environ.get("STEM_RESULT_BACKEND_URL", f"{broker_url}/1")
     registry = SimpleTaskRegistry()

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,7 @@ from tests.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
 BIN: Final = Path(sys.executable).parent
+_LOGIN: Final = "import os, sys; os.login_tty(0); os.execvp(sys.argv[1], sys.argv[1:])"
 
 
 def program(name: str) -> str:
@@ -64,20 +65,26 @@ class Program:
     def errors(self) -> str:
         return self._err.read_text(errors="replace")
 
-    def await_output(self, text: str, *, count: int = 1, timeout: float = 15) -> None:
-        """Return when `text` was printed `count` times.
+    def await_output(self, text: str, *, timeout: float = 15) -> None:
+        """Return when it has printed `text`.
 
         Raises:
-            AssertionError: it was not in time, or the program ended before.
+            AssertionError: it has not in time, or the program ended before.
         """
+        self._await(lambda: text in self.output, text, timeout)
 
-        def printed() -> bool:
-            if self.output.count(text) >= count:
+    def await_error(self, text: str, *, timeout: float = 15) -> None:
+        """Return when it has written `text` to stderr; otherwise as `await_output`."""
+        self._await(lambda: text in self.errors, text, timeout)
+
+    def _await(self, there: Callable[[], bool], text: str, timeout: float) -> None:
+        def happened() -> bool:
+            if there():
                 return True
-            assert self._process.poll() is None, f"ended with {self._process.returncode}: {self.output}{self.errors}"
+            assert self.alive, f"ended with {self._process.returncode}: {self.output}{self.errors}"
             return False
 
-        wait_until(printed, timeout, what=f"{text!r} printed {count} times")
+        wait_until(happened, timeout, what=f"{text!r} to be written")
 
     def stop(self, number: signal.Signals = signal.SIGTERM, *, timeout: float = 20) -> int:
         """Send a signal and return the exit code."""
@@ -160,9 +167,9 @@ def at_terminal(command: Sequence[str], *, env: Mapping[str, str], folder: Path 
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     settings = {**env, "TERM": "xterm-256color"}
-    process = subprocess.Popen(
-        command, cwd=folder, env=settings, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    )
+    # The terminal must be the program's own, or Ctrl-C is only a character.
+    own = [sys.executable, "-I", "-S", "-c", _LOGIN, *command]
+    process = subprocess.Popen(own, cwd=folder, env=settings, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     try:
         yield Terminal(process, ours)

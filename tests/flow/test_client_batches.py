@@ -193,6 +193,30 @@ async def test_callers_during_an_outage_gather_and_leave_together(stem: Stem, br
     assert [len(batch) for batch in broker.batches] == [1, 6]
 
 
+async def test_a_broker_that_neither_answers_nor_fails_costs_no_more_than_the_patience(broker: CountingBroker) -> None:
+    thaw = asyncio.Event()
+    real = broker.inner.enqueue
+
+    async def frozen(tasks: Any) -> Any:
+        await thaw.wait()
+        return await real(tasks)
+
+    broker.inner.enqueue = frozen  # type: ignore[method-assign]  # a server that is frozen
+    async with Stem(broker=CountingBroker.typed(broker), patience=0.1) as stem:
+        first = asyncio.create_task(stem.enqueue("t", task_id="sent"))
+        await eventually(lambda: broker.batches)
+        second = asyncio.create_task(stem.enqueue("t", task_id="kept-back"))
+
+        with pytest.raises(UnknownOutcomeError, match=r"sent: no answer"):
+            await first
+        with pytest.raises(BrokerUnreachableError, match=r"kept-back: not enqueued"):
+            await second
+        thaw.set()
+        assert await stem.enqueue("t", task_id="after") == "after"
+
+    assert broker.batches == [["sent"], ["after"]]
+
+
 async def test_a_mistake_of_the_adapter_reaches_its_callers_and_the_next_ones_are_served(
     stem: Stem, broker: CountingBroker
 ) -> None:

@@ -7,6 +7,7 @@ A comment before a block says what is special about it:
     <!-- test: background -->        the command runs on until the page ends (a worker, until it answers a ping);
                                      lines after the first: `<!-- test: background NAME` and the text of that file
     <!-- test: pty KEYS -->          the command needs a terminal; KEYS are typed, and it must end with exit code 0
+    <!-- test: before COMMAND -->    this command is run before those of the block
     <!-- test: exit N WHY -->        the command ends with exit code N
     <!-- test: skip WHY -->          the block is not run
 
@@ -78,7 +79,9 @@ class Reader:
                 self._start(block)
             case "sh", "pty":
                 self._at_terminal(block.text.split(), block.words.strip())
-            case "sh", "" | "exit":
+            case "sh", "" | "exit" | "before":
+                if block.directive == "before":
+                    self._command(block.words, 0)
                 for line in block.text.splitlines():
                     self._command(line, int(block.words.split()[0]) if block.directive == "exit" else 0)
             case _:
@@ -99,7 +102,7 @@ class Reader:
     def _command(self, line: str, expected: int) -> None:
         if line.startswith("make "):
             line = f"make --dry-run -C {ROOT} {line.partition('#')[0][5:]}"
-        elif "ID" in line.split():
+        elif "ID" in line.partition("#")[0].split():
             assert self._last_id, f"no task id was printed before: {line}"
             line = re.sub(r"\bID\b", self._last_id, line)
         done = run(["bash", "-c", line], env=self._env, folder=self._folder)
