@@ -102,6 +102,7 @@ class Lanes:
             await self._close_bare_root()
             return
         await lane.outbox.flush()
+        lane.outbox.close()
         with self._guard:
             if self._lanes.pop(loop, None) is None:
                 return

@@ -59,12 +59,13 @@ def gave_up(tasks: Sequence[NewTask], error: BrokerError, *, unknown: bool, afte
 class _Parcel:
     """The tasks of one caller, at most a batch."""
 
-    __slots__ = ("deadline", "future", "tasks", "unknown")
+    __slots__ = ("deadline", "error", "future", "tasks", "unknown")
 
     def __init__(self, tasks: Sequence[NewTask], future: asyncio.Future[Sequence[Enqueued]], deadline: float) -> None:
         self.tasks = tasks
         self.future = future
         self.deadline = deadline
+        self.error: BrokerError | None = None
         self.unknown = False
 
 
@@ -76,7 +77,9 @@ class Outbox:
         self._patience_s = patience_s
         self._loop = asyncio.get_running_loop()
         self._parcels: deque[_Parcel] = deque()
+        self._under_way: list[_Parcel] = []
         self._sender: asyncio.Task[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
 
     async def send(self, task: NewTask) -> Enqueued:
         """Send one task, together with whatever else waits to be sent.
@@ -106,13 +109,37 @@ class Outbox:
         while self._sender is not None:
             await asyncio.wait([self._sender])
 
+    def close(self) -> None:
+        """Stop the clock that watches over deadlines; call it when nothing is sent any more."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
     def _put(self, tasks: Sequence[NewTask]) -> asyncio.Future[Sequence[Enqueued]]:
         future: asyncio.Future[Sequence[Enqueued]] = self._loop.create_future()
         self._parcels.append(_Parcel(tasks, future, time.monotonic() + self._patience_s))
         if self._sender is None:
             # It begins after everything that is ready in this turn of the loop, so concurrent callers join it.
             self._sender = self._loop.create_task(self._send_all())
+        if self._alarm is None:
+            self._alarm = self._loop.call_later(self._patience_s + 0.05, self._look_at_deadlines)
         return future
+
+    def _look_at_deadlines(self) -> None:
+        """Answer callers whose patience ran out while the broker neither answers nor fails (a frozen server).
+
+        One timer for all callers, and none while nothing is sent.
+        """
+        self._alarm = None
+        now = time.monotonic()
+        for parcel in (*self._under_way, *self._parcels):
+            if now >= parcel.deadline and not parcel.future.done():
+                unknown = parcel.unknown or parcel in self._under_way
+                error = parcel.error or BrokerUnreachableError(f"{self._broker.url} does not answer")
+                parcel.future.set_exception(gave_up(parcel.tasks, error, unknown=unknown, after_s=self._patience_s))
+        waiting = [parcel.deadline for parcel in (*self._under_way, *self._parcels) if not parcel.future.done()]
+        if waiting:
+            self._alarm = self._loop.call_later(min(waiting) - now + 0.05, self._look_at_deadlines)
 
     async def _send_all(self) -> None:
         failures = 0
@@ -121,7 +148,10 @@ class Outbox:
                 parcels = self._take()
                 if not parcels:
                     continue
-                if await self._send_batch(parcels):
+                self._under_way = parcels
+                answered = await self._send_batch(parcels)
+                self._under_way = []
+                if answered:
                     failures = 0
                 else:
                     failures += 1
@@ -172,6 +202,7 @@ class Outbox:
         now = time.monotonic()
         kept: list[_Parcel] = []
         for parcel in parcels:
+            parcel.error = error
             parcel.unknown = parcel.unknown or isinstance(error, UnknownOutcomeError)
             if parcel.future.done():
                 continue

@@ -216,3 +216,19 @@ async def test_what_was_given_is_taken_as_it_is() -> None:
 
         assert status.queue == "mine"
         assert app.backend is backend
+
+
+async def test_the_embedded_server_is_started_at_the_first_use_and_shared(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("e") / ".stem"
+    url = f"embedded://{folder}"
+    app = Stem.connect(url)
+    assert not folder.exists()
+    try:
+        async with app:
+            task_id = await app.enqueue("t")
+        with SyncStem.connect(url) as sync:
+            assert await asyncio.to_thread(sync.status, task_id)
+    finally:
+        await asyncio.to_thread(connect.release_embedded)
