@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
 from stem.clock import Clock, SystemClock
-from stem.contracts import Broker, ListState, TaskPage
+from stem.contracts import Broker, ListState, QueueRow, TaskPage
 from stem.errors import BrokerRefusedError, StemError
+from stem.messages.status import TaskStatus
 from stem.observe.rates import MINUTES_KEPT
 from stem.observe.state import ClusterState, Snapshot
 from stem.text import clean
@@ -30,6 +31,15 @@ _BACKOFF_MAX_S: Final = 2.0
 _HISTORY_S: Final = 3.0
 _INFO_S: Final = 10.0
 _PAGE: Final = 200
+_PAGED_QUEUES: Final = 20
+_COUNT: Final[Mapping[str, Callable[[QueueRow], int]]] = {
+    "queued": lambda row: row.ready,
+    "scheduled": lambda row: row.delayed,
+    "retrying": lambda row: row.retrying,
+    "held": lambda row: row.held,
+    "running": lambda row: row.in_flight,
+    "dead": lambda row: row.dead,
+}
 
 T = TypeVar("T")
 
@@ -96,7 +106,7 @@ async def take(
     about = await part("server", census.info()) if info else None
     lists: dict[ListState, TaskPage] = {}
     for state in sorted(pages):
-        found = await part(f"{state} tasks", census.tasks(state, limit=page))
+        found = await part(f"{state} tasks", _page(broker, state, queues, page))
         if found is not None:
             lists[state] = found
     return Snapshot(
@@ -112,11 +122,24 @@ async def take(
     )
 
 
+async def _page(broker: Broker, state: ListState, queues: Sequence[QueueRow], limit: int) -> TaskPage:
+    """Return tasks of one state, some of each queue that has any: one long queue must not hide the others."""
+    counted = sorted(((_COUNT[state](row), row.name) for row in queues), reverse=True)
+    busy = [(count, name) for count, name in counted if count]
+    items: list[TaskStatus] = []
+    cut = len(busy) > _PAGED_QUEUES
+    for _, name in busy[:_PAGED_QUEUES]:
+        found = await broker.census.tasks(state, queue=name, limit=limit)
+        items.extend(found.items)
+        cut = cut or found.next is not None
+    return TaskPage(items=items, next="" if cut else None, total=sum(count for count, _ in busy))
+
+
 class Feed:
     """Polls and follows until it is cancelled. Belongs to the event loop it runs on; so does the state it feeds.
 
     Attributes:
-        pages: the lists of tasks on view, polled with the rest.
+        pages: the lists of tasks on view, polled with the rest; not those of final states, history has them.
         events: False leaves the event stream alone (no watch lease: workers emit nothing for this watcher).
     """
 
@@ -219,7 +242,7 @@ class Feed:
         if uptime_s <= away_s + 2:
             # Another life of the server: its event stream may have lost what our cursor points at.
             self._cursor = None
-            self.state.gap()
+            self.state.gap(self._clock.wall_ms() + self.state.offset_ms)
         link.phase = "RESYNC"
         self._history_due_s = self._info_due_s = 0.0
         self.state.version += 1
@@ -267,7 +290,7 @@ class Feed:
                 continue
             self._cursor, self.state.events_error = batch.cursor, ""
             if batch.missed:
-                self.state.gap()
+                self.state.gap(self._clock.wall_ms() + self.state.offset_ms)
                 self._history_due_s = 0.0
             if batch.events:
                 self.state.apply_events(batch.events)

@@ -222,7 +222,10 @@ def event_text(event: Event) -> str:
         parts.append(f"attempt {event.attempt}")
     if (progress := progress_text(detail.get("progress"))) != "":
         parts.append(progress)
-    if how := detail.get("how"):
+    next_at_ms = detail.get("next_at_ms")
+    if isinstance(next_at_ms, int) and next_at_ms > event.at_ms:
+        parts.append(f"again in {(next_at_ms - event.at_ms) / 1000:.1f}s")
+    if (how := detail.get("how")) and how != "finished":
         parts.append(clean(how, 80))
     if not parts and event.kind.startswith("worker."):
         known = ("error", "message", "duration_ms", "progress", "how", "next_at_ms")

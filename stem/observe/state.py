@@ -14,7 +14,7 @@ from typing import Final
 
 from stem.contracts import FinalRow, ListState, MinuteRow, Pause, PauseKind, QueueRow, Seen, ServerInfo, TaskPage
 from stem.messages.event import Event
-from stem.observe.failures import FailureBook
+from stem.observe.failures import WINDOW_MS, FailureBook
 from stem.observe.rates import Meter, MinuteBook
 from stem.observe.rows import (
     MESSAGE_CHARS,
@@ -77,8 +77,8 @@ class ClusterState:
         totals: of a page's state where the broker counts it; `cut` names the states whose page was not the whole.
         offset_ms: the broker's clock minus this machine's.
         refused: parts that the server would not answer, and why; `events_error` why there are no events.
-        sampled, missed: events were sampled by a worker, or skipped because this reader was too slow: counts of
-            failures are a lower bound.
+        gaps: how often events were missed here; `gap_ms` when they last were, or a worker sampled them: counts of
+            failures are a lower bound for five minutes from then.
     """
 
     def __init__(self, diagnose: Callable[[Seen], str]) -> None:
@@ -99,8 +99,8 @@ class ClusterState:
         self.failures = FailureBook()
         self.events: deque[EventLine] = deque(maxlen=EVENTS_KEPT)
         self.offset_ms = 0
-        self.sampled = False
-        self.missed = 0
+        self.gaps = 0
+        self.gap_ms = 0
         self.event_count = Meter()
         self.came = Meter()
         self.went: dict[str, Meter] = {name: Meter() for name in OUTCOMES}
@@ -221,7 +221,7 @@ class ClusterState:
             if row.from_event and row.changed_ms > as_of_ms:
                 continue
             row.status(status, state)
-            row.owner, row.worker = self._owner(status.worker or "")
+            row.owner, row.worker = self.owner(status.worker or "")
             self._index(row)
         if page.total is not None:
             self.totals[state] = page.total
@@ -240,7 +240,7 @@ class ClusterState:
             if row is None or (row.state != "dead" and row.changed_ms <= final.finished_at_ms):
                 row = self._line(final.id)
                 row.final(final)
-                row.owner, row.worker = self._owner(final.worker)
+                row.owner, row.worker = self.owner(final.worker)
                 self._index(row)
             if final.state.value == "failed":
                 self.failures.add(
@@ -250,7 +250,7 @@ class ClusterState:
                     attempt=final.attempt,
                     at_ms=final.finished_at_ms,
                     queue=clean(final.queue),
-                    worker=self._owner(final.worker)[1],
+                    worker=self.owner(final.worker)[1],
                 )
 
     def _apply_pauses(self, pauses: Sequence[Pause], as_of_ms: int) -> None:
@@ -273,11 +273,11 @@ class ClusterState:
         for event in events:
             self._events_total += 1
             if event.kind == "events.sampled":
-                self.sampled = True
+                self.gap_ms = event.at_ms
             elif event.kind.startswith("worker."):
                 self._told_by_worker(event)
                 continue
-            self.events.append(event_line(event, self._events_total, self._owner(event.worker)[1]))
+            self.events.append(event_line(event, self._events_total, self.owner(event.worker)[1]))
             if event.task_id:
                 self._apply_task_event(event)
         self.version += 1
@@ -297,7 +297,7 @@ class ClusterState:
         row.task, row.queue = clean(event.task) or row.task, clean(event.queue) or row.queue
         row.state, row.attempt, row.changed_ms, row.from_event = state, event.attempt, event.at_ms, True
         if event.worker:
-            row.owner, row.worker = self._owner(event.worker)
+            row.owner, row.worker = self.owner(event.worker)
         if state == "running":
             row.started_ms, row.progress = event.at_ms, ""
         elif state == "retrying":
@@ -331,12 +331,17 @@ class ClusterState:
             attempt=event.attempt,
             at_ms=event.at_ms,
             queue=clean(event.queue),
-            worker=self._owner(event.worker)[1],
+            worker=self.owner(event.worker)[1],
         )
 
-    def gap(self) -> None:
+    def incomplete(self, now_ms: int) -> bool:
+        """Say whether events of the last five minutes are missing here."""
+        return now_ms - self.gap_ms < WINDOW_MS
+
+    def gap(self, now_ms: int) -> None:
         """Note that events were missed; the next snapshot and history make the picture right again."""
-        self.missed += 1
+        self.gaps += 1
+        self.gap_ms = now_ms
         self.version += 1
 
     # ---------------------------------------------------------------------------------------------------------- tail
@@ -404,7 +409,7 @@ class ClusterState:
             row = self.tasks[task_id] = TaskLine(task_id, clean(task_id, 64))
         return row
 
-    def _owner(self, worker: str) -> tuple[str, str]:
+    def owner(self, worker: str) -> tuple[str, str]:
         """Return the key and the shown name of the worker that a message names, by id or by name."""
         line = self.workers.get(worker)
         if line is not None:

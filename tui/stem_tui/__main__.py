@@ -74,7 +74,9 @@ def _hertz(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the dashboard; return the exit code."""
     options = parser().parse_args(argv)
-    plain = options.once or os.environ.get("TERM") == "dumb" or not (sys.stdin.isatty() and sys.stdout.isatty())
+    # Textual draws on stderr, so all three have to be the terminal.
+    terminal = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+    plain = options.once or os.environ.get("TERM") == "dumb" or not terminal
     try:
         where = _where(options.url, options.namespace)
         broker = _connect(where)

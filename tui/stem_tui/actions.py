@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -62,7 +63,7 @@ ACTIONS: Final = (
     _look("app", "theme", "T", "T", "Colours", "Next set of colours"),
     _look("app", "faster", "plus", "+", "Faster", "Draw more often, up to 20 times a second"),
     _look("app", "slower", "minus", "-", "Slower", "Draw less often, down to once a second"),
-    _look("app", "help", "question_mark,f1", "?", "Help", "This page", 50),
+    _look("app", "help", "question_mark,f1", "?", "Help", "This page"),
     _look("app", "back", "escape,q", "esc", "Back", "Clear the filter, or one step back; q on a first screen quits"),
     _look("app", "quit", "ctrl+c,ctrl+q", "^C", "Quit", "Quit from anywhere"),
     _look("list", "down", "j,down", "j ↓", "Down", "Next row"),
@@ -80,9 +81,9 @@ ACTIONS: Final = (
     _look("list", "clear_marks", "ctrl+backslash", "^\\", "Unmark", "Clear all marks"),
     _look("text", "left", "h,left", "h ←", "Left", "Of a list of tasks: the state before. Of a text: to the left"),
     _look("text", "right", "l,right", "l →", "Right", "Of a list of tasks: the next state. Of a text: to the right"),
-    _deed("queue", "pause", "P", "P", "Pause/resume", "Hand out nothing more of this queue, or go on; stored, so it"
+    _deed("queue", "pause", "P", "P", "Pause", "Hand out nothing more of this queue, or resume it; stored, so it"
           " holds for workers that start later", 0, 12),
-    _deed("worker", "pause", "P", "P", "Pause/resume", "Hand this worker no more tasks, or go on", 0, 12),
+    _deed("worker", "pause", "P", "P", "Pause", "Hand this worker no more tasks, or resume it", 0, 12),
     _deed("worker", "stop", "S", "S", "Stop", "Warm stop: takes nothing more, finishes what runs, leaves", 1, 13),
     _deed("worker", "kill", "ctrl+s", "^S", "Stop hard", "Hard stop: what runs is handed back now and runs elsewhere"
           " again", 2, 0),
@@ -112,8 +113,8 @@ def find(kind: str, key: str) -> Action | None:
     return next((action for action in deeds(kind) if key in action.keys), None)
 
 
-def hints(kind: str, *, writes: bool) -> list[tuple[Action, bool]]:
-    """Return the hint line for a panel of this kind: actions in order, and whether each works now."""
-    scopes = {"app", "list", kind}
+def hints(kinds: Collection[str], *, writes: bool) -> list[tuple[Action, bool]]:
+    """Return the hint line for a panel of these kinds: actions in order, and whether each works now."""
+    scopes = {"app", *kinds}
     shown = sorted((action for action in ACTIONS if action.hint and action.scope in scopes), key=lambda each: each.hint)
     return [(action, writes or not action.changes) for action in shown]

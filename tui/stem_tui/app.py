@@ -229,7 +229,7 @@ class StemTUI(App[int], inherit_bindings=False):
 
     def action_help(self) -> None:
         if not isinstance(self.screen, TextScreen):
-            self.push_screen(TextScreen(self.session, helptext.lines()))
+            self.push_screen(TextScreen(self.session, helptext.lines(self.size.width)))
 
     def action_answers(self) -> None:
         receipt = self.session.receipt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from stem.observe.rates import percentile_ms
@@ -45,7 +45,8 @@ def header(session: Session, width: int) -> tuple[list[Cell], list[Cell]]:
         right.append(Cell(f" as of {figures.clock(session.now_ms)}Z ", "warn"))
     else:
         right.append(Cell(f" {figures.clock(session.now_ms)}Z ", "dim"))
-    right.append(Cell(f" {session.hz:.0f}Hz ", "dim"))
+    if not session.stale:
+        right.append(Cell(f" {session.hz:.0f}Hz ", "dim"))
     right.append(Cell(" RO ", "warn") if session.read_only else Cell(" RW ", "dim"))
     return left + state, right
 
@@ -109,14 +110,12 @@ def notice(session: Session) -> tuple[list[Cell], list[Cell]]:
     """Return the line of news: what was just done, else what is wrong with the picture."""
     state, now_s = session.state, session.clock.monotonic()
     right: list[Cell] = []
-    if state.missed:
-        right.append(Cell(f" gap ×{state.missed} ", "warn"))
-    if state.sampled:
-        right.append(Cell(" events sampled ", "warn"))
+    if state.incomplete(session.now_ms):
+        right.append(Cell(f" ! events missed at {figures.clock(state.gap_ms)} ", "warn"))
     if session.notice is not None and now_s < session.notice.until_s:
         left = [Cell(" "), *session.notice.cells]
         if session.undo is not None and now_s < session.undo[2]:
-            left.append(Cell(f" · u undo ({session.undo[2] - now_s:.0f}s)", "key"))
+            right.append(Cell(f" u undo ({session.undo[2] - now_s:.0f}s) ", "key"))
         return left, right
     if session.phase in ("DOWN", "CONNECTING") and session.link.error:
         return [Cell(f" ✖ {session.link.error}", "bad")], right
@@ -137,22 +136,21 @@ def notice(session: Session) -> tuple[list[Cell], list[Cell]]:
     return [], right
 
 
-def hint(session: Session, kind: str, *, filtering: bool = False) -> list[Cell]:
-    """Return the keys that matter now; those that cannot work are grey."""
+def hint(
+    session: Session, kinds: Collection[str], width: int, *, filtering: bool = False
+) -> tuple[list[Cell], list[Cell]]:
+    """Return the keys that matter now, as many as there is room for; those that cannot work are grey."""
     if filtering:
-        words = "  word  !not  /regex/  name:mail.*  state:failed  q:default  age>10s"
-        return [
-            Cell(" ⏎", "key"),
-            Cell(" keep ", "dim"),
-            Cell("esc", "key"),
-            Cell(" clear", "dim"),
-            Cell(words, "faint"),
-        ]
+        keys = [Cell(" ⏎", "key"), Cell(" keep ", "dim"), Cell("esc", "key"), Cell(" clear", "dim")]
+        return [*keys, Cell("  word  !not  /regex/  name:mail.*  state:failed  q:default  age>10s", "faint")], []
     line: list[Cell] = [Cell(" ")]
-    for action, works in hints(kind, writes=session.writes):
-        line.append(Cell(action.shown, "key" if works else "faint"))
-        line.append(Cell(f" {action.label}  ", "dim" if works else "faint"))
-    return line
+    room = width - 8
+    for action, works in hints(kinds, writes=session.writes):
+        room -= len(action.shown) + len(action.label) + 3
+        if room >= 0:
+            line.append(Cell(action.shown, "key" if works else "faint"))
+            line.append(Cell(f" {action.label}  ", "dim" if works else "faint"))
+    return line, [Cell("?", "key"), Cell(" Help ", "dim")]
 
 
 def empty(session: Session, kind: str, *, filtered: bool = False) -> list[str]:

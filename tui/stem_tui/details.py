@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,7 +57,11 @@ def worker_lines(row: WorkerLine, now_ms: int, width: int) -> Lines:
         _fact("state", Cell(f"{sign.glyph} {sign.word}", sign.tone), Cell(f"  {meaning}", "dim")),
         _fact("beat", Cell(f"{since} ago"), Cell(f"  every {figures.span(row.interval_ms)}", "dim")),
         _fact("process", Cell(f"{row.host}  pid {row.pid}"), Cell(f"  stem {row.version}  id {row.key}", "dim")),
-        _fact("up", Cell(figures.age(row.started_ms, now_ms)), Cell(f"  since {figures.date(row.started_ms)}", "dim")),
+        _fact(
+            "up",
+            Cell(figures.age(row.started_ms, now_ms)),
+            Cell(f"  since {figures.date(row.started_ms // 1000 * 1000)[:-5]}Z", "dim"),
+        ),
         _fact("queues", *_queues(row)),
         _fact("slots", Cell(f"{row.in_flight} of {row.concurrency} in use", "strong"), *_zombies(row)),
         _fact("counters", *_counters(row)),
@@ -92,6 +96,8 @@ def _counters(row: WorkerLine) -> list[Cell]:
     tones = {"succeeded": "ok", "failed": "bad", "retried": "warn", "lost": "bad"}
     cells = []
     for name, count in row.counters.items():
+        if not count and name not in ("succeeded", "failed"):
+            continue
         tone = tones.get(name, "text") if count else "faint"
         cells.append(Cell(f"{name.replace('_', ' ')} {count:,}  ", tone))
     return cells or [Cell("–", "dim")]
@@ -156,8 +162,20 @@ def _stacks_within(data: Mapping[str, Any]) -> Lines:
 # ---------------------------------------------------------------------------------------------------------------- task
 
 
-def task_lines(row: TaskLine | None, answer: TaskAnswer | None, task_id: str, now_ms: int, width: int) -> Lines:
-    """Return all that is known of a task: what the broker says, or until it has answered, what the list knew."""
+def task_lines(
+    row: TaskLine | None,
+    answer: TaskAnswer | None,
+    task_id: str,
+    now_ms: int,
+    width: int,
+    *,
+    name_of: Callable[[str], str] = clean,
+) -> Lines:
+    """Return all that is known of a task: what the broker says, or until it has answered, what the list knew.
+
+    Args:
+        name_of: a worker's shown name by its id.
+    """
     name = clean(task_id, 64)
     if answer is None or answer.id != task_id:
         head = f"TASK {name}"
@@ -167,7 +185,7 @@ def task_lines(row: TaskLine | None, answer: TaskAnswer | None, task_id: str, no
         words = answer.problem or "The broker has no record of it (any more)."
         return [_title(f"TASK {name}", width), [Cell(f"   {words}", "warn")], *_remembered(row, now_ms)]
     status = answer.status
-    lines: Lines = [_title(f"TASK {clean(status.task)}", width), *_facts(status, now_ms)]
+    lines: Lines = [_title(f"TASK {clean(status.task)}", width), *_facts(status, now_ms, name_of)]
     if answer.problem:
         lines.append(_fact("", Cell(answer.problem, "warn")))
     if answer.explanation is not None:
@@ -176,7 +194,7 @@ def task_lines(row: TaskLine | None, answer: TaskAnswer | None, task_id: str, no
         lines += _error(status, width)
     if status.state is TaskState.SUCCEEDED:
         lines += [_title("RESULT", width), *_value(status.result)]
-    lines += _timeline(status, width)
+    lines += _timeline(status, width, name_of)
     if answer.envelope is not None:
         lines += _request(answer.envelope, width)
     if status.meta:
@@ -184,7 +202,7 @@ def task_lines(row: TaskLine | None, answer: TaskAnswer | None, task_id: str, no
     return lines
 
 
-def _facts(status: TaskStatus, now_ms: int) -> Lines:
+def _facts(status: TaskStatus, now_ms: int, name_of: Callable[[str], str]) -> Lines:
     sign = TASK.get(status.state.value, UNKNOWN)
     state = [Cell(f"{sign.glyph} {sign.word}", sign.tone)]
     if status.reason:
@@ -193,7 +211,7 @@ def _facts(status: TaskStatus, now_ms: int) -> Lines:
         _fact("state", *state),
         _fact("id", Cell(clean(status.id, 64))),
         _fact("queue", Cell(clean(status.queue)), Cell(f"  priority {status.priority}", "dim")),
-        _fact("worker", Cell(clean(status.worker or "–"))),
+        _fact("worker", Cell(name_of(status.worker) if status.worker else "–")),
         _fact("attempt", Cell(str(status.attempt)), Cell(f"  crashes {status.crashes}  starts {status.token}", "dim")),
     ]
     steps = (
@@ -237,7 +255,7 @@ def _error(status: TaskStatus, width: int) -> Lines:
     return lines
 
 
-def _timeline(status: TaskStatus, width: int) -> Lines:
+def _timeline(status: TaskStatus, width: int, name_of: Callable[[str], str]) -> Lines:
     if not status.timeline:
         return []
     lines: Lines = [_title("TIMELINE", width)]
@@ -249,7 +267,7 @@ def _timeline(status: TaskStatus, width: int) -> Lines:
             [
                 Cell(f"   {figures.clock(entry.at_ms, milliseconds=True)}  {passed:>8}  ", "dim"),
                 Cell(f"{clean(entry.event, 40):<14}", "strong"),
-                Cell(f" {clean(entry.worker)}" if entry.worker else "", "text"),
+                Cell(f" {name_of(entry.worker)}" if entry.worker else "", "text"),
                 Cell(f"  attempt {entry.attempt}" if entry.attempt else "", "warn"),
                 Cell(f"  {clean(entry.detail, 300)}" if entry.detail else "", "dim"),
             ]

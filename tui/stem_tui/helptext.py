@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Final
 
-from stem_tui.actions import ACTIONS, Scope
+from stem_tui.actions import ACTIONS, Action, Scope
 from stem_tui.theme import Cell
 
 _SCOPES: Final[tuple[tuple[Scope, str], ...]] = (
@@ -16,6 +17,7 @@ _SCOPES: Final[tuple[tuple[Scope, str], ...]] = (
     ("task", "ON A TASK"),
 )
 _TIERS: Final = {0: "", 1: "asks", 2: "asks for a word"}
+_INDENT: Final = 24
 _FILTER: Final = (
     ("word", "any column has it"),
     ("!word", "no column has it"),
@@ -27,30 +29,36 @@ _FILTER: Final = (
 )
 
 
-def lines() -> list[list[Cell]]:
-    """Return the page."""
-    page: list[list[Cell]] = [
-        [Cell("  Lower case looks, upper case acts, ctrl acts hard. What acts on several rows always asks.", "strong")]
-    ]
+_WORDS: Final = (
+    "Counts are the broker's own, asked for once a second; events only add what happened in between.",
+    "Grey: the picture is old, the first line says since when. Times are UTC, by the broker's clock.",
+)
+
+
+def lines(width: int) -> list[list[Cell]]:
+    """Return the page, wrapped to `width`."""
+    page: list[list[Cell]] = []
+    for words in ("Lower case looks, upper case acts, ctrl acts hard. What acts on several rows always asks.",):
+        page += _paragraph(words, width, tone="strong")
     for scope, title in _SCOPES:
         page += [[], [Cell(f"  {title}", "title")]]
         for action in ACTIONS:
             if action.scope == scope:
-                asks = _TIERS.get(action.tier or 0, "")
-                page.append(
-                    [
-                        Cell(f"  {action.shown:<7}", "key"),
-                        Cell(f"{action.label:<15}", "strong"),
-                        Cell(action.help, "text"),
-                        Cell(f"  ({asks})" if asks else "", "warn"),
-                    ]
-                )
+                page += _entry(action, width)
     page += [[], [Cell("  THE FILTER", "title")]]
     page += [[Cell(f"  {form:<26}", "key"), Cell(meaning)] for form, meaning in _FILTER]
-    page += [
-        [],
-        [Cell("  WHAT IT SHOWS", "title")],
-        [Cell("  Counts are the broker's own, asked for once a second; events only add what happened in between.")],
-        [Cell("  Grey: the picture is old, the first line says since when. Times are UTC, by the broker's clock.")],
-    ]
+    page += [[], [Cell("  WHAT IT SHOWS", "title")]]
+    for words in _WORDS:
+        page += _paragraph(words, width)
     return page
+
+
+def _paragraph(words: str, width: int, tone: str = "text") -> list[list[Cell]]:
+    return [[Cell(f"  {line}", tone)] for line in textwrap.wrap(words, max(20, width - 4))]
+
+
+def _entry(action: Action, width: int) -> list[list[Cell]]:
+    asks = _TIERS.get(action.tier or 0, "")
+    words = textwrap.wrap(action.help + (f" ({asks})" if asks else ""), max(20, width - _INDENT - 2))
+    first = [Cell(f"  {action.shown:<7}", "key"), Cell(f"{action.label:<15}", "strong"), Cell(words[0])]
+    return [first, *([Cell(" " * _INDENT + line)] for line in words[1:])]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Final
 
 from stem.observe.failures import FailureGroup
@@ -131,7 +132,7 @@ def _slots(row: WorkerLine, cells: int) -> Cell:
 def _beat(row: WorkerLine, now_ms: int) -> Cell:
     since_ms = max(0, now_ms - row.at_ms)
     tone = "dim" if since_ms <= 2 * row.interval_ms or row.diagnosis == "stopped" else "warn"
-    return Cell(figures.span(since_ms // 100 * 100) if since_ms >= 100 else "0s", tone)
+    return Cell(figures.age(row.at_ms, now_ms), tone)
 
 
 def _if_alive(row: WorkerLine, cell: Cell) -> Cell:
@@ -249,7 +250,7 @@ FAILURES: Final[View[FailureGroup]] = View(
 def failure_note(state: ClusterState, now_ms: int) -> list[Cell]:
     groups = state.failures.groups(now_ms)
     total = sum(group.count(now_ms) for group in groups)
-    least = "≥ " if state.missed or state.sampled else ""
+    least = "≥ " if state.incomplete(now_ms) else ""
     word = "group" if len(groups) == 1 else "groups"
     return [Cell(f"{least}{total:,} in {len(groups)} {word}", "bad" if total else "dim")]
 
@@ -278,7 +279,8 @@ def _took(row: TaskLine, now_ms: int) -> Cell:
     took = _took_ms(row, now_ms)
     if took is None:
         return NONE
-    return Cell(figures.span(took // 100 * 100 if row.state == "running" and took >= 100 else took))
+    # Of what runs, whole seconds: tenths would repaint the line ten times a second and tell nobody anything.
+    return Cell(figures.age(row.started_ms, now_ms) if row.state == "running" else figures.span(took))
 
 
 def _due(row: TaskLine, now_ms: int) -> Cell:
@@ -355,6 +357,7 @@ def _task_view(title: str, *columns: Column[TaskLine], order: Column[TaskLine]) 
 
 # Columns by state: what matters of a task depends on where it is.
 RUNNING: Final = _task_view("RUNNING", _TASK, _ID, _WORKER, _QUEUE, _TRY, _WHAT, _TOOK, order=_TOOK)
+RUNNING_HERE: Final = _task_view("RUNNING HERE", _TASK, _ID, _QUEUE, _TRY, _WHAT, _TOOK, order=_TOOK)
 LONGEST: Final = _task_view("LONGEST RUNNING", _TASK, _ID, _WORKER, _QUEUE, _TOOK, order=_TOOK)
 TABS: Final[dict[str, View[TaskLine]]] = {
     "all": _task_view("ALL", _STATE, _TASK, _ID, _WORKER, _QUEUE, _TRY, _WHAT, _WHEN, order=_WHEN),
@@ -421,15 +424,22 @@ EVENTS: Final[View[EventLine]] = View(
         "age": lambda r, now: (now - r.at_ms) / 1000,
     },
 )  # fmt: skip
-QUIET_EVENTS: Final = frozenset({"task.received", "task.started", "task.succeeded", "task.progress"})
+EVENTS_HERE: Final[View[EventLine]] = replace(
+    EVENTS, title="ITS EVENTS", columns=[column for column in EVENTS.columns if column.key != "worker"]
+)
+CHATTER: Final = frozenset({"task.received", "task.progress"})
+"""Events that say nothing that the rest does not."""
+QUIET: Final = CHATTER | {"task.started", "task.succeeded"}
 """What a healthy fleet does all the time; the Overview's tail leaves it out."""
 
 
-def event_rows(state: ClusterState, *, loud: bool = False, worker: str = "", limit: int = 500) -> list[EventLine]:
-    """Return events, newest first; `loud` leaves out what goes right, `worker` is a shown name."""
+def event_rows(
+    state: ClusterState, *, without: Collection[str] = (), worker: str = "", limit: int = 500
+) -> list[EventLine]:
+    """Return events, newest first, `without` these kinds; `worker` is a shown name."""
     rows: list[EventLine] = []
     for row in reversed(state.events):
-        if (loud and row.kind in QUIET_EVENTS) or (worker and row.worker != worker):
+        if row.kind in without or (worker and row.worker != worker):
             continue
         rows.append(row)
         if len(rows) >= limit:

@@ -104,12 +104,12 @@ class LiveScreen(Screen[None]):
         width = self.size.width
         self.query_one("#header", Line).show(*chrome.header(self.session, width))
         self.query_one("#notice", Line).show(*chrome.notice(self.session))
-        kind = self.focused.view.kind if isinstance(self.focused, Grid) else self.kind_without_list()
-        self.query_one("#hint", Line).show(chrome.hint(self.session, kind, filtering=self._filtering is not None))
-
-    def kind_without_list(self) -> str:
+        kinds = {"list", self.focused.view.kind} if isinstance(self.focused, Grid) else {"text"}
         subject = self.subject()
-        return "text" if subject is None else subject[0]
+        if subject is not None:
+            kinds.add(subject[0])
+        filtering = self._filtering is not None
+        self.query_one("#hint", Line).show(*chrome.hint(self.session, kinds, width, filtering=filtering))
 
     def panel(
         self,

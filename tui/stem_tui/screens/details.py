@@ -12,7 +12,7 @@ from stem_tui.screens.base import LiveScreen
 from stem_tui.session import Session
 from stem_tui.theme import Cell
 from stem_tui.widgets.grid import Grid
-from stem_tui.widgets.pane import CellLine, Pane
+from stem_tui.widgets.pane import CellLine, Facts, Pane
 
 
 class WorkerScreen(LiveScreen):
@@ -25,13 +25,9 @@ class WorkerScreen(LiveScreen):
 
     def body(self) -> ComposeResult:
         look = self.session.look
-        yield Pane(look, id="facts")
-        yield Grid(select.RUNNING, look, id="worker-tasks")
-        yield Grid(select.EVENTS, look, id="worker-events")
-
-    def on_mount(self) -> None:
-        self.query_one("#facts").can_focus = False
-        self.query_one("#facts").styles.height = 9
+        yield Facts(look, id="facts")
+        yield Grid(select.RUNNING_HERE, look, id="worker-tasks")
+        yield Grid(select.EVENTS_HERE, look, id="worker-events")
 
     @property
     def worker(self) -> WorkerLine | None:
@@ -47,23 +43,21 @@ class WorkerScreen(LiveScreen):
             lines = [[Cell(f"   {self.shown_name} has not been heard of for an hour.", "dim")]]
         else:
             lines = details.worker_lines(worker, now_ms, self.size.width)
-        self.query_one("#facts", Pane).show(lines, stale=self.session.stale)
+        self.query_one(Facts).show(lines, stale=self.session.stale)
         self.panel(
             self.query_one("#worker-tasks", Grid),
             lambda: [row for row in state.running.values() if row.owner == self.key],
             now_ms,
             empty="running",
-            title="RUNNING HERE",
             note=self._more,
         )
         name = self.shown_name if worker is None else worker.name
         self.panel(
             self.query_one("#worker-events", Grid),
-            lambda: select.event_rows(state, worker=name),
+            lambda: select.event_rows(state, without=select.CHATTER, worker=name),
             now_ms,
             count=lambda _: "",
             sort=False,
-            title="ITS EVENTS",
         )
 
     def _more(self, rows: object) -> list[Cell]:
@@ -96,7 +90,10 @@ class TaskScreen(LiveScreen):
             self._asked_s = now_s
             self.dashboard.ask_task(self)
         row = self.session.state.tasks.get(self.task_id, self.row)
-        lines = details.task_lines(row, self.answer, self.task_id, now_ms, self.size.width)
+        state = self.session.state
+        lines = details.task_lines(
+            row, self.answer, self.task_id, now_ms, self.size.width, name_of=lambda worker: state.owner(worker)[1]
+        )
         self.query_one(Pane).show(lines, stale=self.session.stale)
 
 

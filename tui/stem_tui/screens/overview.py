@@ -66,7 +66,7 @@ class OverviewScreen(LiveScreen):
             self.panel(grids["events"], self._events, now_ms, count=lambda _: "", note=self._event_note, sort=False)
 
     def _events(self) -> list[Any]:
-        return select.event_rows(self.session.state, loud=True, limit=200)
+        return select.event_rows(self.session.state, without=select.QUIET, limit=200)
 
     def _event_note(self, _: object) -> list[Cell]:
         rate = self.session.state.event_count.rate()

@@ -160,7 +160,8 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
             self._scroll_to_cursor()
             self._fitted = fit(self.view.columns, max(1, self.size.width - _GUTTER - 1))
             self._painted = [self._line(line, self.size.width, self.size.height) for line in range(self.size.height)]
-        return self._painted[y] if y < len(self._painted) else Strip.blank(self.size.width)
+        strip = self._painted[y] if y < len(self._painted) else Strip.blank(self.size.width)
+        return strip.apply_style(self.rich_style)
 
     def _line(self, y: int, width: int, height: int) -> Strip:
         if y == 0:

@@ -32,4 +32,5 @@ class Line(Widget):
             self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        return both_ends(self._left, self._right, self.size.width, self.look, fill=Cell(" "))
+        strip = both_ends(self._left, self._right, self.size.width, self.look, fill=Cell(" "))
+        return strip.apply_style(self.rich_style)

@@ -47,6 +47,9 @@ class Pane(Widget, can_focus=True, inherit_bindings=False):
             self.refresh()
 
     def render_line(self, y: int) -> Strip:
+        return self._line(y).apply_style(self.rich_style)
+
+    def _line(self, y: int) -> Strip:
         width, index = self.size.width, self._top + y
         if index >= len(self.lines):
             return Strip.blank(width)
@@ -95,3 +98,7 @@ class Pane(Widget, can_focus=True, inherit_bindings=False):
 
     def on_resize(self) -> None:
         self._move(self._top)
+
+
+class Facts(Pane, can_focus=False):
+    """A pane that is only looked at."""

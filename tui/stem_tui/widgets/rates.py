@@ -34,6 +34,9 @@ class Rates(Widget):
             self.refresh()
 
     def render_line(self, y: int) -> Strip:
+        return self._line_at(y).apply_style(self.rich_style)
+
+    def _line_at(self, y: int) -> Strip:
         if self.size.height == 1:
             return both_ends(self._line, (), self.size.width, self.look, fill=Cell(" "), stale=self._stale)
         if y > 2 or not self._tiles:
