@@ -109,6 +109,10 @@ def _run(arguments: list[str]) -> int:
         ended = build(typed)(args=arguments, prog_name="stemctl", standalone_mode=False)
     except KeyboardInterrupt:
         return 130
+    except SystemExit as end:  # how completion ends, the worker's own command line, and Typer when a pipe breaks
+        if isinstance(end.__context__, BrokenPipeError):
+            raise end.__context__ from None
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
     except Exception as error:  # the border: whatever it is, it is said in one line
         return _report(error, arguments)
     return ended if isinstance(ended, int) else 0

@@ -167,7 +167,7 @@ class Request:
     def stage_of(self, concerned: Sequence[Party]) -> str:
         """Return the stage that all of these have reached; what nobody has to confirm holds as it is stored."""
         ranks = [party.rank for party in concerned if party.expected and not party.refusal]
-        return STAGES[max(0, min([self.want, *ranks]))]
+        return STAGES[max(0, min(ranks, default=self.want))]
 
     async def _look(self, by_id: Mapping[str, Party]) -> None:
         for seen in await self._broker.presence.workers():

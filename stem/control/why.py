@@ -118,10 +118,11 @@ async def gather(broker: Broker, controller: Controller, task_id: str) -> Facts:
 
 def registered_names(data: Mapping[str, Any]) -> frozenset[str]:
     """Return the task names in a worker's answer to `inspect registered`; what is not a name is left out."""
-    found = data.get("tasks", data.get("registered", ()))
-    names = found if isinstance(found, list | tuple | dict) else ()
+    rows = data.get("items")
     return frozenset(
-        name for entry in names if isinstance(name := entry.get("name") if isinstance(entry, Mapping) else entry, str)
+        name
+        for row in (rows if isinstance(rows, list) else ())
+        if isinstance(row, Mapping) and isinstance(name := row.get("name"), str)
     )
 
 

@@ -112,13 +112,25 @@ def _show_data(call: Call, data: object, indent: str = "  ") -> None:
 
 def _show_item(call: Call, item: object, indent: str) -> None:
     if isinstance(item, dict):
-        pairs = (f"{key}={value if isinstance(value, str) else inline(value)}" for key, value in item.items())
+        # A stack is a list of lines: below, one a line, where it can be read.
+        stacks = [lines for lines in item.values() if _is_lines(lines)]
+        pairs = (f"{key}={_value(value)}" for key, value in item.items() if value not in stacks)
         call.out.line(indent + " ".join(pairs))
+        for line in (line for lines in stacks for line in lines):
+            call.out.line(f"{indent}    {line}")
     elif isinstance(item, str):
         for line in item.splitlines() or [""]:
             call.out.line(indent + line)
     else:
         call.out.line(indent + inline(item))
+
+
+def _is_lines(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(line, str) and " " in line for line in value)
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else inline(value)
 
 
 def _show_silent(call: Call, silent: object) -> None:

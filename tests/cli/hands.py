@@ -24,7 +24,8 @@ def answers_all(command: Command) -> list[tuple[str, Mapping[str, Any]]]:
         data = {"nonce": command.args["nonce"], "loop_age_ms": 1, "in_flight": 0, "concurrency": 4, "state": "running"}
         return [("applied", data)]
     if command.type == "inspect":
-        return [("applied", {"tasks": ["mail.send"]} if command.args["what"] == "registered" else {"tasks": []})]
+        registered = [{"name": "mail.send", "kind": "async"}] if command.args["what"] == "registered" else []
+        return [("applied", {"count": len(registered), "items": registered})]
     if command.type == "stats":
         return [("applied", {"counters": {"succeeded": 3}})]
     if command.type == "revoke":

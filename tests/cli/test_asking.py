@@ -98,7 +98,8 @@ def test_inspect_shows_what_each_worker_said(cli: Cli, hire: Hire) -> None:
     ran = cli("inspect", "registered", "--json")
 
     assert ran.code == 0
-    assert (ran.data["what"], ran.data["workers"][0]["data"]) == ("registered", {"tasks": ["mail.send"]})
+    assert ran.data["what"] == "registered"
+    assert ran.data["workers"][0]["data"]["items"][0]["name"] == "mail.send"
     assert "mail.send" in cli("inspect", "registered").out
 
 
