@@ -25,14 +25,16 @@ for i = 4, #ARGV, 12 do
   local id, task, queue, body, signature, priority = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
   local unique, key = ARGV[i + 11], task_key(ARGV[i])
   local outcome, holder = nil, id
-  local seen = redis.call('HMGET', key, 'st', 'b', 'tb', 'ds')
+  local seen = redis.pcall('HMGET', key, 'st', 'b', 'tb')
+  -- A key of another type under this id: taken by something that is not this task.
+  if seen.err then seen = { 'unreadable', '' } end
   if seen[1] and not seen[3] then
     outcome = seen[2] == body and 'exists' or 'conflict'
   elseif not seen[1] and unique ~= '' then
     local other = redis.call('GET', P .. 'unique:' .. task .. ':' .. unique)
     if other then
-      local state = redis.call('HGET', task_key(other), 'st')
-      if state and not FINAL[state] then outcome, holder = 'duplicate', other end
+      local state = redis.pcall('HGET', task_key(other), 'st')
+      if type(state) == 'string' and not FINAL[state] then outcome, holder = 'duplicate', other end
     end
   end
   if not outcome and not seen[1] and limit > 0 and length(queue) >= limit then outcome = 'full' end

@@ -11,7 +11,7 @@ local function promote(queue, part)
   if tonumber(head[2]) > now then return tonumber(head[2]) end
   for _, id in ipairs(redis.call('ZRANGE', set, '-inf', now, 'BYSCORE', 'LIMIT', 0, PROMOTE_LIMIT)) do
     local key = task_key(id)
-    local r = redis.call('HMGET', key, 'st', 'p')
+    local r = redis.pcall('HMGET', key, 'st', 'p')
     if r[1] == 'scheduled' or r[1] == 'retrying' then
       redis.call('HSET', key, 'st', 'queued', 'e', make_ready(id, queue, r[2]))
     end
@@ -28,7 +28,7 @@ local function release_held(queue, pauses)
   if now - tonumber(redis.call('HGET', meta, 'hs') or '0') < 100 then return end
   for _, id in ipairs(redis.call('ZRANGE', held, 0, 99)) do
     local key = task_key(id)
-    local r = redis.call('HMGET', key, 'st', 'p', 'n')
+    local r = redis.pcall('HMGET', key, 'st', 'p', 'n')
     if r[1] ~= 'queued' then
       redis.call('ZREM', held, id)
     elseif pauses['task:' .. r[3]] then

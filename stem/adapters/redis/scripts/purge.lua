@@ -10,7 +10,7 @@ if what == 'dead' then
   if #ids == 0 then ids = redis.call('ZRANGE', dead, 0, limit - 1) end
   for _, id in ipairs(ids) do
     if redis.call('ZREM', dead, id) == 1 then
-      redis.call('PEXPIRE', task_key(id), 60000)
+      redis.pcall('PEXPIRE', task_key(id), 60000)
       gone = gone + 1
     end
   end
@@ -18,7 +18,7 @@ if what == 'dead' then
 end
 local function finish(id)
   local key = task_key(id)
-  local r = redis.call('HMGET', key, unpack(WAITING))
+  local r = redis.pcall('HMGET', key, unpack(WAITING))
   if r[5] and not FINAL[r[5]] and r[5] ~= 'running' then
     add_timeline(key, line(now, 'purged', '', r[8] or '0', ARGV[5]))
     end_waiting(id, key, r, 'revoked', ARGV[5], 86400000)
