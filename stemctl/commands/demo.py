@@ -55,9 +55,8 @@ async def demo(
         dashboard=dashboard,
         keep=keep,
     )
-    # Under a dashboard a note would be written over it.
     try:
-        report = await show(plan, (lambda _: None) if dashboard else call.out.note)
+        report = await show(plan, call.out.note)
     except DemoInterruptedError as error:
         raise exits.CommandError(exits.Problem(exits.INTERRUPTED, "interrupted", str(error))) from error
     data = report.to_plain()
@@ -73,4 +72,15 @@ async def demo(
         )
     if report.folder is not None:
         call.out.note(f"ledgers and logs: {report.folder}")
-    return call.finish(data, lambda: call.out.fields(list(data.items())), problem=problem)
+
+    def summary() -> None:
+        call.out.fields(list(data.items()))
+        if report.verdict.clean:
+            call.out.line()
+            verdict = report.verdict
+            call.out.line(
+                "Nothing was lost and no end was recorded twice. "
+                f"Workers killed: {verdict.killed_workers}; tasks started again elsewhere: {verdict.extra_starts}."
+            )
+
+    return call.finish(data, summary, problem=problem)

@@ -121,6 +121,7 @@ class _Demo:
         self._started = 0
         self._stop = asyncio.Event()
         self._interrupted = False
+        self._held: list[str] | None = None
 
     async def run(self) -> Report:
         loop = asyncio.get_running_loop()
@@ -190,7 +191,24 @@ class _Demo:
             await wait_for(self._stop, self._plan.seconds or 10.0)
         self._stop.set()
 
+    def _tell(self, text: str) -> None:
+        """Say something now, or when the dashboard no longer owns the terminal."""
+        if self._held is None:
+            self._say(text)
+        else:
+            self._held.append(text)
+
     async def _dashboard(self) -> None:
+        self._held = []
+        try:
+            await self._run_dashboard()
+        finally:
+            held, self._held = self._held, None
+            for text in held:
+                self._say(text)
+        self._say("finishing what is under way")
+
+    async def _run_dashboard(self) -> None:
         command = (sys.executable, "-m", "stem_tui", "--url", self._url, "--namespace", NAMESPACE)
         process = await asyncio.create_subprocess_exec(*command)
         closed = asyncio.create_task(process.wait())
@@ -215,7 +233,7 @@ class _Demo:
         victim.kill()
         self._ledger.write("killed", str(victim.pid))
         await asyncio.to_thread(victim.communicate)
-        self._say(f"killed worker {name} (process {victim.pid}) with SIGKILL; starting another one in its place")
+        self._tell(f"killed worker {name} (process {victim.pid}) with SIGKILL; starting another one in its place")
         self._start_worker(name)
 
     # --------------------------------------------------------------------------------------------------------- workers

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from stemctl.demo.ledger import KINDS, Ledger, Line, judge, open_tasks, read
-from tests.flow.running import program
+from tests.flow.running import at_terminal, program
 from tests.waiting import wait_until
 
 W1, W2, SHOP = 101, 102, 1
@@ -192,6 +192,19 @@ def test_interrupted_it_cleans_up_too(tmp_path: Path, number: signal.Signals, le
     _, errors = process.communicate(timeout=60)
 
     assert process.returncode == 130, errors
+    assert list(tmp_path.iterdir()) == []
+    assert processes_with(str(tmp_path)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_at_a_terminal_it_opens_the_dashboard_and_sums_up_when_that_is_closed(tmp_path: Path) -> None:
+    with at_terminal([program("stemctl"), "demo"], env={**os.environ, "TMPDIR": str(tmp_path)}) as terminal:
+        terminal.await_text("payment.charge", timeout=60)
+        terminal.type("q")
+
+        assert terminal.wait(60) == 0, terminal.seen[-3000:]
+    assert "Nothing was lost" in terminal.seen
     assert list(tmp_path.iterdir()) == []
     assert processes_with(str(tmp_path)) == []
 

@@ -34,7 +34,7 @@ def project(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(60)
-def test_worker_and_stemctl_in_two_terminals_share_the_embedded_server(project: Path) -> None:
+def test_worker_stemctl_and_dashboard_in_three_terminals_share_the_embedded_server(project: Path) -> None:
     env = environment()
     with at_terminal([program("stem-worker"), "tasks:app"], env=env, folder=project) as worker:
         worker.await_text("greet")
@@ -52,6 +52,11 @@ def test_worker_and_stemctl_in_two_terminals_share_the_embedded_server(project: 
         assert "Hello, Stem" in result.seen
         assert "embedded" in result.seen
         assert not (project / "deep" / ".stem").exists()
+
+        with at_terminal([program("stem-tui")], env=env, folder=project) as dashboard:
+            dashboard.await_text("default")
+            dashboard.type("q")
+            assert dashboard.wait() == 0, dashboard.seen[-3000:]
 
         worker.type("\x03")
         assert worker.wait() == 0, worker.seen[-3000:]
