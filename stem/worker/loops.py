@@ -7,8 +7,8 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
 
 from stem.errors import BrokerRefusedError
 from stem.text import clean
@@ -17,6 +17,7 @@ log = logging.getLogger("stem.worker")
 
 HOPELESS_DEATHS: Final = 10
 HOPELESS_WITHIN_S: Final = 60.0
+CANCEL_AGAIN_S: Final = 0.2
 RIGHTS: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
 """Refusals that waiting does not heal: a person has to change something."""
 
@@ -90,3 +91,15 @@ async def keep_alive(
             hopeless(name)
             return
         await asyncio.sleep(min(2.0, pause_s * 2 ** len(deaths)))
+
+
+async def end_all(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel these and return when all have ended.
+
+    Asked again until they have: `asyncio.wait_for` of Python 3.11, through which redis-py sends each command, swallows
+    a cancellation that meets a finished send.
+    """
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)

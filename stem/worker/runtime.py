@@ -36,7 +36,7 @@ from stem.worker.identity import new_identity
 from stem.worker.intake import LANES, Intake
 from stem.worker.job import Job, Stop
 from stem.worker.lifecycle import Level, WorkerLifecycleConfig, signals_to, write_stacks
-from stem.worker.loops import keep_alive
+from stem.worker.loops import end_all, keep_alive
 from stem.worker.plan import Defaults, Planner
 from stem.worker.steering import LEVELS
 from stem.worker.vitals import Vitals
@@ -376,10 +376,7 @@ class Worker:
     async def _clear(self) -> None:
         self._intake.close()
         current = asyncio.current_task()
-        loops = [task for task in self._running if task is not current]
-        for task in loops:
-            task.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        await end_all([task for task in self._running if task is not current])
         self._threads.close()
         self._wheel.close()
         if self._client is not None:
