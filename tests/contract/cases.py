@@ -11,6 +11,7 @@ from stem.adapters.redis.broker import RedisStreamsBroker
 from stem.contracts import Broker, Limits
 from stem.testing import FakeClock
 from stem.testing.case import BrokerCase, Corruption
+from tests.contract.invariants import broken_in
 from tests.servers import Server
 
 
@@ -55,6 +56,7 @@ class RedisCase(BrokerCase):
     def __init__(self, server: Server, namespace: str) -> None:
         self._server = server
         self._namespace = namespace
+        self._damaged = False
         self.broker = self._make(Limits())
         self._made: list[Broker] = [self.broker]
 
@@ -70,6 +72,7 @@ class RedisCase(BrokerCase):
         return broker
 
     async def corrupt(self, task_id: str, how: Corruption) -> None:
+        self._damaged = True
         key = self._key("task", task_id)
         if how == "whole":
             self._server.command("SET", key, b"\xc1\x00 not a record \xff")
@@ -83,6 +86,7 @@ class RedisCase(BrokerCase):
 
     async def misplace(self, task_id: str, queue: str) -> None:
         """As if the keys of the queue had been lost, but not the records."""
+        self._damaged = True
         for part in ("delayed", "retry", "held"):
             self._server.command("ZREM", self._key("q", queue, part), task_id)
         for priority in range(10):
@@ -94,6 +98,8 @@ class RedisCase(BrokerCase):
     async def close(self) -> None:
         for broker in self._made:
             await broker.close()
+        if not self._damaged:
+            assert broken_in(self._server, self._namespace) == []
 
 
 @asynccontextmanager
