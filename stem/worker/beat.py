@@ -65,6 +65,8 @@ class Beater:
         self._cpu_at = time.monotonic()
         self._outage = Outage("heartbeat")
         self._unsent: list[Measured] = []
+        self._sending = asyncio.Lock()
+        self._last = False
         self.rtt_ms = 0.0
         self.confirmed_at = time.monotonic()
 
@@ -91,12 +93,20 @@ class Beater:
             self._board.shortest_lease_s = min(self._board.shortest_lease_s, shortest_s)
         return max(SHORTEST_INTERVAL_S, min(self._interval_s, shortest_s / 4))
 
-    async def beat(self, *, state: str | None = None) -> None:
-        """Send one heartbeat and act on the answer.
+    async def beat(self, *, last: bool = False) -> None:
+        """Send one heartbeat and act on the answer; the `last` one is the goodbye.
+
+        One at a time, and none after the goodbye: one that overtook it would bring the worker back to life.
 
         Raises:
             BrokerError: it did not arrive, or nobody knows.
         """
+        async with self._sending:
+            if not self._last:
+                self._last = last
+                await self._beat("stopped" if last else self._state())
+
+    async def _beat(self, state: str) -> None:
         board = self._board
         jobs = board.snapshot()
         now = time.monotonic()
@@ -111,7 +121,7 @@ class Beater:
         measured = self._unsent + board.take_measured()
         self._unsent = []
         beat = Beat(
-            heartbeat=self.heartbeat(state or self._state(), jobs),
+            heartbeat=self.heartbeat(state, jobs),
             leases=[lease for _, lease in renewed.values()],
             progress={task_id: packed for task_id, packed in progress.items() if task_id in renewed},
             measured=measured,

@@ -275,6 +275,7 @@ class Worker:
             config=self._shown_config(),
             work=_Orders(loop, self._dispatcher, self._intake, board, self._threads),
             interval_s=config.heartbeat_interval_s,
+            lease_s=min([defaults.lease_ms, *planner.leases().values()]) / 1000,
             soft_timeout_s=self._lifecycle.soft_timeout,
             drain_timeout_s=self._drain_timeout_s,
             wedged_timeout_s=self._wedged_timeout_s,

@@ -6,9 +6,11 @@ import asyncio
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any, Final
+
+from stem.worker.executor.aio import RAISING_SOFT_LIMIT
 
 MAX_TASKS: Final = 100
 MAX_LINES: Final = 60
@@ -36,8 +38,7 @@ def task_stacks(loop: asyncio.AbstractEventLoop | None) -> list[dict[str, Any]]:
         return []
     rows = []
     for task in sorted(tasks, key=lambda task: task.get_name())[:MAX_TASKS]:
-        frames = task.get_stack(limit=MAX_LINES)
-        entries = traceback.StackSummary.extract((frame, frame.f_lineno) for frame in frames)
+        entries = traceback.StackSummary.extract((frame, frame.f_lineno) for frame in _awaiting(task.get_coro()))
         rows.append({"task": task.get_name(), "stack": _lines(entries)})
     return rows
 
@@ -54,7 +55,24 @@ def report(loop: asyncio.AbstractEventLoop | None) -> str:
     return "\n".join(parts) + "\n"
 
 
+def _awaiting(coroutine: Any) -> Iterator[FrameType]:
+    """Yield the frames of a suspended coroutine and of what it waits for; `Task.get_stack` knows the first one only."""
+    for _ in range(MAX_LINES):
+        frame = _attribute(coroutine, "cr_frame", "gi_frame", "ag_frame")
+        if frame is None:
+            return
+        yield frame
+        # The driver of soft limits steps the handler's coroutine by hand.
+        stepped = frame.f_locals.get("coroutine") if frame.f_code is RAISING_SOFT_LIMIT else None
+        coroutine = stepped or _attribute(coroutine, "cr_await", "gi_yieldfrom", "ag_await")
+
+
+def _attribute(value: object, *names: str) -> Any:
+    return next((found for name in names if (found := getattr(value, name, None)) is not None), None)
+
+
 def _lines(entries: traceback.StackSummary) -> list[str]:
     return [
-        f"{entry.filename}:{entry.lineno} {entry.name}: {(entry.line or '').strip()}" for entry in entries[-MAX_LINES:]
+        f"{entry.filename}:{entry.lineno} in {entry.name}: {(entry.line or '').strip()}"
+        for entry in entries[-MAX_LINES:]
     ]

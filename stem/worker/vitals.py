@@ -24,13 +24,14 @@ from stem.worker.board import Board
 from stem.worker.identity import Identity
 from stem.worker.job import Job, Stop
 from stem.worker.lifecycle import RESCUE_S, WEDGED_EXIT, Level, Lifecycle, rescue, write_stacks
-from stem.worker.loops import RIGHTS, Outage, happens, keep_alive
+from stem.worker.loops import RIGHTS, Outage, end_all, happens, keep_alive
 from stem.worker.steering import Steering, WorkSide
 from stem.worker.watchdog import Watchdog
 
 log = logging.getLogger("stem.worker")
 
-SWEEP_EVERY_S: Final = 5.0
+LONGEST_SWEEP_S: Final = 5.0
+SHORTEST_SWEEP_S: Final = 0.5
 RECONCILE_EVERY_SWEEPS: Final = 12
 FLUSH_EVERY_S: Final = 0.05
 WAKE_S: Final = 5.0
@@ -69,6 +70,7 @@ class Vitals:
         config: Mapping[str, Any],
         work: WorkOrders,
         interval_s: float,
+        lease_s: float,
         soft_timeout_s: float,
         drain_timeout_s: float,
         wedged_timeout_s: float,
@@ -83,6 +85,7 @@ class Vitals:
         self._config = config
         self._work = work
         self._interval_s = interval_s
+        self._lease_s = lease_s
         self._soft_timeout_s = soft_timeout_s
         self._drain_timeout_s = drain_timeout_s
         self._wedged_timeout_s = wedged_timeout_s
@@ -247,9 +250,7 @@ class Vitals:
             return
         finally:
             self._loop = None
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_all(tasks)
             await broker.close()
         self._finished(code)
         if self._owns_process and tasks:
@@ -312,8 +313,13 @@ class Vitals:
     async def _sweep(self) -> None:
         """Give back what lost workers held, and look for deliveries of our own that we never saw."""
         cursor, outage, turn = "0", Outage("sweep"), 0
+        # Where leases are short, what they free shall not wait for long either; and one look at once, because a worker
+        # often starts because another one has died.
+        every_s = max(SHORTEST_SWEEP_S, min(LONGEST_SWEEP_S, self._lease_s / 2))
+        wait_s = SHORTEST_SWEEP_S
         while True:
-            await asyncio.sleep(SWEEP_EVERY_S * random.uniform(0.8, 1.2))
+            await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
+            wait_s = every_s
             try:
                 swept = await self._broker.sweep(self._board.queues, worker=self._identity.id)
                 if swept.requeued or swept.buried:
@@ -362,7 +368,7 @@ class Vitals:
             async with asyncio.timeout(GOODBYE_S):
                 if events := self._board.take_events(10_000):
                     await broker.events.emit(events)
-                await self._beater.beat(state="stopped")
+                await self._beater.beat(last=True)
         except (BrokerError, TimeoutError) as error:
             log.warning("worker.no_goodbye", extra={"error": f"{type(error).__name__}: {error}"})
         self._steering.say_goodbye(code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Coroutine, Generator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from stem.errors import SoftTimeLimitExceeded
 
@@ -73,3 +73,7 @@ def _raising_soft_limit(coroutine: Coroutine[Any, Any, Any], work: AioWork) -> G
                 if task is not None:
                     task.uncancel()  # or the handler's own timeouts would take it for a cancellation from outside
                 error = SoftTimeLimitCancellation("the soft time limit has passed")
+
+
+RAISING_SOFT_LIMIT: Final = _raising_soft_limit.__code__
+"""How a stack walker recognises the driver above, whose frame does not say by itself what it waits for."""
