@@ -193,6 +193,17 @@ def judge(lines: Iterable[Line]) -> Verdict:
     )
 
 
+def at_work(lines: Iterable[Line]) -> Counter[int]:
+    """Return how many handlers run now, by the pid of their worker; workers without any are left out."""
+    running: Counter[int] = Counter()
+    for line in lines:
+        if line.kind == "started":
+            running[line.writer] += 1
+        elif line.kind in ("done", "failed", "cut"):
+            running[line.writer] -= 1
+    return +running
+
+
 def open_tasks(lines: Iterable[Line]) -> list[str]:
     """Return the acknowledged tasks that have no end yet, or whose account is not complete yet."""
     accounts, killed = _accounts(lines)

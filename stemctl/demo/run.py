@@ -37,6 +37,7 @@ HEARTBEAT: Final = "500ms"
 READY_S: Final = 20.0
 SETTLE_S: Final = 25.0
 STOP_S: Final = 30.0
+KILL_TRIES: Final = 100
 
 Say = Callable[[str], None]
 
@@ -228,7 +229,13 @@ class _Demo:
     async def _kill_one(self) -> None:
         if await wait_for(self._stop, self._plan.kill_after_s) or self._plan.workers < 2:
             return
-        name = "demo-2"
+        # One that is in the middle of something: to kill an idle one would show nothing.
+        for _ in range(KILL_TRIES):
+            busiest = accounts.at_work(accounts.read(self._folder / "ledger")).most_common(1)
+            name = next((name for name, each in self._workers.items() if busiest and each.pid == busiest[0][0]), "")
+            if name or await wait_for(self._stop, 0.02):
+                break
+        name = name or next(iter(self._workers))
         victim = self._workers.pop(name)
         victim.kill()
         self._ledger.write("killed", str(victim.pid))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stemctl.demo.ledger import KINDS, Ledger, Line, judge, open_tasks, read
+from stemctl.demo.ledger import KINDS, Ledger, Line, at_work, judge, open_tasks, read
 from tests.flow.running import at_terminal, program
 from tests.waiting import wait_until
 
@@ -88,6 +88,11 @@ def test_a_task_that_only_a_killed_worker_began_is_lost() -> None:
 
     assert judge(lines).lost == 1
     assert open_tasks(lines) == ["hit"]
+
+
+def test_who_is_at_work_is_who_has_begun_and_not_ended() -> None:
+    assert at_work(GOOD) == {}
+    assert at_work([*GOOD, Line(W2, "started", "a"), Line(W2, "started", "b"), Line(W2, "done", "a")]) == {W2: 1}
 
 
 def test_the_ledger_reads_what_it_wrote(tmp_path: Path) -> None:
