@@ -16,6 +16,7 @@ from stem.contracts import (
     ClearPause,
     PauseKind,
     RevokeTasks,
+    Seen,
     SetDrain,
     SetPause,
     SetShutdown,
@@ -293,16 +294,15 @@ class Controller:
         self, command: Command, change: SetPause | ClearPause, unmatched: Sequence[str], wait_s: float | None
     ) -> CommandResult:
         request = await self._issue(command, change, wait_s)
-        workers, audience = request.issued.workers, command.targets
+        workers = request.issued.workers
         concerned = parties(
-            target.select(target.live(workers), audience), target.select(target.missing(workers), audience)
+            _audience(target.live(workers), change.kind, change.targets),
+            _audience(target.missing(workers), change.kind, change.targets),
         )
         await request.collect(concerned, limit_s=self._limit_s(wait_s))
         items: list[CommandItem] = []
         for item in request.issued.items:
-            meant = concerned
-            if change.kind == "worker":
-                meant = [party for party in concerned if target.addresses([item.target], party.id, party.name)]
+            meant = [party for party in concerned if _audience([party.seen], change.kind, [item.target])]
             items.append(outcome.change_item(item, stage=request.stage_of(meant)))
             items += outcome.refusals(item.target, meant)
         return await self._result(request, items, unmatched=unmatched)
@@ -350,8 +350,7 @@ class Controller:
         self, kind: PauseKind, names: Sequence[str], unmatched: Sequence[str], *, setting: bool, dry_run: bool
     ) -> CommandResult:
         paused = {pause.target for pause in await self._broker.census.pauses() if pause.kind == kind}
-        audience = names if kind == "worker" else ()
-        alive = target.select(target.live(await self._broker.presence.workers()), audience) if names else []
+        alive = _audience(target.live(await self._broker.presence.workers()), kind, names) if names else []
         would = "set" if setting else "clear"
         items = [
             CommandItem(target=name, changed=changed, outcome=would if changed else "already")
@@ -371,3 +370,10 @@ class Controller:
         ]
         found = await self._broker.statuses(ids, timeline=False) if ids else []
         return {status.id: status for status in found if status is not None and status.state.final}
+
+
+def _audience(workers: Sequence[Seen], kind: PauseKind, names: Sequence[str]) -> list[Seen]:
+    """Return those whom a pause concerns: who takes none of the queues has nothing to confirm."""
+    if kind == "worker":
+        return target.select(workers, names)
+    return [seen for seen in workers if kind == "task" or set(names) & set(seen.heartbeat.queues)]

@@ -159,7 +159,8 @@ def steer_items(request: Request, there: Sequence[Seen]) -> list[CommandItem]:
     for item in request.issued.items:
         party = by_id.get(item.target)
         error = complaint(party.refusal) if party is not None and party.refusal is not None else ""
-        stage = request.stage_of([] if party is None else [party])
+        # One that said goodbye before it was asked has reached all there is; one that was lost, nothing yet.
+        stage = "effect" if party is None else party.stage or "accepted"
         items.append(
             replace(
                 change_item(item, stage=stage, error=error),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import resource
 import select
 import signal
 import subprocess
@@ -72,15 +73,17 @@ def test_a_command_off_a_terminal_loads_neither_rich_nor_pydantic(environment: d
     assert loaded(environment, "ping", "--quiet") == {"asyncio", "redis"}
 
 
-def test_start_up_is_quick(environment: dict[str, str]) -> None:
-    """The bounds are 0.35 s and 0.6 s on an idle machine; the best of several runs, because tests share theirs."""
+def test_start_up_is_quick(environment: dict[str, str], hire: Hire) -> None:
+    """Bounds for the processor time, which is nearly all of the time of an idle machine; tests share theirs."""
+    hire("web")
 
     def best(*argv: str) -> float:
         times = []
         for _ in range(5):
-            started = time.perf_counter()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             run(*argv, env=environment)
-            times.append(time.perf_counter() - started)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         return min(times)
 
     assert best("--help") < 0.35

@@ -294,10 +294,10 @@ async def test_a_pause_is_confirmed_by_every_live_worker() -> None:
     broker.answer(0.01, "a")
     broker.answer(0.02, "b")
 
-    result = await controller(broker).pause("queue", ["mail"], for_s=600)
+    result = await controller(broker).pause("queue", ["default"], for_s=600)
 
     assert (result.expected, result.applied, [s.name for s in result.silent], result.epoch) == (2, 2, ["gone"], 7)
-    assert SetPause(kind="queue", targets=("mail",), for_ms=600_000) == broker.issued[0][1]
+    assert SetPause(kind="queue", targets=("default",), for_ms=600_000) == broker.issued[0][1]
 
 
 async def test_the_item_of_a_pause_has_the_stage_that_all_workers_reached() -> None:
@@ -305,7 +305,7 @@ async def test_the_item_of_a_pause_has_the_stage_that_all_workers_reached() -> N
     broker.answer(0.01, "a", "effect")
     broker.answer(0.02, "b", "applied")
 
-    result = await controller(broker).pause("queue", ["mail"], wait_s=1)
+    result = await controller(broker).pause("queue", ["default"], wait_s=1)
 
     assert ([i.stage for i in result.items], result.waited_out, result.applied) == (["applied"], True, 1)
 
@@ -324,9 +324,19 @@ async def test_a_worker_that_refuses_is_an_item_of_its_own() -> None:
 async def test_pausing_with_no_worker_online_is_stored_and_returns_at_once() -> None:
     broker = ScriptedBroker()
 
-    result = await controller(broker).pause("queue", ["mail"])
+    result = await controller(broker).pause("queue", ["default"])
 
     assert (result.expected, result.items[0].stage, broker.calls) == (0, "applied", 0)
+
+
+async def test_workers_that_take_none_of_the_queues_have_nothing_to_confirm() -> None:
+    broker = ScriptedBroker([seen("a"), seen("b", queues=("mail",)), seen("c", age_ms=60_000, queues=("mail",))])
+    broker.answer(0.01, "a")
+
+    result = await controller(broker).pause("queue", ["default"])
+
+    assert (result.expected, result.applied, list(result.silent)) == (1, 1, [])
+    assert broker.now < 1
 
 
 async def test_pausing_workers_reaches_the_names_behind_a_glob_and_asks_only_them() -> None:
@@ -397,6 +407,7 @@ async def test_a_shutdown_reaches_a_frozen_worker_but_does_not_wait_for_it() -> 
 
     assert (result.expected, [s.diagnosis for s in result.silent], broker.now) == (0, ["lost"], 0.0)
     assert SetShutdown(workers=["a-1"], mode="warm") == broker.issued[0][1]
+    assert [item.stage for item in result.items] == ["accepted"]
 
 
 async def test_steering_an_unknown_worker_sends_nothing() -> None:
