@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import re
 import socket
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import cache
@@ -122,42 +124,47 @@ def make_blocking(address: Address, *, reply_timeout_s: float, client_name: str)
 
 def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
     """Return the Stem error for one of the client library: applied no, unknown, or refused."""
-    where = f"{what} on {address}"
-    text = clean(str(error), 300)
+    text = clean(str(error), 300).rstrip(".")
+    broker = f"the broker at {address}"
     if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
         code = "NOPERM" if isinstance(error, redis.exceptions.NoPermissionError) else "NOAUTH"
-        return BrokerRefusedError(f"{where} was refused: {text}. Check user, password and rights in the URL", code=code)
-    if isinstance(error, redis.exceptions.BusyLoadingError | redis.exceptions.MaxConnectionsError):
-        return BrokerUnreachableError(f"{where} was not possible: {text}. Try again in a moment")
-    if isinstance(error, redis.ConnectionError):
-        if _failed_to_connect(text):
-            return BrokerUnreachableError(f"{where} was not possible: {text}. Is the server running and the URL right?")
-        return UnknownOutcomeError(f"{where} lost its connection: {text}. It may have been applied")
-    if isinstance(error, redis.TimeoutError | TimeoutError):
-        if "connecting" in text:
-            return BrokerUnreachableError(f"{where} was not possible: {text}. Is the server running and the URL right?")
-        return UnknownOutcomeError(f"{where} got no answer in time. It may have been applied")
-    if isinstance(error, OSError):
-        return UnknownOutcomeError(f"{where} lost its connection: {text}. It may have been applied")
+        return BrokerRefusedError(
+            f"{broker} refused {what}: {text}. Check user, password and rights of the URL", code=code
+        )
     code = text.split(" ", 1)[0]
-    if isinstance(error, redis.exceptions.OutOfMemoryError):
-        code = "OOM"
-    if isinstance(error, redis.exceptions.ReadOnlyError):
-        code = "READONLY"
-    if code in _UNREACHABLE_CODES:
-        return BrokerUnreachableError(f"{where} was not possible: {text}. Try again in a moment")
-    hints = {
-        "OOM": "The server is at its memory limit: raise it, or let workers catch up",
-        "READONLY": "This is a replica: point the URL at the primary",
-        "MISCONF": "The server cannot write its data to disk: free space there",
-        "NOREPLICAS": "The server has too few replicas to take writes",
-    }
-    hint = hints.get(code, "The server's log may say more")
-    return BrokerRefusedError(f"{where} was refused: {text}. {hint}", code=code)
+    if isinstance(error, redis.exceptions.BusyLoadingError) or code in _UNREACHABLE_CODES:
+        return BrokerUnreachableError(f"{broker} is not ready for {what}: {text}. Try again in a moment")
+    if isinstance(error, redis.exceptions.MaxConnectionsError):
+        return BrokerUnreachableError(f"no connection to {broker} was free for {what}: use one Stem for all calls")
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+        # The library connects inside of a command; only what failed there is certainly not applied.
+        if "connecting to" in text:
+            return BrokerUnreachableError(
+                f"{broker} cannot be reached: {_reason(text)}. Is the server running, and is the URL right?"
+            )
+        how = "did not answer in time" if isinstance(error, TimeoutError | redis.TimeoutError) else f"was lost ({text})"
+        return UnknownOutcomeError(f"{broker} {how} during {what}: it may or may not have been done")
+    code = _CODES.get(type(error), code)
+    hint = _HINTS.get(code, "The server's log may say more")
+    return BrokerRefusedError(f"{broker} refused {what}: {text}. {hint}", code=code)
 
 
-def _failed_to_connect(text: str) -> bool:
-    return "connecting to" in text or text.startswith(("Error ", "[Errno", "Connection refused"))
+_CODES: Final[Mapping[type[Exception], str]] = {
+    redis.exceptions.OutOfMemoryError: "OOM",
+    redis.exceptions.ReadOnlyError: "READONLY",
+}
+_HINTS: Final = {
+    "OOM": "It is at its memory limit: raise it, or let workers catch up",
+    "READONLY": "It is a replica: point the URL at the primary",
+    "MISCONF": "It cannot write its data to disk: free space there",
+    "NOREPLICAS": "It has too few replicas to take writes",
+}
+
+
+def _reason(text: str) -> str:
+    """Return the system's words for `Error <errno> connecting to …`, or the text as it is."""
+    found = re.match(r"Error (\d+) connecting to", text)
+    return os.strerror(int(found[1])) if found else text
 
 
 class RedisClient:
