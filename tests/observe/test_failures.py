@@ -1,0 +1,63 @@
+"""Failures are grouped and counted once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stem.observe.failures import FailureBook
+from tests.observe.builders import NOW
+
+
+def add(book: FailureBook, task_id: str, *, at_ms: int = NOW, attempt: int = 0, error: str = "E", **more: Any) -> bool:
+    return book.add(task="t", error=error, task_id=task_id, attempt=attempt, at_ms=at_ms, **more)
+
+
+def test_one_failure_told_by_event_and_by_history_counts_once() -> None:
+    book = FailureBook()
+
+    assert add(book, "a", message="boom")
+    assert not add(book, "a", at_ms=NOW + 900)
+    (group,) = book.groups(NOW)
+
+    assert group.count(NOW) == 1
+    assert group.message == "boom"
+
+
+def test_each_attempt_counts_and_so_does_a_replayed_task() -> None:
+    book = FailureBook()
+
+    add(book, "a")
+    add(book, "a", attempt=1)
+    add(book, "a", at_ms=NOW + 120_000)
+
+    assert book.groups(NOW + 120_000)[0].count(NOW + 120_000) == 3
+
+
+def test_what_is_older_than_five_minutes_is_forgotten() -> None:
+    book = FailureBook()
+    add(book, "a", at_ms=NOW - 400_000)
+    add(book, "b", error="F")
+
+    groups = book.groups(NOW)
+
+    assert [group.error for group in groups] == ["F"]
+
+
+def test_the_greatest_group_comes_first() -> None:
+    book = FailureBook()
+    for number in range(3):
+        add(book, f"a{number}", error="Often")
+    add(book, "b", error="Once")
+
+    assert [group.error for group in book.groups(NOW)] == ["Often", "Once"]
+
+
+def test_groups_are_bounded_and_the_newest_stay() -> None:
+    book = FailureBook()
+
+    for number in range(700):
+        add(book, f"a{number}", error=f"E{number}", at_ms=NOW + number)
+
+    groups = book.groups(NOW + 700)
+    assert len(groups) == 500
+    assert {group.error for group in groups} >= {"E699", "E250"}

@@ -1,0 +1,188 @@
+"""The feed over a broker in this process: live, cut off, back again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from stem.adapters.memory import InMemoryBroker
+from stem.clock import SystemClock
+from stem.contracts import Beat, FetchRequest, NewTask, Outcome, Settlement
+from stem.errors import BrokerRefusedError, BrokerUnreachableError
+from stem.messages.envelope import Envelope
+from stem.messages.event import Event
+from stem.observe import feed as module
+from stem.observe.feed import Feed, take
+from stem.testing import FakeClock
+from tests.observe.builders import beat, state
+from tests.waiting import eventually
+
+
+class Plug:
+    """A broker whose plug can be pulled: every call through it fails while it is out."""
+
+    def __init__(self, inner: Any, error: Callable[[], Exception | None]) -> None:
+        self._inner = inner
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._inner, name)
+        if name in ("presence", "control", "events", "census"):
+            return Plug(value, self._error)
+        if not callable(value):
+            return value
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if (error := self._error()) is not None:
+                raise error
+            return value(*args, **kwargs)
+
+        return call
+
+
+async def enqueue(broker: Any, *ids: str, queue: str = "default", task: str = "mail.send") -> None:
+    await broker.enqueue(
+        [NewTask(id=each, task=task, queue=queue, body=Envelope(id=each, task=task).encode()) for each in ids]
+    )
+
+
+@asynccontextmanager
+async def fed(broker: Any, **fields: Any) -> AsyncIterator[Feed]:
+    feed = Feed(broker, state(), watcher="test", interval_s=0.01, **fields)
+    running = asyncio.create_task(feed.run())
+    try:
+        yield feed
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_the_picture_says_what_the_broker_holds() -> None:
+    broker = InMemoryBroker()
+    await enqueue(broker, "a", "b", "c")
+    await broker.presence.beat(Beat(heartbeat=beat()))
+    exchange = await broker.exchange("host-1-aa", [], FetchRequest(queues=["default"], count=1))
+
+    async with fed(broker) as feed:
+        await eventually(lambda: feed.state.queues and feed.state.queues["default"].in_flight == 1)
+        row = feed.state.queues["default"]
+
+        assert (row.ready, row.in_flight) == (2, 1)
+        assert list(feed.state.running) == [exchange.deliveries[0].id]
+        assert feed.connection.up
+
+
+async def test_events_arrive_while_the_lease_is_held_and_it_is_given_back() -> None:
+    broker = InMemoryBroker()
+    async with fed(broker) as feed:
+        await eventually(lambda: feed.connection.up)
+
+        async def heard() -> bool:
+            await broker.events.emit([Event(kind="task.started", at_ms=1, worker="w", seq=1, task_id="a", task="t")])
+            return "a" in feed.state.running
+
+        await eventually(heard)
+        assert (await broker.presence.beat(Beat(heartbeat=beat()))).watched
+    assert not (await broker.presence.beat(Beat(heartbeat=beat()))).watched
+
+
+async def test_a_broker_that_goes_away_leaves_the_picture_and_comes_back() -> None:
+    error: Exception | None = None
+    inner = InMemoryBroker()
+    await enqueue(inner, "a")
+    async with fed(Plug(inner, lambda: error)) as feed:
+        await eventually(lambda: feed.connection.up)
+        error = BrokerUnreachableError("connection refused \x1b[2J")
+
+        await eventually(lambda: feed.connection.phase == "DOWN")
+        assert feed.state.queues["default"].ready == 1
+        assert "\x1b" not in feed.connection.error
+        assert feed.connection.retry >= 1
+
+        error = None
+        await enqueue(inner, "b")
+        feed.hurry()
+        await eventually(lambda: feed.connection.up)
+        assert feed.state.queues["default"].ready == 2
+        assert feed.connection.error == ""
+
+
+async def test_a_broker_that_is_not_there_at_the_start_is_waited_for() -> None:
+    error: Exception | None = BrokerUnreachableError("no route")
+    async with fed(Plug(InMemoryBroker(), lambda: error)) as feed:
+        await eventually(lambda: feed.connection.phase == "DOWN")
+        assert feed.connection.answered_s is None
+
+        error = None
+        feed.hurry()
+        await eventually(lambda: feed.connection.up)
+
+
+async def test_what_the_server_refuses_is_named_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse() -> None:
+        raise BrokerRefusedError("no rights for INFO", code="NOPERM")
+
+    broker = InMemoryBroker()
+    monkeypatch.setattr(broker.census, "info", refuse)
+
+    snapshot = await take(broker, clock=SystemClock(), info=True)
+
+    assert snapshot.info is None
+    assert snapshot.refused == {"server": "no rights for INFO"}
+    assert snapshot.queues == []
+
+
+async def test_pages_show_some_of_every_queue() -> None:
+    """One long queue must not hide the others."""
+    broker = InMemoryBroker()
+    await enqueue(broker, *(f"a{number}" for number in range(30)), queue="long")
+    await enqueue(broker, "b", queue="short")
+
+    snapshot = await take(broker, clock=SystemClock(), pages=["queued"], page=5)
+
+    found = snapshot.pages["queued"]
+    assert len(found.items) == 6
+    assert found.next is not None
+    assert found.total == 31
+
+
+async def test_dead_letters_and_failures_are_found_after_the_fact() -> None:
+    broker = InMemoryBroker()
+    await enqueue(broker, "a")
+    await broker.presence.beat(Beat(heartbeat=beat()))
+    exchange = await broker.exchange("host-1-aa", [], FetchRequest(queues=["default"], count=1))
+    token = exchange.deliveries[0].token
+    settlement = Settlement(id="a", token=token, outcome=Outcome.DEAD, error_type="KeyError", reason="failed")
+    await broker.exchange("host-1-aa", [settlement], None)
+
+    async with fed(broker) as feed:
+        feed.pages = {"running", "dead"}
+        await eventually(lambda: "a" in feed.state.tasks and feed.state.tasks["a"].state == "dead")
+
+        (group,) = feed.state.failures.groups(feed.state.tasks["a"].finished_ms)
+        assert (group.task, group.error) == ("mail.send", "KeyError")
+
+
+def test_a_live_link_whose_answer_is_overdue_is_stale() -> None:
+    clock = FakeClock()
+    link = module.Connection(phase="LIVE", answered_s=clock.monotonic())
+
+    assert link.shown(clock.monotonic()) == "LIVE"
+    clock.advance(3.5)
+    assert link.shown(clock.monotonic()) == "STALE"
+
+
+@pytest.mark.parametrize("retry", [0, 3, 20])
+async def test_the_wait_between_attempts_is_bounded(retry: int) -> None:
+    feed = Feed(InMemoryBroker(), state(), watcher="test")
+    feed.connection.retry = retry
+    feed.hurry()
+
+    await feed._down(BrokerUnreachableError("gone"))
+
+    wait_s = feed.connection.next_s - feed.connection.since_s
+    assert 0 < wait_s <= 2.0

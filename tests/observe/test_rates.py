@@ -1,0 +1,95 @@
+"""Rates and percentiles out of totals."""
+
+from __future__ import annotations
+
+import pytest
+
+from stem.observe.rates import Meter, MinuteBook, percentile_ms
+from tests.observe.builders import measured, minute
+
+
+def test_a_rate_is_the_growth_over_the_last_seconds() -> None:
+    meter = Meter()
+
+    for second, total in enumerate((100, 110, 130, 160)):
+        meter.read(total, float(second))
+
+    assert meter.rate(over_s=2.0) == pytest.approx(25.0)
+    assert meter.series(10) == pytest.approx([10.0, 20.0, 30.0])
+
+
+def test_one_reading_is_no_rate() -> None:
+    meter = Meter()
+    meter.read(5, 1.0)
+
+    assert meter.rate() == 0.0
+    assert meter.series(10) == []
+
+
+def test_what_happened_in_a_gap_is_spread_over_it() -> None:
+    meter = Meter()
+
+    meter.read(0, 0.0)
+    meter.read(40, 4.0)
+
+    assert meter.series(10) == pytest.approx([10.0] * 4)
+
+
+def test_a_total_that_shrinks_begins_a_new_count() -> None:
+    meter = Meter()
+    meter.read(1_000, 0.0)
+    meter.read(1_010, 1.0)
+
+    meter.read(3, 2.0)
+    meter.read(5, 3.0)
+
+    assert meter.rate(over_s=10.0) == pytest.approx(2.0)
+
+
+def test_readings_that_do_not_advance_in_time_are_left_out() -> None:
+    meter = Meter()
+    meter.read(1, 1.0)
+
+    meter.read(9, 1.0)
+
+    assert meter.rate() == 0.0
+
+
+def test_totals_count_what_came_after_the_book_was_opened() -> None:
+    book = MinuteBook()
+
+    book.update([minute({"succeeded": 500}), minute({"succeeded": 7}, back=1)])
+    book.update([minute({"succeeded": 520, "failed": 1})])
+
+    assert book.total("succeeded") == 20
+    assert book.total("succeeded", "default") == 20
+    assert book.total("failed") == 1
+    assert book.total("failed", "other") == 0
+
+
+def test_an_hour_is_kept_and_quiet_minutes_are_zero() -> None:
+    book = MinuteBook()
+
+    book.update([minute({"succeeded": 5}, back=70), minute({"succeeded": 3}, back=2), minute({"succeeded": 1})])
+
+    assert book.by_minute("succeeded") == [3, 0, 1]
+
+
+def test_percentiles_come_from_the_buckets() -> None:
+    buckets = {0: 50, 4: 40, 10: 10}
+
+    assert percentile_ms(buckets, 0.5) == pytest.approx(1.0)
+    assert percentile_ms(buckets, 0.9) == pytest.approx(16.0)
+    assert 512 <= (percentile_ms(buckets, 0.99) or 0) <= 1024
+    assert percentile_ms({}, 0.5) is None
+
+
+def test_buckets_of_the_last_minutes_are_added_up() -> None:
+    book = MinuteBook()
+
+    book.update([minute({}, measured=measured({3: 1})), minute({}, back=1, measured=measured({3: 2, 5: 1}))])
+    book.update([minute({}, back=9, measured=measured({7: 100}))])
+
+    assert book.buckets(minutes=2) == {3: 3, 5: 1}
+    assert book.buckets(queue="other") == {}
+    assert book.mean_wait_ms(minutes=2) == pytest.approx(200 / 4)
