@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -66,7 +65,9 @@ def inspections(incomplete: str) -> list[str]:
 
 
 def _ask(ctx: typer.Context, what: Callable[[Broker], Awaitable[list[str]]], incomplete: str) -> list[str]:
-    from stem.adapters.connect import connect_broker, resolve_url  # here: completing an option needs no broker
+    import asyncio  # here, with these: completing an option needs no broker
+
+    from stem.adapters.connect import connect_broker, resolve_url
     from stem.config import StemConfig
 
     def option(name: str) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import sys
@@ -236,6 +235,8 @@ def command(function: Callable[..., Awaitable[int]]) -> Callable[..., None]:
         options = options_of(ctx)
         options.take(given)
         out = Output(name_of(ctx), as_json=options.json, quiet=options.quiet)
+        import asyncio  # here: --help needs no event loop
+
         try:
             code = asyncio.run(_awaited(function(Call(options, out), **given)))
         except BrokenPipeError:

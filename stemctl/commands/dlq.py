@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from stem.contracts import Broker
 from stem.messages.names import check_name
-from stem.messages.status import TaskState, TaskStatus
 from stemctl import complete, exits
 from stemctl.commands.tasks import (
     Cursor,
@@ -22,6 +20,10 @@ from stemctl.commands.tasks import (
     show_tasks,
 )
 from stemctl.options import Call, Command, command, group
+
+if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it does not print
+    from stem.contracts import Broker
+    from stem.messages.status import TaskStatus
 
 PAGE: Final = 500
 SAMPLES: Final = 5
@@ -67,7 +69,7 @@ async def show(call: Call, task_id: Id) -> int:
     async with call.broker() as broker:
         data, status = await describe(broker, task_id)
     problem = None
-    if status.state is not TaskState.FAILED:
+    if status.state != "failed":
         problem = exits.not_found("task", f"{task_id} among the dead letters: it is {status.state.value}").problem
     return call.finish(data, lambda: show_task(call, status, data["envelope"]), problem=problem)
 
@@ -102,7 +104,7 @@ async def purge(call: Call, ids: SomeIds = None, queue: InQueue = None, task: Of
 def _would(status: TaskStatus | None) -> str:
     if status is None:
         return "unknown"
-    return "queued" if status.state is TaskState.FAILED else "not-dead"
+    return "queued" if status.state == "failed" else "not-dead"
 
 
 async def _discard(call: Call, broker: Broker, ids: list[str]) -> dict[str, str]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from stem.contracts import Broker, FinalRow
-from stem.messages.event import Event
 from stemctl import exits
 from stemctl.options import Call, Command, command
 from stemctl.output import Output, inline, plain
+
+if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it does not print
+    from stem.contracts import Broker, FinalRow
+    from stem.messages.event import Event
 
 LEASE_S: Final = 10.0
 
@@ -84,6 +86,8 @@ async def _follow(call: Call, broker: Broker, limit: int | None, for_s: float | 
 
 
 def _of_row(row: FinalRow) -> Event:
+    from stem.messages.event import Event
+
     detail: dict[str, object] = (
         {"duration_ms": max(0, row.finished_at_ms - row.started_at_ms)} if row.started_at_ms else {}
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import typer
 
-from stem.control.diagnose import diagnose
-from stem.control.target import live
 from stemctl import exits
 from stemctl.options import Call, Command, command
 from stemctl.output import duration, size
@@ -19,6 +17,9 @@ def register(app: typer.Typer) -> None:
 @command
 async def health(call: Call) -> int:
     """Check the broker and that workers are there: exit 0 well, 1 not well, 69 unreachable."""
+    from stem.control.diagnose import diagnose
+    from stem.control.target import live
+
     async with call.broker() as broker:
         info = await broker.census.info()
         workers = live(await broker.presence.workers())

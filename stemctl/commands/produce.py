@@ -6,16 +6,18 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from stem.contracts import Broker
-from stem.messages.status import TaskState, TaskStatus
 from stemctl import complete, exits
 from stemctl.commands.tasks import Id
 from stemctl.options import Call, Command, command
 from stemctl.output import inline, moment
+
+if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it does not print
+    from stem.contracts import Broker
+    from stem.messages.status import TaskStatus
 
 
 def register(app: typer.Typer) -> None:
@@ -116,7 +118,7 @@ async def result(
                 await backend.close()
 
     def text() -> None:
-        if status.state is TaskState.SUCCEEDED:
+        if status.succeeded:
             call.out.block(status.result if isinstance(status.result, str) else inline(status.result, 100_000))
         elif status.error is not None:
             call.out.block(status.error.traceback.rstrip() or f"{status.error.type}: {status.error.message}")
@@ -125,7 +127,7 @@ async def result(
 
 
 def _problem(status: TaskStatus) -> exits.Problem | None:
-    if status.state is TaskState.SUCCEEDED:
+    if status.succeeded:
         return None
     if not status.state.final:
         due = f", due {moment(status.due_at_ms)}" if status.due_at_ms else ""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stem.contracts import Pause, QueueRow
-from stem.control.diagnose import diagnose
 from stem.messages.names import check_name
 from stemctl import complete, exits
 from stemctl.options import Call, Command, command, group
 from stemctl.output import duration, moment
+
+if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it does not print
+    from stem.contracts import Pause, QueueRow
 
 QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", autocompletion=complete.queues)]
 
@@ -83,6 +84,8 @@ async def ls(call: Call) -> int:
 @command
 async def show(call: Call, queue: QueueArgument) -> int:
     """Show one queue, its pause, and who takes from it."""
+    from stem.control.diagnose import diagnose
+
     check_name("queue", queue)
     async with call.broker() as broker:
         rows = await broker.census.queues([queue])

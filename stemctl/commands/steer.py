@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stem.contracts import PauseKind
-from stem.control.answer import CommandResult
-from stem.control.target import live, missing, select
 from stemctl import complete, exits
 from stemctl.options import Call, Command, command
 from stemctl.output import duration
+
+if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it does not print
+    from stem.contracts import Broker, PauseKind
+    from stem.control.answer import CommandResult
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", autocompletion=complete.task_ids, show_default=False)]
 Named = Annotated[
@@ -79,7 +80,7 @@ async def pause(
     for_s = None if for_ is None else call.seconds(for_, "--for")
     wait_s = _wait(call, wait)
     async with call.broker() as broker:
-        await _known_queues(call, broker, kind, targets)
+        await _known_queues(broker, kind, targets)
         result = await call.controller(broker).pause(
             kind, targets, for_s=for_s, reason=reason, wait_s=wait_s, dry_run=call.options.dry_run
         )
@@ -99,7 +100,7 @@ async def resume(
     kind, targets = _one_kind(queue, task, worker)
     wait_s = _wait(call, wait)
     async with call.broker() as broker:
-        await _known_queues(call, broker, kind, targets)
+        await _known_queues(broker, kind, targets)
         result = await call.controller(broker).resume(
             kind, targets, reason=reason, wait_s=wait_s, dry_run=call.options.dry_run
         )
@@ -148,6 +149,8 @@ async def shutdown(
     wait: Wait = None,
 ) -> int:
     """Stop workers; --wait until they have said goodbye. Stopping all asks first."""
+    from stem.control.target import live, missing, select
+
     targets = workers or []
     if mode not in ("warm", "soft", "hard"):
         raise exits.usage(f"--mode {mode} is not known", "use warm, soft or hard")
@@ -182,17 +185,16 @@ def _one_kind(queue: list[str] | None, task: list[str] | None, worker: list[str]
     return kind, targets or []
 
 
-async def _known_queues(call: Call, broker: object, kind: PauseKind, targets: list[str]) -> None:
-    from stem.contracts import Broker
+async def _known_queues(broker: Broker, kind: PauseKind, targets: list[str]) -> None:
+    from stem.control.target import live
     from stem.messages.names import check_name
 
     if kind != "queue":
         return
-    handle: Broker = broker  # type: ignore[assignment]  # what `Call.broker` gave
     names = [check_name("queue", name) for name in targets]
-    known = {row.name for row in await handle.census.queues(names)}
-    known |= {queue for worker in live(await handle.presence.workers()) for queue in worker.heartbeat.queues}
-    known |= {pause.target for pause in await handle.census.pauses() if pause.kind == "queue"}
+    known = {row.name for row in await broker.census.queues(names)}
+    known |= {queue for worker in live(await broker.presence.workers()) for queue in worker.heartbeat.queues}
+    known |= {pause.target for pause in await broker.census.pauses() if pause.kind == "queue"}
     for name in names:
         if name not in known:
             raise exits.not_found("queue", name, "nothing was ever enqueued there and no live worker takes it")

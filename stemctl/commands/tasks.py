@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from stem.contracts import Broker, ListState
 from stem.errors import DecodeError, TaskNotFoundError
 from stem.messages.names import check_name
-from stem.messages.status import TaskState, TaskStatus
 from stemctl import complete, exits
 from stemctl.options import Call, Command, command, group
 from stemctl.output import duration, inline, moment
 
-STATES: Final[tuple[ListState, ...]] = get_args(ListState)
+if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it does not print
+    from stem.contracts import Broker, ListState
+    from stem.messages.status import TaskStatus
+
 UNFINISHED: Final[tuple[ListState, ...]] = ("running", "retrying", "queued", "scheduled", "held")
+STATES: Final[tuple[ListState, ...]] = (*UNFINISHED, "dead", "succeeded", "failed", "revoked", "expired")
 
 Id = Annotated[str, typer.Argument(metavar="ID", autocompletion=complete.task_ids)]
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", autocompletion=complete.task_ids)]
@@ -117,9 +119,9 @@ async def retry(call: Call, ids: Ids) -> int:
 def _would(status: TaskStatus | None) -> str:
     if status is None:
         return "unknown"
-    if status.state in (TaskState.QUEUED, TaskState.RUNNING):
+    if status.state in ("queued", "running"):
         return "already"
-    if status.state.final and status.state is not TaskState.FAILED:
+    if status.state.final and status.state != "failed":
         return "final"
     return "queued"
 
@@ -250,7 +252,7 @@ def show_task(call: Call, status: TaskStatus, envelope: dict[str, Any] | None) -
         rows += [(name, inline(envelope[name], 4_000)) for name in shown if envelope.get(name)]
     if status.progress is not None:
         rows.append(("progress", inline(status.progress)))
-    if status.state is TaskState.SUCCEEDED:
+    if status.succeeded:
         rows.append(("result", inline(status.result, 4_000)))
     call.out.fields([row for row in rows if row[1] not in ("", "-", None)])
     if status.error is not None:

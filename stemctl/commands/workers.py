@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stem.contracts import Seen
-from stem.control.diagnose import MEANING, diagnose
-from stem.control.target import select
 from stemctl import complete, exits
 from stemctl.options import Call, Command, command, group
 from stemctl.output import duration, moment, size
+
+if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it does not print
+    from stem.contracts import Seen
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +24,8 @@ def register(app: typer.Typer) -> None:
 
 def to_plain(seen: Seen) -> dict[str, Any]:
     """Return a worker as JSON shows it: its heartbeat, a diagnosis, and how old that is."""
+    from stem.control.diagnose import diagnose
+
     return {**seen.heartbeat.to_plain(), "diagnosis": diagnose(seen), "age_ms": seen.age_ms}
 
 
@@ -33,6 +35,8 @@ async def ls(
     all_: Annotated[bool, typer.Option("--all", help="Also those that said goodbye within the hour.")] = False,
 ) -> int:
     """List the workers, lost ones too."""
+    from stem.control.diagnose import diagnose
+
     async with call.broker() as broker:
         seen = [worker for worker in await broker.presence.workers() if all_ or not worker.stopped]
 
@@ -69,6 +73,9 @@ async def show(
     worker: Annotated[str, typer.Argument(metavar="WORKER", help="Id or name.", autocompletion=complete.workers)],
 ) -> int:
     """Show one worker: its heartbeat and what it runs."""
+    from stem.control.diagnose import MEANING, diagnose
+    from stem.control.target import select
+
     async with call.broker() as broker:
         known = await broker.presence.workers()
     found = [one for one in known if worker in (one.heartbeat.id, one.heartbeat.name)] or select(known, [worker])

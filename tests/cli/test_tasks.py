@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from stem.contracts import Outcome
+from stem.contracts import ListState, Outcome
 from stem.messages.status import ErrorInfo
+from stemctl.commands.tasks import STATES
 from tests.cli.conftest import Cli, Hire
 from tests.cli.work import settle
 
@@ -328,3 +329,7 @@ def test_health_wants_a_worker(cli: Cli, hire: Hire) -> None:
     assert (without.code, without.json["error"]["code"]) == (1, "unhealthy-workers")
     assert (ran.code, ran.data["reachable"], ran.data["writable"], ran.data["workers"]) == (0, True, True, 1)
     assert ran.data["policy"] == "noeviction"
+
+
+def test_every_state_that_can_be_listed_is_offered() -> None:
+    assert set(STATES) == set(get_args(ListState))
