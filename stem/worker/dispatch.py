@@ -196,9 +196,12 @@ class Dispatcher:
         self._board.measure(job, ended_at)
         match job.stop:
             case None | Stop.SOFT_LIMIT | Stop.HAND_BACK | Stop.UNRENEWED:
-                job.result = result
                 job.how = "finished"
-                settlement = verdict.success(delivery, plan, result)
+                if job.terminate or job.saw_revoke:
+                    settlement = verdict.revoked(delivery, plan.ttl_ms)
+                else:
+                    job.result = result
+                    settlement = verdict.success(delivery, plan, result)
             case Stop.HARD_LIMIT:
                 settlement = verdict.failure(delivery, plan, self._timed_out(job))
             case Stop.REVOKED:

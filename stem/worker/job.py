@@ -47,6 +47,7 @@ class Job:
         extended_until: monotonic time up to which the handler asked to hold it.
         stop: why it is being stopped; None while it runs undisturbed.
         settlement: how it ended; None while it runs.
+        saw_revoke: the handler has been told so; when it returns then, it has stopped, not finished.
         abandoned: it was settled while the handler still ran; whatever comes of the handler counts no more.
         revoke_asked: an operator asked for its end; `terminate`: and not only politely.
         zombie: its thread goes on although it was given up.
@@ -71,6 +72,7 @@ class Job:
         "progress_value",
         "result",
         "revoke_asked",
+        "saw_revoke",
         "settlement",
         "soft_due",
         "started_at",
@@ -95,6 +97,7 @@ class Job:
         self.stop: Stop | None = None
         self.soft_due = False
         self.revoke_asked = False
+        self.saw_revoke = False
         self.terminate = False
         self.lost = False
         self.abandoned = False
@@ -212,6 +215,8 @@ class Job:
         self.desk.lease_wanted(self)
 
     def revoked(self) -> bool:
+        if self.revoke_asked:
+            self.saw_revoke = True
         return self.revoke_asked
 
     def lease_lost(self) -> bool:
