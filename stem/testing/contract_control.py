@@ -387,6 +387,16 @@ class BrokerContractPresence:
 
         assert (seen.stopped, seen.lost) == (True, False)
 
+    async def test_a_goodbye_is_the_last_word(self, broker_case: BrokerCase) -> None:
+        """A beat that was under way when it was said does not bring the worker back."""
+        hand = Hand(broker=broker_case.broker, id="w-1")
+        await hand.beat(state="stopped")
+        await hand.beat()
+
+        (seen,) = await broker_case.broker.presence.workers()
+
+        assert seen.stopped
+
     async def test_a_worker_is_forgotten_after_an_hour(self, broker_case: BrokerCase) -> None:
         """Until then a lost one can be named."""
         broker_case.needs_hours()

@@ -41,7 +41,10 @@ class Fleet:
         if self._last_ms is not None and now - self._last_ms > self._lost_after_ms:
             self._resumed_ms = now
         self._last_ms = now
-        self._members.pop(heartbeat.id, None)
+        before = self._members.pop(heartbeat.id, None)
+        if before is not None and before.state == "stopped":
+            # The goodbye is the last word: a beat that was under way when it was said does not bring the worker back.
+            member = before
         self._members[heartbeat.id] = member
         self._forget(now)
 
