@@ -30,7 +30,7 @@ from stem.worker.watchdog import Watchdog
 
 log = logging.getLogger("stem.worker")
 
-LONGEST_SWEEP_S: Final = 5.0
+LONGEST_SWEEP_S: Final = 4.0
 SHORTEST_SWEEP_S: Final = 0.5
 RECONCILE_EVERY_SWEEPS: Final = 12
 FLUSH_EVERY_S: Final = 0.05
