@@ -432,6 +432,17 @@ class BrokerContractAdopt:
 
         assert (await here.take()).id == task_id
 
+    async def test_leaving_forgets_no_delivery(self, broker_case: BrokerCase) -> None:
+        """What is still owned can be adopted: only consumers that own nothing are forgotten."""
+        broker = broker_case.broker
+        owner = Hand(broker=broker, id="owner")
+        await enqueue(broker, task_id="t-1")
+        await owner.take()
+
+        await broker.leave("owner", [QUEUE])
+
+        assert [d.id for d in await broker.adopt("owner", [QUEUE], [])] == ["t-1"]
+
     async def test_leaving_with_nothing_is_allowed(self, broker_case: BrokerCase) -> None:
         """The normal end of a worker; the queue goes on."""
         broker = broker_case.broker

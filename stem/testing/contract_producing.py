@@ -394,12 +394,13 @@ class BrokerContractUnique:
 
     @pytest.mark.parametrize("outcome", [Outcome.SUCCEEDED, Outcome.DEAD, Outcome.REVOKED, Outcome.EXPIRED])
     async def test_a_final_state_releases_the_key(self, broker_case: BrokerCase, outcome: Outcome) -> None:
-        """However the holder ended, the next one may come."""
+        """However the holder ended, the next one may come; and the one after that."""
         hand = Hand(broker=broker_case.broker, id="w-1")
         await enqueue(broker_case.broker, unique_key="k")
         await hand.end(await hand.take(), outcome)
 
         assert (await put(broker_case.broker, new_task("t-2", unique_key="k"))).outcome == "queued"
+        await hand.end(await hand.take(), outcome)
 
     async def test_an_expired_holder_releases_the_key(self, broker_case: BrokerCase) -> None:
         """Also when it was dropped by a fetch, without ever having run."""
