@@ -51,6 +51,10 @@ class WorkerProcess:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
+    def tracebacks(self) -> list[str]:
+        """Return the lines of the log that hold one: a well-behaved worker writes none."""
+        return [line[:600] + " … " + line[-600:] for line in self.log().splitlines() if "Traceback" in line]
+
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 

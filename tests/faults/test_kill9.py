@@ -13,11 +13,20 @@ GRACE_S = 5.0
 """Beyond the lease: until the tasks of a killed worker run elsewhere."""
 
 
-async def test_the_tasks_of_a_killed_worker_run_elsewhere_within_lease_and_five_seconds(world: World) -> None:
-    victim = await world.worker("victim")
-    tasks = await world.enqueue_some(4, "nap", seconds=1.0) + await world.enqueue_some(2, "thread_nap", seconds=1.0)
-    await world.started(*tasks)
+@pytest.mark.parametrize("usual_lease", ["1500ms", "30s"])
+async def test_the_tasks_of_a_killed_worker_run_elsewhere_within_lease_and_five_seconds(
+    worlds: Worlds, valkey_url: str, usual_lease: str
+) -> None:
+    world = worlds(valkey_url, STEM_VISIBILITY_TIMEOUT=usual_lease)
     heir = await world.worker("heir")
+    await world.controller.drain(["heir"], wait_s=5)
+    victim = await world.worker("victim")
+    tasks = [
+        *await world.enqueue_some(4, "nap", seconds=1.0, lease=LEASE_S),
+        *await world.enqueue_some(2, "thread_nap", seconds=1.0, lease=LEASE_S),
+    ]
+    await world.started(*tasks)
+    await world.controller.undrain(["heir"], wait_s=5)
     assert victim.running
     assert set() == world.ledger.read().ids("done")
 

@@ -107,7 +107,7 @@ async def test_three_kills_of_the_server_lose_nothing_acknowledged(
     answered = await world.controller.ping()
     assert (answered.expected, answered.replied) == (2, 2)
     for worker in workers:
-        assert "Traceback" not in worker.log()
+        assert worker.tracebacks() == []
 
 
 async def _gone_for_a_moment(world: World) -> None:

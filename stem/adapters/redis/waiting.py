@@ -47,6 +47,8 @@ class Bell:
                 if not read.done():
                     read.cancel()
                     await asyncio.wait({read})
+                if not read.cancelled():
+                    read.exception()  # looked at: another error may be on its way, and asyncio would log this one
         except BaseException as error:
             # Whatever went wrong, the connection behind it is another one next time, with another id.
             await self.close()
