@@ -18,7 +18,7 @@ async def noop(n: int) -> int:
 
 async def fill(count: int) -> None:
     for first in range(0, count, 500):
-        await app.enqueue_many([noop.prepare(n) for n in range(first, min(first + 500, count))])
+        await app.enqueue_many([noop.signature(n) for n in range(first, min(first + 500, count))])
     await app.close()
 
 

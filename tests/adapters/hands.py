@@ -1,0 +1,31 @@
+"""Short ways to make what the tests of the in-memory adapter send."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stem.contracts import FetchRequest, NewTask
+from stem.messages.heartbeat import Heartbeat
+
+
+def task(task_id: str, **fields: Any) -> NewTask:
+    return NewTask(**{"id": task_id, "task": "job", "queue": "q", "body": b"\x80", **fields})
+
+
+def ask(count: int = 100, *queues: str, **fields: Any) -> FetchRequest:
+    return FetchRequest(queues=queues or ("q",), count=count, **fields)
+
+
+def heartbeat(worker: str, **fields: Any) -> Heartbeat:
+    return Heartbeat(
+        **{
+            "id": worker,
+            "name": worker,
+            "started_at_ms": 0,
+            "host": "h",
+            "pid": 1,
+            "version": "0",
+            "queues": ("q",),
+            **fields,
+        }
+    )
