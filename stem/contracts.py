@@ -430,7 +430,10 @@ class ControlChannel(Protocol):
         """
 
     async def reply(self, reply: Reply, *, keep_ms: int) -> None:
-        """Append a reply to its request's list, which expires `keep_ms` from now."""
+        """Append a reply to its request's list, which expires `keep_ms` from now.
+
+        Repeated, it stands there twice: readers take the first of each worker and stage.
+        """
 
     async def replies(self, command_id: str, *, timeout_s: float) -> list[Reply]:
         """Take the replies that have come, waiting up to `timeout_s` for the first; [] when none came.
@@ -455,7 +458,10 @@ class EventLog(Protocol):
     """Task events, kept for a minute, written only while somebody watches."""
 
     async def emit(self, events: Sequence[Event]) -> None:
-        """Append one batch. Never raises for lack of memory: events are dropped then."""
+        """Append one batch. Never raises for lack of memory: events are dropped then.
+
+        Repeated, it stands there twice: readers know an event by its worker and `seq`.
+        """
 
     async def watch(self, watcher: str, *, for_ms: int) -> None:
         """Hold (or renew) a watch lease; workers learn of it with their next beat, or at once when it is the first."""
