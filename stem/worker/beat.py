@@ -128,7 +128,7 @@ class Beater:
         )
         sent_at, wall_ms = time.monotonic(), time.time_ns() // 1_000_000
         try:
-            async with asyncio.timeout(max(3.0, 2 * self._interval_s)):
+            async with asyncio.timeout(max(1.0, 1.5 * self._interval_s)):
                 answer = await self._broker.presence.beat(beat)
         except TimeoutError as error:
             raise UnknownOutcomeError("the heartbeat got no answer in time") from error

@@ -46,7 +46,7 @@ class Board:
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self.tallies: dict[tuple[str, str], Tally] = {}
         self.progress: dict[str, bytes] = {}
-        self.events: deque[Event] = deque(maxlen=EVENTS_PER_SECOND)
+        self.events: deque[Event] = deque(maxlen=2 * EVENTS_PER_SECOND)
         self.ticked_at = time.monotonic()
         self.epoch = 0
         self.stopping = False

@@ -34,7 +34,6 @@ from stem.worker.executor.threads import ThreadExecutor
 from stem.worker.finisher import Finisher
 from stem.worker.identity import new_identity
 from stem.worker.intake import LANES, Intake
-from stem.worker.job import Job, Stop
 from stem.worker.lifecycle import Level, WorkerLifecycleConfig, signals_to, write_stacks
 from stem.worker.loops import end_all, keep_alive
 from stem.worker.plan import Defaults, Planner
@@ -93,7 +92,9 @@ class Worker:
         self._lifecycle = lifecycle or WorkerLifecycleConfig()
         self._retry = retry_strategy or ExponentialJitterRetryStrategy()
         self._identity: Final = new_identity(name or self._config.worker_name)
-        slots, self._threads_size = _sizes(registry, concurrency or self._config.worker_concurrency)
+        slots, self._threads_size = _sizes(
+            registry, self._config.worker_concurrency if concurrency is None else concurrency
+        )
         self._board: Final = Board(queues=_queues(queue, queues, self._config), concurrency=slots)
         self._board.worker_id = self._identity.id
         self._drain_timeout_s = _first(self._lifecycle.drain_timeout, self._config.drain_timeout_s)
@@ -273,7 +274,7 @@ class Worker:
             identity=identity,
             registry=self._registry,
             config=self._shown_config(),
-            work=_Orders(loop, self._dispatcher, self._intake, board, self._threads),
+            work=Orders(loop, self._dispatcher, self._intake, board, self._threads),
             interval_s=config.heartbeat_interval_s,
             lease_s=min([defaults.lease_ms, *planner.leases().values()]) / 1000,
             soft_timeout_s=self._lifecycle.soft_timeout,
@@ -410,76 +411,6 @@ class Worker:
             "result_backend": None if self._backend is None else type(self._backend).__name__,
             "signed": self._signer is not None,
         }
-
-
-class _Orders:
-    """What the vitals thread may ask of the work loop; implements `vitals.WorkOrders`."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        dispatcher: Dispatcher,
-        intake: Intake,
-        board: Board,
-        threads: ThreadExecutor,
-    ) -> None:
-        self._loop = loop
-        self._dispatcher = dispatcher
-        self._intake = intake
-        self._board = board
-        self._threads = threads
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
-
-    @property
-    def serial(self) -> int:
-        return self._intake.serial
-
-    def busy_before(self, serial: int) -> bool:
-        return self._intake.busy_before(serial)
-
-    def pools(self) -> Mapping[str, int]:
-        return {
-            "slots": self._board.concurrency,
-            "slots_used": self._board.slots_used,
-            "threads": self._threads.size,
-            "waiting_for_thread": self._threads.waiting,
-            "zombie_threads": self._board.zombies,
-        }
-
-    def stop(self, job: Job, why: Stop) -> None:
-        self._soon(self._dispatcher.stop, job, why)
-
-    def lose(self, job: Job) -> None:
-        self._soon(self._dispatcher.lose, job)
-
-    def revoke(self, job: Job, *, terminate: bool) -> None:
-        self._soon(lambda: self._dispatcher.revoke(job, terminate=terminate))
-
-    def look_again(self) -> None:
-        self._soon(self._intake.look_again)
-
-    def adopt_soon(self) -> None:
-        self._soon(self._intake.adopt_soon)
-
-    def hand_back_unbegun(self) -> None:
-        self._soon(self._dispatcher.hand_back_unbegun)
-
-    def stop_all(self) -> None:
-        self._soon(self._stop_all)
-
-    def _stop_all(self) -> None:
-        self._dispatcher.hand_back_unbegun()
-        for job in self._board.snapshot():
-            self._dispatcher.stop(job, Stop.HAND_BACK)
-
-    def _soon(self, function: Callable[..., Any], *args: Any) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:
-            return  # the loop is closed: nothing runs on it any more
 
 
 def _sizes(registry: TaskRegistry, concurrency: int | None) -> tuple[int, int]:

@@ -1,0 +1,25 @@
+"""A small application for tests of the command line."""
+
+from __future__ import annotations
+
+import asyncio
+
+from stem.client import Stem
+
+app = Stem.connect()
+not_an_app = 42
+
+
+@app.task("sample.add")
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+@app.task("sample.nap")
+async def nap(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+@app.task("sample.elsewhere", queue="reports")
+async def elsewhere() -> None:
+    return None

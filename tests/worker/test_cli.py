@@ -1,0 +1,182 @@
+"""`stem-worker` as a process: what it refuses, how it ends, what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stem.client import Stem
+from tests.conftest import OwnServer
+from tests.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "hunter2"
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STEM_")}
+    return {**kept, "PYTHONUNBUFFERED": "1", "STEM_HEARTBEAT_INTERVAL": "300ms", **extra}
+
+
+def call(*args: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "stem.worker.cli", *args],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=25,
+        env=environment(extra),
+        cwd=ROOT,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "extra", "says"),
+    [
+        ([], {}, "APP"),
+        (["tests.worker.sample:app", "--concurrency", "many"], {}, "--concurrency"),
+        (["tests.worker.sample:app", "--concurrency", "0"], {"STEM_BROKER_URL": "memory://"}, "at least 1"),
+        (["tests.worker.sample:app", "--queue", "a b"], {"STEM_BROKER_URL": "memory://"}, "queue name"),
+        (["tests.worker.sample:app", "--processes", "2"], {}, "--processes needs a later version"),
+        (["tests.worker.sample:app", "--health-port", "80"], {}, "--health-port needs a later version"),
+        (["tests.worker.sample:app", "--drain-timeout", "soon"], {}, "--drain-timeout"),
+        (["tests.worker.sample:app"], {"STEM_WORKER_CONCURRENCY": "x"}, "STEM_WORKER_CONCURRENCY"),
+        (["tests.worker.sample:app"], {}, "STEM_BROKER_URL"),
+        (["tests.worker.sample:app", "--url", "postgresql://u:hunter2@h/db"], {}, "postgresql"),
+        (["tests.worker.sample:missing"], {"STEM_BROKER_URL": "memory://"}, "no attribute 'missing'"),
+        (["tests.worker.sample:not_an_app"], {"STEM_BROKER_URL": "memory://"}, "not a Stem application"),
+        (["nowhere.at.all:app"], {}, "no module nowhere"),
+        (["../etc/passwd"], {}, "package.module:attribute"),
+    ],
+)
+def test_a_wrong_call_is_one_clear_line_and_exit_2(args: list[str], extra: dict[str, str], says: str) -> None:
+    done = call(*args, **extra)
+
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert SECRET not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_password_is_one_clear_line_and_exit_69(own_server: OwnServer) -> None:
+    server = own_server(tcp=True, aof=False)
+    server.command("CONFIG", "SET", "requirepass", "right")
+    url = server.tcp_url.replace("redis://", f"redis://:{SECRET}@")
+
+    done = call("tests.worker.sample:app", "--url", url)
+
+    assert done.returncode == 69
+    assert "password" in done.stderr
+    assert SECRET not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+class Process:
+    """A worker process and what it says."""
+
+    def __init__(self, folder: Path, *args: str, **extra: str) -> None:
+        self._path = folder / "log"
+        with self._path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "stem.worker.cli", "tests.worker.sample:app", *args],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(extra),
+                cwd=ROOT,
+            )
+
+    def log(self) -> str:
+        return self._path.read_text(errors="replace")
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log().splitlines()]
+
+    async def ready(self) -> None:
+        await eventually(lambda: "worker.ready" in self.log(), what="worker.ready")
+
+    async def ended(self) -> int:
+        await eventually(lambda: self.process.poll() is not None, what="the end of the worker")
+        return int(self.process.returncode)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[list[Process]]:
+    made: list[Process] = []
+    yield made
+    for process in made:
+        process.close()
+
+
+async def test_it_works_says_what_it_takes_and_stops_with_0(
+    valkey_url: str, namespace: str, tmp_path: Path, processes: list[Process]
+) -> None:
+    process = Process(tmp_path, "--url", valkey_url, "--namespace", namespace, "--name", "w1", "--log-format", "json")
+    processes.append(process)
+    await process.ready()
+    async with Stem.connect(valkey_url, namespace=namespace) as stem:
+        status = await stem.wait_for(await stem.enqueue("sample.add", {"a": 1, "b": 2}), timeout=10)
+    process.process.send_signal(signal.SIGTERM)
+
+    assert await process.ended() == 0
+    assert status.result == 3
+    events = process.events()
+    assert {event["worker"] for event in events} >= {"w1"} or all(event["worker"] for event in events)
+    hints = [event["hint"] for event in events if event["event"] == "worker.warning"]
+    assert any("sample.elsewhere" in hint and "--queue reports" in hint for hint in hints)
+    assert any("append-only" in hint for hint in hints)
+    assert [event["event"] for event in events][-2:] == ["worker.stopping", "worker.stopped"]
+
+
+async def test_it_waits_for_an_absent_server_saying_so_once_and_can_be_stopped(
+    tmp_path: Path, processes: list[Process]
+) -> None:
+    process = Process(tmp_path, "--url", f"unix://{tmp_path}/nobody", "--log-format", "json")
+    processes.append(process)
+    await eventually(lambda: "broker.away" in process.log())
+    await asyncio.sleep(1.0)
+    assert process.process.poll() is None
+    assert process.log().count("broker.away") == 1
+
+    process.process.send_signal(signal.SIGTERM)
+
+    assert await process.ended() == 0
+    assert "Traceback" not in process.log()
+
+
+async def test_ctrl_c_hands_running_tasks_back(
+    valkey_url: str, namespace: str, tmp_path: Path, processes: list[Process]
+) -> None:
+    process = Process(tmp_path, "--url", valkey_url, "--namespace", namespace, "--log-format", "console")
+    processes.append(process)
+    await process.ready()
+    async with Stem.connect(valkey_url, namespace=namespace) as stem:
+        task_id = await stem.enqueue("sample.nap", {"seconds": 60})
+
+        async def running() -> bool:
+            return (await stem.status(task_id)).state.value == "running"
+
+        await eventually(running)
+        process.process.send_signal(signal.SIGINT)
+        assert await process.ended() == 0
+        status = await stem.status(task_id)
+
+    assert (status.state.value, status.attempt, status.crashes) == ("queued", 0, 0)

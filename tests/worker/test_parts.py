@@ -1,0 +1,370 @@
+"""The worker's small parts, each alone."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stem.contracts import Delivery, Outcome, ServerInfo
+from stem.errors import BrokerRefusedError, BrokerUnreachableError, DecodeError, NewerVersionError, UnknownTaskError
+from stem.registry import SimpleTaskRegistry
+from stem.worker import Worker, banner, host, logs, stacks, verdict
+from stem.worker.board import Board
+from stem.worker.executor.threads import ThreadExecutor
+from stem.worker.loops import Outage, keep_alive
+from stem.worker.wheel import Wheel
+from tests.waiting import eventually
+from tests.worker.conftest import House
+
+# ---------------------------------------------------------------------------------------------------------------- loops
+
+
+async def test_a_loop_that_dies_is_started_again() -> None:
+    runs = []
+
+    async def body() -> None:
+        runs.append(1)
+        if len(runs) < 3:
+            raise ExceptionGroup("several", [ConnectionError("x")])
+
+    await keep_alive("test", body, hopeless=lambda name: None, pause_s=0.001)
+
+    assert len(runs) == 3
+
+
+async def test_a_loop_that_keeps_dying_is_hopeless() -> None:
+    told: list[str] = []
+
+    async def body() -> None:
+        raise ValueError
+
+    await keep_alive("test", body, hopeless=told.append, pause_s=0.0)
+
+    assert told == ["test"]
+
+
+def test_an_outage_is_told_once_and_its_delays_grow_to_five_seconds(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "stem.worker")
+    outage = Outage("tasks")
+
+    delays = [outage.failed(BrokerUnreachableError("gone")) for _ in range(20)]
+    outage.over()
+    outage.over()
+
+    assert [record.message for record in caplog.records] == ["broker.away", "broker.back"]
+    assert delays[0] <= 0.1
+    assert 2.5 <= delays[-1] <= 5.0
+
+
+def test_missing_rights_are_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    Outage("tasks").failed(BrokerRefusedError("no", code="NOPERM"))
+
+    assert caplog.records[0].levelname == "ERROR"
+
+
+# ---------------------------------------------------------------------------------------------------------------- wheel
+
+
+async def test_one_timer_serves_all_limits_in_order() -> None:
+    wheel, rung = Wheel(asyncio.get_running_loop()), []
+
+    wheel.after(0.03, lambda: True, lambda: rung.append("second"))
+    wheel.after(0.01, lambda: True, lambda: rung.append("first"))
+    wheel.after(0.02, lambda: False, lambda: rung.append("dead"))
+    await eventually(lambda: len(rung) == 2)
+
+    assert rung == ["first", "second"]
+    wheel.close()
+
+
+async def test_what_is_over_does_not_pile_up() -> None:
+    wheel = Wheel(asyncio.get_running_loop())
+
+    for _ in range(10_000):
+        wheel.after(3600, lambda: False, lambda: None)
+
+    assert len(wheel) < 2_000
+    wheel.close()
+
+
+# -------------------------------------------------------------------------------------------------------------- threads
+
+
+class Piece:
+    """Work for a thread."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self.ends: list[Any] = []
+
+    def begin(self) -> bool:
+        return True
+
+    def call(self) -> Any:
+        return self._function()
+
+    def succeeded(self, result: Any) -> None:
+        self.ends.append(result)
+
+    def failed(self, error: BaseException) -> None:
+        self.ends.append(error)
+
+    def dropped(self) -> None:
+        self.ends.append("dropped")
+
+
+async def test_interrupts_end_each_piece_of_work_exactly_once() -> None:
+    """Whenever the interrupt comes, before, in or after the handler, the work has one end and the thread survives."""
+    from stem.errors import SoftTimeLimitExceeded
+
+    pool = ThreadExecutor(asyncio.get_running_loop(), 2)
+    pieces = [Piece(lambda: sum(range(200))) for _ in range(2_000)]
+    for piece in pieces:
+        pool.start(piece)
+    stop = threading.Event()
+
+    def interrupt_all() -> None:
+        while not stop.is_set():
+            for piece in pieces:
+                pool.interrupt(piece, SoftTimeLimitExceeded)
+
+    interrupter = threading.Thread(target=interrupt_all)
+    interrupter.start()
+    try:
+        await eventually(lambda: all(piece.ends for piece in pieces), 20)
+    finally:
+        stop.set()
+        await asyncio.to_thread(interrupter.join)
+
+    assert {len(piece.ends) for piece in pieces} == {1}
+    after = Piece(lambda: "well")
+    pool.start(after)
+    await eventually(lambda: after.ends == ["well"])
+    pool.close()
+
+
+async def test_work_that_waits_can_be_taken_back() -> None:
+    pool, go = ThreadExecutor(asyncio.get_running_loop(), 1), threading.Event()
+    first, second = Piece(go.wait), Piece(lambda: "ran")
+    pool.start(first)
+    pool.start(second)
+
+    assert pool.take_back(second)
+    assert not pool.take_back(second)
+    go.set()
+    await eventually(lambda: first.ends == [True])
+    assert second.ends == []
+    pool.close()
+
+
+# -------------------------------------------------------------------------------------------------------------- verdict
+
+
+def delivery(**fields: Any) -> Delivery:
+    return Delivery(**{"id": "i", "task": "t", "token": 1, "queue": "q", "body": b"", **fields})
+
+
+@pytest.mark.parametrize(("give_backs", "delay_ms"), [(0, 1_000), (1, 2_000), (4, 16_000), (5, 30_000), (90, 30_000)])
+def test_an_unknown_name_comes_back_ever_later(give_backs: int, delay_ms: int) -> None:
+    settlement = verdict.unreadable(delivery(give_backs=give_backs), UnknownTaskError("t"), now_ms=0)
+
+    assert (settlement.outcome, settlement.delay_ms, settlement.unknown) == (Outcome.GIVE_BACK, delay_ms, True)
+
+
+def test_after_an_hour_an_unknown_name_is_buried() -> None:
+    old = delivery(give_backs=200, first_give_back_ms=1_000)
+
+    settlement = verdict.unreadable(old, UnknownTaskError("t"), now_ms=1_000 + verdict.GIVE_UP_AFTER_MS)
+
+    assert (settlement.outcome, settlement.reason) == (Outcome.DEAD, "unregistered")
+
+
+def test_a_newer_version_is_given_back_and_a_malformed_one_buried() -> None:
+    newer = verdict.unreadable(delivery(), NewerVersionError("v2"), now_ms=0)
+    malformed = verdict.unreadable(delivery(), DecodeError("x"), now_ms=0)
+
+    assert (newer.outcome, newer.unknown) == (Outcome.GIVE_BACK, True)
+    assert (malformed.outcome, malformed.reason) == (Outcome.DEAD, "malformed")
+
+
+# ----------------------------------------------------------------------------------------------------------------- host
+
+
+@pytest.mark.parametrize(("text", "cores"), [("max 100000", None), ("150000 100000", 1.5), ("rubbish", None)])
+def test_the_cgroup_quota_is_respected(tmp_path: Path, text: str, cores: float | None) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+
+    assert host.cgroup_quota(tmp_path) == cores
+
+
+def test_ids_are_unique_and_well_formed() -> None:
+    from stem.messages.names import is_name
+
+    ids = {host.new_worker_id("a" * 60) for _ in range(100)}
+
+    assert len(ids) == 100
+    assert all(is_name("worker", one) for one in ids)
+
+
+# ---------------------------------------------------------------------------------------------------------------- board
+
+
+def test_events_above_the_limit_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stem.worker import board as module
+
+    monkeypatch.setattr(module, "EVENTS_PER_SECOND", 10)
+    board = Board(queues=("q",), concurrency=1)
+    second = [5_000]
+    monkeypatch.setattr(board, "now_ms", lambda: second[0])
+
+    for _ in range(25):
+        board.note("task.started", None)
+    second[0] += 1_000
+    board.note("task.started", None)
+
+    events = board.take_events()
+    assert len(events) == 12
+    assert (events[10].kind, events[10].detail) == ("events.sampled", {"skipped": 15})
+    assert [event.seq for event in events] == list(range(1, 13))
+
+
+# ----------------------------------------------------------------------------------------------------------------- logs
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    chosen = logging.getLogger("stem.test-logs")
+    chosen.propagate = False
+    chosen.setLevel(logging.DEBUG)
+    yield chosen
+    chosen.handlers.clear()
+
+
+@pytest.mark.parametrize("style", [logs.ConsoleFormatter, logs.JsonFormatter])
+def test_each_event_is_one_printable_line(logger: logging.Logger, style: Any) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(style("w1"))
+    logger.addHandler(handler)
+
+    try:
+        raise ValueError("a\nb")
+    except ValueError:
+        logger.exception("task.failed", extra={"error": "x\x1b[2J\ny", "task_id": "i\u202e"})
+    handler.handle(logging.LogRecord("stem.x", logging.INFO, "f", 1, "wrong %d", ("format",), None))
+
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+
+
+def test_json_lines_have_the_documented_fields(logger: logging.Logger) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logs.JsonFormatter("w1"))
+    logger.addHandler(handler)
+
+    logger.warning("task.failed", extra={"task_id": "i", "task": "t", "queue": "q", "attempt": 2, "duration_ms": 5})
+
+    line = json.loads(stream.getvalue())
+    assert (line["level"], line["event"], line["worker"], line["task_id"]) == ("warning", "task.failed", "w1", "i")
+    assert (line["attempt"], line["duration_ms"]) == (2, 5)
+    assert line["ts"].endswith("Z")
+
+
+async def test_an_embedded_worker_leaves_the_root_logger_alone(memory_house: House) -> None:
+    before = list(logging.getLogger().handlers), logging.getLogger().level
+
+    await memory_house.worker()
+
+    assert (list(logging.getLogger().handlers), logging.getLogger().level) == before
+
+
+# --------------------------------------------------------------------------------------------------------------- banner
+
+
+def test_the_banner_warns_of_what_will_hurt() -> None:
+    info = ServerInfo(kind="valkey", version="9", url="u", namespace="n", policy="allkeys-lru", persistent=False)
+
+    found = " | ".join(banner.warnings(info, SimpleTaskRegistry(), ("default",), default_queue="default"))
+
+    assert "noeviction" in found
+    assert "append-only" in found
+    assert "no task is registered" in found
+
+
+# --------------------------------------------------------------------------------------------------------------- stacks
+
+
+async def test_the_stack_shows_where_a_coroutine_waits() -> None:
+    async def inner() -> None:
+        await asyncio.sleep(30)
+
+    async def outer() -> None:
+        await inner()
+
+    task = asyncio.create_task(outer(), name="the-task")
+    await asyncio.sleep(0)
+
+    (row,) = [row for row in stacks.task_stacks(asyncio.get_running_loop()) if row["task"] == "the-task"]
+
+    assert "in outer" in row["stack"][0]
+    assert "in inner" in row["stack"][1]
+    task.cancel()
+
+
+# --------------------------------------------------------------------------------------------------------------- worker
+
+
+async def test_a_worker_is_started_once(memory_house: House) -> None:
+    from stem.errors import ConfigError
+
+    worker = await memory_house.worker()
+
+    with pytest.raises(ConfigError, match="started before"):
+        await worker.start()
+
+
+async def test_a_loop_of_the_worker_that_dies_does_not_stop_it(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @memory_house.stem.task("echo")
+    async def echo() -> str:
+        return "ran"
+
+    worker: Worker = await memory_house.worker()
+    exchange = memory_house.broker.exchange
+    failures: list[int] = []
+
+    async def broken(*args: Any) -> Any:
+        if len(failures) < 3:
+            failures.append(1)
+            raise RuntimeError("a bug in the adapter")
+        return await exchange(*args)
+
+    monkeypatch.setattr(memory_house.broker, "exchange", broken)
+    statuses = [await memory_house.stem.wait_for(await echo.enqueue(), timeout=10) for _ in range(2)]
+
+    assert [status.result for status in statuses] == ["ran", "ran"]
+    assert len(failures) == 3
+    assert worker.stats()["counters"]["succeeded"] == 2
+
+
+async def test_a_stopped_worker_leaves_no_thread_behind(memory_house: House) -> None:
+    before = {thread.name for thread in threading.enumerate()}
+    worker = await memory_house.worker()
+    began = time.monotonic()
+
+    assert await worker.shutdown() == 0
+
+    assert time.monotonic() - began < 2
+    await eventually(lambda: {thread.name for thread in threading.enumerate()} <= before)
