@@ -36,6 +36,7 @@ from stem.worker.identity import new_identity
 from stem.worker.intake import LANES, Intake
 from stem.worker.lifecycle import Level, WorkerLifecycleConfig, signals_to, write_stacks
 from stem.worker.loops import end_all, keep_alive
+from stem.worker.orders import Orders
 from stem.worker.plan import Defaults, Planner
 from stem.worker.steering import LEVELS
 from stem.worker.vitals import Vitals
