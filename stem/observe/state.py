@@ -188,6 +188,7 @@ class ClusterState:
                 self._apply_running(each, line)
         for key in self.workers.keys() - {each.heartbeat.id for each in seen}:
             del self.workers[key]
+        self._forget(row for row in self.running.values() if row.owner and row.owner not in self.workers)
         self._named = {}
         for each in seen:
             self._named.setdefault(each.heartbeat.name, []).append(each.heartbeat.id)

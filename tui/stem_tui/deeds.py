@@ -132,7 +132,7 @@ def _subjects(rows: Sequence[Any]) -> list[str]:
         if isinstance(row, TaskLine):
             words.append(f"{row.task}  {row.id}  queue {row.queue}  ({row.state})")
         elif isinstance(row, WorkerLine):
-            words.append(f"{row.name}  {row.key}  {row.in_flight} in flight")
+            words.append(f"{row.name}  {clean(row.key)}  {row.in_flight} in flight")
         else:
             words.append(str(row.name))
     return words if len(rows) <= 5 else [*words, f"and {len(rows) - 5} more"]

@@ -19,6 +19,7 @@ from stem_tui.theme import TASK, UNKNOWN, Cell
 
 Lines = list[list[Cell]]
 _LABEL: Final = 12
+_MEANING: Final[dict[str, str]] = {**MEANING, "healthy": "", "late": "its beat is overdue"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,21 +51,21 @@ def _title(text: str, width: int) -> list[Cell]:
 def worker_lines(row: WorkerLine, now_ms: int, width: int) -> Lines:
     """Return the facts of a worker; the tasks and events of it stand in lists below."""
     sign = worker_sign(row)
-    meaning = MEANING.get(row.diagnosis, "a beat is overdue") if row.diagnosis != "healthy" else ""  # type: ignore[call-overload] # `late` is ours
+    meaning = _MEANING.get(row.diagnosis, "")
     since = figures.age(row.at_ms, now_ms)
     lines: Lines = [
         _title(f"WORKER {row.name}", width),
         _fact("state", Cell(f"{sign.glyph} {sign.word}", sign.tone), Cell(f"  {meaning}", "dim")),
         _fact("beat", Cell(f"{since} ago"), Cell(f"  every {figures.span(row.interval_ms)}", "dim")),
-        _fact("process", Cell(f"{row.host}  pid {row.pid}"), Cell(f"  stem {row.version}  id {row.key}", "dim")),
+        _fact("slots", Cell(f"{row.in_flight} of {row.concurrency} in use", "strong"), *_zombies(row)),
+        _fact("queues", *_queues(row)),
+        _fact("counters", *_counters(row)),
+        _fact("process", Cell(f"{row.host}  pid {row.pid}"), Cell(f"  stem {row.version}  id {clean(row.key)}", "dim")),
         _fact(
             "up",
             Cell(figures.age(row.started_ms, now_ms)),
             Cell(f"  since {figures.date(row.started_ms // 1000 * 1000)[:-5]}Z", "dim"),
         ),
-        _fact("queues", *_queues(row)),
-        _fact("slots", Cell(f"{row.in_flight} of {row.concurrency} in use", "strong"), *_zombies(row)),
-        _fact("counters", *_counters(row)),
         _fact(
             "load",
             Cell(f"cpu {row.cpu_percent:.0f}%  rss {figures.size(row.rss_bytes)}"),

@@ -52,10 +52,12 @@ def span(milliseconds: float) -> str:
 
 def age(then_ms: int, now_ms: int) -> str:
     """Return how long ago, in whole units: `0s 22s 2m04s`; a dash for never."""
-    if not then_ms:
-        return "–"
-    passed_ms = max(0, now_ms - then_ms)
-    return f"{passed_ms // 1000}s" if passed_ms < 60_000 else span(passed_ms)
+    return ago(now_ms - then_ms) if then_ms else "–"
+
+
+def ago(passed_ms: int) -> str:
+    """Return a length of time in whole units, so that it changes once a second at most."""
+    return f"{max(0, passed_ms) // 1000}s" if passed_ms < 60_000 else span(passed_ms // 1000 * 1000)
 
 
 def size(number: int) -> str:

@@ -62,8 +62,7 @@ QUEUES: Final[View[QueueLine]] = View(
         Column(key="out", title="OUT/s", width=5, align="right", keep=5, cell=lambda r, _: speed(r.went.rate()),
                sort=lambda r: r.went.rate(), down=True),
         Column(key="oldest", title="OLDEST", width=6, align="right", keep=6,
-               cell=lambda r, _: NONE if r.oldest_ms is None else Cell(figures.span(r.oldest_ms // 1000 * 1000)
-                                                                       if r.oldest_ms >= 1000 else "0s", "dim"),
+               cell=lambda r, _: NONE if r.oldest_ms is None else Cell(figures.ago(r.oldest_ms), "dim"),
                sort=lambda r: r.oldest_ms or 0, down=True),
         Column(key="held", title="HELD", width=5, align="right", keep=8, cell=lambda r, _: number(r.held, "warn"),
                sort=lambda r: r.held, down=True),
@@ -444,4 +443,5 @@ def event_rows(
         rows.append(row)
         if len(rows) >= limit:
             break
-    return rows
+    # Batches of several workers arrive in turns: what is shown is in the order it happened.
+    return sorted(rows, key=lambda row: row.at_ms, reverse=True)

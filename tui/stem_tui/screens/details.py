@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from textual.app import ComposeResult
 
@@ -13,6 +13,9 @@ from stem_tui.session import Session
 from stem_tui.theme import Cell
 from stem_tui.widgets.grid import Grid
 from stem_tui.widgets.pane import CellLine, Facts, Pane
+
+_FACTS: Final = 9
+_FACTS_LOW: Final = 5
 
 
 class WorkerScreen(LiveScreen):
@@ -43,7 +46,9 @@ class WorkerScreen(LiveScreen):
             lines = [[Cell(f"   {self.shown_name} has not been heard of for an hour.", "dim")]]
         else:
             lines = details.worker_lines(worker, now_ms, self.size.width)
-        self.query_one(Facts).show(lines, stale=self.session.stale)
+        facts = self.query_one(Facts)
+        facts.styles.height = _FACTS if self.size.height >= 22 else _FACTS_LOW
+        facts.show(lines, stale=self.session.stale)
         self.panel(
             self.query_one("#worker-tasks", Grid),
             lambda: [row for row in state.running.values() if row.owner == self.key],

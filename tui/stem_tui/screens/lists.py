@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 
 from stem.contracts import ListState
 from stem.observe.state import WAITING
-from stem_tui import select
+from stem_tui import figures, select
 from stem_tui.screens.base import LiveScreen
 from stem_tui.theme import Cell
 from stem_tui.widgets.grid import Grid
@@ -58,7 +58,8 @@ class TasksScreen(LiveScreen):
             total = select.tab_count(state, name)
             here = name == self.tab
             tabs.append(Cell(f" {name.upper() if here else name}", "title" if here else "dim"))
-            tabs.append(Cell("" if total is None else f" {total:,}", "strong" if here else "faint"))
+            if total is not None and (here or self.size.width >= 80):
+                tabs.append(Cell(f" {figures.count(total)}", "strong" if here else "faint"))
             tabs.append(Cell("  "))
         self.query_one("#tabs", Line).show(tabs, [Cell(" ← → ", "faint")])
         self.panel(

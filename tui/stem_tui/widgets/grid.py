@@ -167,8 +167,12 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         if y == 0:
             tone = "accent" if self.has_focus else "rule"
             left = [Cell("─ ", tone), *self._title, Cell(" ", tone)]
+            room = width - sum(len(cell.text) for cell in left) - 4
+            notes = list(self._note)
+            while notes and sum(len(part.text) + 3 for part in notes) > room:
+                notes.pop(0)
             right: list[Cell] = []
-            for part in self._note:
+            for part in notes:
                 right += [Cell(" · " if right else " ", "faint"), part]
             if right:
                 right.append(Cell(" ─", tone))

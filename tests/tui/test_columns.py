@@ -1,0 +1,91 @@
+"""Columns fit, rows are in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stem_tui import select
+from stem_tui.columns import Sorting, View, fit, ordered
+from stem_tui.theme import QUEUE, TASK, WORKER, Cell
+from tests.observe.builders import NOW, fleet
+
+VIEWS: list[View[Any]] = [
+    select.QUEUES, select.WORKERS, select.FAILURES, select.LONGEST, select.RUNNING_HERE, select.EVENTS,
+    select.EVENTS_HERE, *select.TABS.values(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.title)
+@pytest.mark.parametrize("width", [20, 56, 76, 116, 156, 250])
+def test_columns_never_need_more_than_the_width(view: View[Any], width: int) -> None:
+    fitted = fit(view.columns, width)
+
+    assert sum(size for _, size in fitted) + len(fitted) - 1 <= width or width == 20
+    assert all(size > 0 for _, size in fitted)
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.title)
+def test_at_sixty_columns_what_matters_is_there(view: View[Any]) -> None:
+    kept = {column.key for column, _ in fit(view.columns, 56)}
+
+    assert {column.key for column in view.columns if not column.keep} <= kept
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.title)
+def test_keys_of_columns_are_unique(view: View[Any]) -> None:
+    keys = [column.key for column in view.columns]
+
+    assert len(keys) == len(set(keys))
+
+
+def test_sick_workers_come_first() -> None:
+    state = fleet()
+
+    rows = ordered(select.WORKERS, select.worker_rows(state, NOW), Sorting())
+
+    assert [row.diagnosis for row in rows] == ["lost", "wedged", "healthy"]
+
+
+def test_the_longest_queue_comes_first() -> None:
+    rows = ordered(select.QUEUES, select.queue_rows(fleet()), Sorting())
+
+    assert [row.name for row in rows] == ["default", "reports", "etl"]
+
+
+def test_a_column_can_be_sorted_by_both_ways() -> None:
+    rows = select.queue_rows(fleet())
+
+    names = [row.name for row in ordered(select.QUEUES, rows, Sorting("name", False))]
+
+    assert names == sorted(names)
+    assert [row.name for row in ordered(select.QUEUES, rows, Sorting("name", True))] == names[::-1]
+
+
+def test_states_are_told_by_glyph_word_and_tone() -> None:
+    state = fleet()
+    signs = {row.name: select.queue_sign(row) for row in state.queues.values()}
+
+    assert signs["reports"].cell == Cell("‖ paused", "warn")
+    assert signs["default"].cell == Cell("▶ run", "ok")
+    for table in (TASK, WORKER, QUEUE):
+        assert all(sign.glyph and sign.word and sign.tone for sign in table.values())
+        assert len({sign.glyph + sign.word for sign in table.values()}) == len(table)
+
+
+def test_a_queue_that_nobody_serves_says_so() -> None:
+    row = fleet().queues["reports"]
+    row.paused = False
+
+    assert select.queue_sign(row).word == "no worker"
+
+
+def test_tabs_count_what_the_broker_counts() -> None:
+    state = fleet()
+
+    counts = {tab: select.tab_count(state, tab) for tab in select.TABS}
+
+    assert counts == {
+        "all": None, "running": 4, "queued": 13_282, "scheduled": 138, "retrying": 4, "dead": 2, "done": None,
+    }  # fmt: skip

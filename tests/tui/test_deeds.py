@@ -1,0 +1,285 @@
+"""What changes something asks as it should, is sent once, and says who answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from textual.widgets import Button, Input
+
+from stem.adapters.memory import InMemoryBroker
+from stem.clock import SystemClock
+from stem.contracts import Beat, Broker, NewTask
+from stem.errors import BrokerUnreachableError
+from stem.messages.envelope import Envelope
+from stem.observe.feed import take
+from stem.observe.state import ClusterState
+from stem_tui import deeds
+from stem_tui.app import StemTUI
+from stem_tui.widgets.dialogs import Answered, Confirm
+from stem_tui.widgets.grid import Grid
+from tests.observe.builders import beat, state
+from tests.tui.still import make_app, make_session, text_of
+from tests.waiting import eventually
+
+
+async def stocked(*ids: str, delay_ms: int | None = None, worker: bool = False) -> tuple[InMemoryBroker, ClusterState]:
+    """Return a broker with these tasks on queue `mail`, and the picture of it."""
+    broker = InMemoryBroker()
+    if worker:
+        await broker.presence.beat(Beat(heartbeat=beat("deaf-1-aa", queues=("mail",))))
+    await broker.enqueue(
+        [
+            NewTask(id=each, task="mail.send", queue="mail", body=Envelope(id=each, task="mail.send").encode(),
+                    delay_ms=delay_ms)
+            for each in ids
+        ]
+    )  # fmt: skip
+    made = state()
+    made.apply(await take(broker, clock=SystemClock(), pages=["queued", "scheduled"]), 1.0)
+    return broker, made
+
+
+def app_over(broker: Broker, made: ClusterState, **fields: Any) -> StemTUI:
+    return make_app(make_session(made, broker, **fields), broker)
+
+
+async def state_of(broker: Broker, task_id: str) -> str:
+    (status,) = await broker.statuses([task_id])
+    return "gone" if status is None else status.state.value
+
+
+async def asked(app: StemTUI, pilot: Any) -> Confirm:
+    await eventually(lambda: isinstance(app.screen, Confirm))
+    await pilot.pause()
+    assert isinstance(app.screen, Confirm)
+    return app.screen
+
+
+async def answered(app: StemTUI) -> str:
+    await eventually(lambda: isinstance(app.screen, Answered))
+    await eventually(lambda: "esc close" in text_of(app))
+    return text_of(app)
+
+
+async def test_a_revoke_asks_with_no_at_hand_and_enter_sends_nothing() -> None:
+    broker, made = await stocked("t-1")
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("3", "l")
+        await pilot.pause()
+        await pilot.press("K")
+        dialog = await asked(app, pilot)
+
+        assert dialog.focused is dialog.query_one("#cancel", Button)
+        assert "Revoke task t-1?" in text_of(app)
+        assert "mail.send  t-1  queue mail" in text_of(app)
+        await pilot.press("enter")
+        await eventually(lambda: "not sent" in text_of(app))
+
+        assert await state_of(broker, "t-1") == "queued"
+
+
+@pytest.mark.parametrize("key", ["n", "escape"])
+async def test_no_is_no(key: str) -> None:
+    broker, made = await stocked("t-1")
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("3", "l", "K")
+        await asked(app, pilot)
+        await pilot.press(key)
+        await eventually(lambda: not isinstance(app.screen, Confirm))
+
+        assert await state_of(broker, "t-1") == "queued"
+
+
+async def test_yes_revokes_and_the_answer_is_shown() -> None:
+    broker, made = await stocked("t-1")
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("3", "l", "K")
+        await asked(app, pilot)
+        await pilot.press("y")
+
+        text = await answered(app)
+        assert "task t-1 revoked" in text
+        assert "✓ t-1" in text
+        assert await state_of(broker, "t-1") == "revoked"
+
+
+async def test_a_scheduled_task_can_be_made_due_now() -> None:
+    broker, made = await stocked("t-1", delay_ms=3_600_000)
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("3", "l", "l")
+        await pilot.pause()
+        await pilot.press("R")
+        await asked(app, pilot)
+        await pilot.press("y")
+
+        assert "is queued now" in await answered(app)
+        assert await state_of(broker, "t-1") == "queued"
+
+
+async def test_several_marked_tasks_need_their_number_typed() -> None:
+    broker, made = await stocked("t-1", "t-2", "t-3")
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("3", "l")
+        await pilot.pause()
+        await pilot.press("space", "space", "K")
+        dialog = await asked(app, pilot)
+        yes = dialog.query_one("#yes", Button)
+        assert yes.disabled
+        dialog.query_one(Input).focus()
+        await pilot.press("3", "enter")
+        assert isinstance(app.screen, Confirm)
+        assert yes.disabled
+
+        await pilot.press("backspace", "2", "enter")
+        assert "2 tasks revoked" in await answered(app)
+        assert [await state_of(broker, each) for each in ("t-1", "t-2", "t-3")] == ["revoked", "revoked", "queued"]
+
+
+async def test_a_hard_deed_cannot_be_done_with_y_alone() -> None:
+    broker, made = await stocked("task-number-one")
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("3", "l", "ctrl+k")
+        dialog = await asked(app, pilot)
+        await pilot.press("y")
+        await pilot.pause()
+        assert app.screen is dialog
+
+        dialog.query_one(Input).value = "mber-one"
+        await pilot.pause()
+        dialog.query_one("#yes", Button).press()
+        await answered(app)
+        assert await state_of(broker, "task-number-one") == "revoked"
+
+
+async def test_a_pause_asks_nothing_and_can_be_taken_back() -> None:
+    broker, made = await stocked("t-1")
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.pause()
+        app.draw_now()
+        await pilot.press("P")
+
+        async def paused() -> bool:
+            return [pause.target for pause in await broker.census.pauses()] == ["mail"]
+
+        await eventually(paused)
+        await eventually(lambda: "queue mail paused" in text_of(app) and "u undo" in text_of(app))
+        (pause,) = await broker.census.pauses()
+        assert pause.actor == "tester"
+
+        made.apply(await take(broker, clock=SystemClock()), 2.0)
+        await pilot.press("u")
+        await eventually(lambda: "queue mail resumed" in text_of(app))
+        assert await broker.census.pauses() == []
+
+
+async def test_a_worker_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deeds, "ASK_S", 0.2)
+    broker, made = await stocked("t-1", worker=True)
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.pause()
+        app.draw_now()
+        await pilot.press("P")
+
+        text = await answered(app)
+        assert "0 of 1 workers confirmed, 1 did not answer" in text
+        assert "! deaf  no answer in 0." in text
+        assert app.session.receipt is not None
+        assert app.session.receipt.verdict == "part"
+
+
+async def test_read_only_sends_nothing() -> None:
+    broker, made = await stocked("t-1")
+    app = app_over(broker, made, read_only=True)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.pause()
+        app.draw_now()
+        assert text_of(app).splitlines()[0].endswith(" RO")
+        await pilot.press("P")
+        await eventually(lambda: "started with --read-only, nothing was sent" in text_of(app))
+        await pilot.press("3", "l", "K")
+        await pilot.pause()
+
+        assert not isinstance(app.screen, Confirm)
+        assert await broker.census.pauses() == []
+
+
+async def test_nothing_is_sent_while_the_link_is_down() -> None:
+    broker, made = await stocked("t-1")
+    session = make_session(made, broker)
+    session.link.phase = "DOWN"
+    app = make_app(session, broker)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.pause()
+        app.draw_now()
+        await pilot.press("P")
+
+        await eventually(lambda: "not connected, nothing was sent" in text_of(app))
+        assert await broker.census.pauses() == []
+
+
+async def test_a_broker_error_is_said_and_the_app_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker, made = await stocked("t-1")
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise BrokerUnreachableError("connection refused \x1b[2J")
+
+    monkeypatch.setattr(broker.control, "issue", refuse)
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.pause()
+        app.draw_now()
+        await pilot.press("P")
+
+        await eventually(lambda: "pause queue mail: connection refused" in text_of(app))
+        assert app.is_running
+
+
+async def test_the_menu_names_what_can_be_done_and_does_it() -> None:
+    broker, made = await stocked("t-1")
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("3", "l")
+        await pilot.pause()
+        await pilot.press("x")
+        await eventually(lambda: "Revoke" in text_of(app) and "task t-1" in text_of(app))
+        await pilot.press("R")
+
+        await asked(app, pilot)
+        assert "Retry task t-1?" in text_of(app)
+
+
+async def test_stopping_a_worker_shows_its_id_and_asks() -> None:
+    broker, made = await stocked("t-1", worker=True)
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("2", "S")
+        dialog = await asked(app, pilot)
+        assert "deaf-1-aa" in text_of(app)
+        assert dialog.focused is dialog.query_one("#cancel", Button)
+        await pilot.press("n")
+
+        await pilot.press("ctrl+s")
+        dialog = await asked(app, pilot)
+        assert dialog.query_one("#yes", Button).disabled
+        assert "type deaf to go on" in text_of(app)
+
+
+async def test_there_is_nothing_to_do_in_an_empty_list() -> None:
+    broker = InMemoryBroker()
+    app = app_over(broker, state())
+    async with app.run_test(size=(100, 30)) as pilot:
+        for key in ("P", "enter", "x", "space", "asterisk", "G", "K", "y", "u", "a"):
+            await pilot.press(key)
+        await pilot.pause()
+
+        assert not app.errors
+        assert app.screen.query_one("#queues", Grid).row is None

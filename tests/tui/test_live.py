@@ -1,0 +1,204 @@
+"""The dashboard over a broker with a real worker on it, and as a program in a terminal of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from stem import Stem, TaskOptions
+from stem.adapters.connect import connect_broker
+from stem.adapters.memory import InMemoryBroker
+from stem.contracts import Broker
+from stem.control.diagnose import diagnose
+from stem.observe.feed import Feed
+from stem.observe.state import ClusterState
+from stem.task import TaskContext
+from stem.worker.runtime import Worker
+from stem_tui.app import StemTUI
+from stem_tui.session import Session
+from stem_tui.widgets.dialogs import Answered, Confirm
+from stem_tui.widgets.grid import Grid
+from tests.tui.still import text_of
+from tests.waiting import eventually
+
+
+def live_app(broker: Broker) -> StemTUI:
+    state = ClusterState(diagnose)
+    feed = Feed(broker, state, watcher="test", interval_s=0.05)
+    return StemTUI(Session(state=state, feed=feed, url=broker.url, namespace=broker.namespace, hz=20), broker)
+
+
+@asynccontextmanager
+async def at_work(broker: Broker) -> AsyncIterator[tuple[Stem, asyncio.Event]]:
+    """Run a worker with a task that waits for the event, and one that fails."""
+    stem, done = Stem(broker), asyncio.Event()
+
+    @stem.task("demo.wait")
+    async def wait(context: TaskContext) -> None:
+        context.progress(0.5)
+        await done.wait()
+
+    @stem.task("demo.fail", max_retries=0)
+    async def fail() -> None:
+        raise KeyError("customer_id")
+
+    worker = Worker(broker=broker, registry=stem.registry, name="w-live", concurrency=4, queues=["default", "etl"])
+    await worker.start()
+    try:
+        yield stem, done
+    finally:
+        done.set()
+        await worker.shutdown()
+        await stem.close()
+
+
+def queue(app: StemTUI, name: str) -> Any:
+    return app.session.state.queues.get(name)
+
+
+async def test_the_overview_says_what_the_broker_holds_and_a_stop_stops(namespace: str) -> None:
+    broker = InMemoryBroker(namespace=namespace)
+    async with at_work(broker) as (stem, done):
+        app = live_app(broker)
+        async with app.run_test(size=(100, 40)) as pilot:
+            for _ in range(3):
+                await stem.enqueue("demo.wait")
+            for _ in range(2):
+                await stem.enqueue("demo.fail", options=TaskOptions(queue="etl"))
+            later = await stem.enqueue("demo.wait", delay=3_600)
+
+            def told() -> bool:
+                line, etl = queue(app, "default"), queue(app, "etl")
+                return line is not None and etl is not None and (line.in_flight, line.delayed, etl.dead) == (3, 1, 2)
+
+            await eventually(told)
+            await eventually(lambda: "✗ 2 dead" in text_of(app) and "3 in flight" in text_of(app))
+            await eventually(lambda: "KeyError: 'customer_id'" in text_of(app))
+            await eventually(lambda: "w-live" in text_of(app))
+
+            await pilot.press("3", "l", "l")
+            await eventually(lambda: later[-8:] in text_of(app))
+            await pilot.press("K")
+            await eventually(lambda: isinstance(app.screen, Confirm))
+            await pilot.press("y")
+            await eventually(lambda: isinstance(app.screen, Answered))
+            status = await stem.status(later)
+            assert status is not None
+            assert status.state.value == "revoked"
+
+            await pilot.press("escape", "2")
+            await eventually(lambda: app.screen.query_one(Grid).row is not None)
+            await pilot.press("t")
+            await eventually(lambda: "threads" in text_of(app))
+            await pilot.press("escape", "S")
+            await eventually(lambda: isinstance(app.screen, Confirm))
+            await pilot.press("y")
+            await eventually(lambda: isinstance(app.screen, Answered))
+            assert "✓ w-live" in text_of(app)
+            done.set()
+            await eventually(lambda: "stopped" in text_of(app) or app.session.state.workers == {})
+            assert not app.errors
+
+
+# -------------------------------------------------------------------------------------------------------- as a program
+
+
+@contextmanager
+def in_terminal(*arguments: str, **env: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run stem-tui in a pseudo terminal of 100x30."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stem_tui", *arguments],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env={**os.environ, "TERM": "xterm-256color", "TEXTUAL_ANIMATIONS": "none", **env},
+        start_new_session=True,
+    )
+    os.close(follower)
+    try:
+        yield process, leader
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait(10)
+        os.close(leader)
+
+
+def read_until(leader: int, wanted: bytes, timeout_s: float = 15.0) -> bytes:
+    """Return what the program wrote up to `wanted`."""
+    got, deadline = b"", time.monotonic() + timeout_s
+    while wanted not in got:
+        assert time.monotonic() < deadline, got[-3000:]
+        ready, _, _ = select.select([leader], [], [], 0.1)
+        if ready:
+            try:
+                got += os.read(leader, 65_536)
+            except OSError:
+                break
+    return got
+
+
+def test_the_program_draws_and_leaves_the_terminal_as_it_was(valkey_url: str, namespace: str) -> None:
+    with in_terminal("--url", valkey_url, "--namespace", namespace) as (process, leader):
+        read_until(leader, "● LIVE".encode())
+        os.write(leader, b"q")
+        rest = read_until(leader, b"\x1b[?1049l")
+
+        assert process.wait(10) == 0
+        assert b"Traceback" not in rest
+
+
+def test_the_program_starts_without_a_server_and_ctrl_c_ends_it(namespace: str) -> None:
+    with in_terminal("--url", "redis://127.0.0.1:1", "--namespace", namespace) as (process, leader):
+        read_until(leader, "✖ DOWN".encode())
+        os.write(leader, b"\x03")
+
+        read_until(leader, b"\x1b[?1049l")
+        assert process.wait(10) == 0
+
+
+def test_a_dumb_terminal_gets_text(valkey_url: str, namespace: str) -> None:
+    with in_terminal("--url", valkey_url, "--namespace", namespace, TERM="dumb") as (process, leader):
+        got = read_until(leader, b"--once")
+
+        assert process.wait(10) == 0
+        assert b"QUEUES" in got
+        assert b"\x1b[" not in got
+
+
+async def test_the_feed_keeps_true_over_a_real_server(valkey_url: str, namespace: str) -> None:
+    broker = connect_broker(valkey_url, namespace=namespace)
+    try:
+        async with at_work(broker) as (stem, _):
+            app = live_app(broker)
+            async with app.run_test(size=(100, 40)):
+                for _ in range(3):
+                    await stem.enqueue("demo.wait")
+                await eventually(lambda: queue(app, "default") is not None and queue(app, "default").in_flight == 3)
+                (row,) = await broker.census.queues(["default"])
+
+                assert row.in_flight == 3
+                await eventually(lambda: "3 in flight" in text_of(app) and "3 running" in text_of(app))
+
+                async def heard() -> bool:
+                    """Workers learn within a beat that somebody watches; what started before is not told."""
+                    await stem.enqueue("demo.fail")
+                    return any(each.kind == "task.failed" for each in app.session.state.events)
+
+                await eventually(heard)
+    finally:
+        await broker.close()
