@@ -88,6 +88,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.namespace is not None:
         os.environ["STEM_NAMESPACE"] = check_name("namespace", args.namespace)
     config = StemConfig.from_environment()
+    if config.worker_processes != 1:
+        raise ConfigError("STEM_WORKER_PROCESSES needs a later version of Stem: start several workers instead")
     lifecycle = WorkerLifecycleConfig(
         install_signal_handlers=True,
         soft_timeout=_duration(args.soft_timeout, "--soft-timeout", 3.0),

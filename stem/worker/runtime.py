@@ -191,7 +191,7 @@ class Worker:
         self._begin()
         log.info(
             "worker.ready",
-            extra={"worker": self.id, "queues": ",".join(self.queues), "concurrency": self.concurrency},
+            extra={"worker_id": self.id, "queues": ",".join(self.queues), "concurrency": self.concurrency},
         )
         event = WorkerReady(
             worker=self.id,
@@ -369,7 +369,7 @@ class Worker:
         if self._finisher.copier is not None:
             await self._finisher.copier.flush(COPIES_S)
         await self._clear()
-        log.info("worker.stopped", extra={"worker": self.id, "exit_code": code})
+        log.info("worker.stopped", extra={"worker_id": self.id, "exit_code": code})
         event = WorkerShutdown(worker=self.id, worker_name=self.name, exit_code=code)
         await StemSignals.worker_shutdown.emit(event, self)
         assert self._stopped is not None

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from stem.worker.executor.aio import RAISING_SOFT_LIMIT
 
-MAX_TASKS: Final = 100
-MAX_LINES: Final = 60
+MAX_TASKS: Final = 50
+MAX_LINES: Final = 40
 
 
 def thread_stacks() -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def thread_stacks() -> list[dict[str, Any]]:
 
 
 def task_stacks(loop: asyncio.AbstractEventLoop | None) -> list[dict[str, Any]]:
-    """Return name and stack lines of the tasks of `loop` (at most 100): where each of them waits."""
+    """Return name and stack lines of the tasks of `loop` (at most 50): where each of them waits."""
     if loop is None:
         return []
     try:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Final
 
 from stem.contracts import Delivery, Outcome, Settlement
-from stem.errors import DecodeError, NewerVersionError, Reject, Retry, SignatureError, StemError
+from stem.errors import DecodeError, NewerVersionError, Reject, Retry, SignatureError, SoftTimeLimitExceeded, StemError
 from stem.messages.codec import pack
 from stem.messages.status import ErrorInfo
 from stem.worker.plan import Plan
@@ -114,6 +114,8 @@ def revoked(delivery: Delivery, ttl_ms: int) -> Settlement:
 
 def type_name(error: BaseException) -> str:
     """Return the type's name as the broker wants it: printable ASCII, at most 100 characters."""
+    if isinstance(error, SoftTimeLimitExceeded):
+        return SoftTimeLimitExceeded.__name__  # whichever way it was raised in the handler
     return _NOT_A_NAME.sub("?", type(error).__name__)[:100]
 
 

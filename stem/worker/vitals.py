@@ -221,6 +221,8 @@ class Vitals:
             beat_soon=self._beater.poke,
             stop=work.stop,
             give_up=self._give_up,
+            loop_closed=lambda: work.loop.is_closed(),
+            abandoned=lambda: self._lifecycle.ask(Level.HARD, "the application closed its event loop"),
         )
 
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:

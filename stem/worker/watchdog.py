@@ -27,6 +27,7 @@ class Watchdog:
         beat_soon: asks for a heartbeat now.
         stop: stops a job for this reason.
         give_up: called once, when the work loop has been wedged for too long.
+        abandoned: called when the application has closed the work loop without stopping the worker.
     """
 
     def __init__(
@@ -37,12 +38,16 @@ class Watchdog:
         beat_soon: Callable[[], None],
         stop: Callable[[Job, Stop], None],
         give_up: Callable[[float], Awaitable[None]],
+        loop_closed: Callable[[], bool],
+        abandoned: Callable[[], None],
     ) -> None:
         self._board = board
         self._wedged_timeout_s = wedged_timeout_s
         self._beat_soon = beat_soon
         self._stop = stop
         self._give_up = give_up
+        self._loop_closed = loop_closed
+        self._abandoned = abandoned
         self._looked_at = time.monotonic()
         self._thawed_at = time.monotonic()
         self._wedged = False
@@ -78,6 +83,9 @@ class Watchdog:
                 self._stop(job, Stop.UNRENEWED)
 
     async def _check_loop(self, now: float) -> None:
+        if self._loop_closed():
+            self._abandoned()
+            return
         age_s = min(self._board.loop_age_s(), now - self._thawed_at)
         if age_s < WEDGED_S:
             if self._wedged:

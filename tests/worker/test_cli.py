@@ -52,6 +52,7 @@ def call(*args: str, **extra: str) -> subprocess.CompletedProcess[str]:
         (["tests.worker.sample:app", "--health-port", "80"], {}, "--health-port needs a later version"),
         (["tests.worker.sample:app", "--drain-timeout", "soon"], {}, "--drain-timeout"),
         (["tests.worker.sample:app"], {"STEM_WORKER_CONCURRENCY": "x"}, "STEM_WORKER_CONCURRENCY"),
+        (["tests.worker.sample:app"], {"STEM_WORKER_PROCESSES": "2"}, "STEM_WORKER_PROCESSES needs a later version"),
         (["tests.worker.sample:app"], {}, "STEM_BROKER_URL"),
         (["tests.worker.sample:app", "--url", "postgresql://u:hunter2@h/db"], {}, "postgresql"),
         (["tests.worker.sample:missing"], {"STEM_BROKER_URL": "memory://"}, "no attribute 'missing'"),

@@ -14,15 +14,18 @@ from typing import Any
 
 import pytest
 
+from stem.adapters.memory import InMemoryBroker
+from stem.client import Stem
 from stem.contracts import Delivery, Outcome, ServerInfo
 from stem.errors import BrokerRefusedError, BrokerUnreachableError, DecodeError, NewerVersionError, UnknownTaskError
+from stem.messages.status import TaskState
 from stem.registry import SimpleTaskRegistry
 from stem.worker import Worker, banner, host, logs, stacks, verdict
 from stem.worker.board import Board
 from stem.worker.executor.threads import ThreadExecutor
 from stem.worker.loops import Outage, keep_alive
 from stem.worker.wheel import Wheel
-from tests.waiting import eventually
+from tests.waiting import eventually, wait_until
 from tests.worker.conftest import House
 
 # ---------------------------------------------------------------------------------------------------------------- loops
@@ -368,3 +371,27 @@ async def test_a_stopped_worker_leaves_no_thread_behind(memory_house: House) -> 
 
     assert time.monotonic() - began < 2
     await eventually(lambda: {thread.name for thread in threading.enumerate()} <= before)
+
+
+def test_tasks_are_handed_back_when_the_application_closes_its_loop() -> None:
+    broker = InMemoryBroker()
+    stem = Stem(broker)
+
+    @stem.task("slow")
+    async def slow() -> None:
+        await asyncio.sleep(60)
+
+    async def program() -> str:
+        worker = Worker(broker=broker, registry=stem.registry)
+        await worker.start()
+        task_id = await slow.enqueue()
+        await eventually(lambda: worker.stats()["in_flight"])
+        return task_id
+
+    async def state(task_id: str) -> TaskState:
+        return (await Stem(broker).status(task_id)).state
+
+    task_id = asyncio.run(program())
+
+    wait_until(lambda: asyncio.run(state(task_id)) is TaskState.QUEUED)
+    wait_until(lambda: "stem-vitals" not in {thread.name for thread in threading.enumerate()})
