@@ -133,10 +133,12 @@ async def block_forever(context: TaskContext) -> None:
 
 @app.task("fault.hold_gil")
 @accounted
-async def hold_gil(context: TaskContext, seconds: float) -> None:
-    """Hold the interpreter lock at the first start, so that no thread of the process runs."""
+async def hold_gil(context: TaskContext, seconds: float, then: float = 0.0) -> None:
+    """Hold the interpreter lock at the first start, so that no thread of the process runs; later starts sleep."""
     if context.token == 1:
         ctypes.PyDLL(None).usleep(int(seconds * 1_000_000))
+    else:
+        await asyncio.sleep(then)
 
 
 @app.task("fault.late", retry_strategy=FixedRetryStrategy(0.1))

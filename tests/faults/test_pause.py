@@ -16,20 +16,29 @@ from tests.faults.fleet import World, now_ns
 from tests.waiting import eventually
 
 ROUNDS = 20
-PER_BATCH = 25
+MIXTURE: list[tuple[str, dict[str, float]]] = [
+    *[("quick", {})] * 20,
+    *[("block", {"seconds": 0.015})] * 2,
+    *[("thread_nap", {"seconds": 0.01})] * 3,
+]
+PER_BATCH = len(MIXTURE)
 BATCH_EVERY_S = 0.05
 
 
 @contextlib.asynccontextmanager
 async def _load(world: World, queue: str) -> AsyncIterator[list[str]]:
-    """Enqueue 500 quick tasks a second as long as the block lasts; yields the ids acknowledged so far."""
+    """Enqueue 500 tasks a second as long as the block lasts; yields the ids acknowledged so far.
+
+    Some run in threads, and some hold up the work loop: what is delivered behind these starts a while later, and that
+    is where a pause that is confirmed too early shows.
+    """
     acknowledged: list[str] = []
     stop = asyncio.Event()
 
     async def produce() -> None:
         options = TaskOptions(queue=queue)
         while not stop.is_set():
-            batch = [Signature(name="fault.quick", args={"n": n}, options=options) for n in range(PER_BATCH)]
+            batch = [Signature(name=f"fault.{name}", args=args, options=options) for name, args in MIXTURE]
             for task_id in await world.stem.enqueue_many(batch):
                 world.ledger.write("acked", task_id)
                 acknowledged.append(task_id)
@@ -62,7 +71,7 @@ async def test_twenty_pauses_under_load_let_nothing_start_between_confirmation_a
             paused = await world.controller.pause("queue", ["flow"], wait_s=5)
             confirmed_ns = now_ns()
             assert (paused.expected, paused.applied) == (2, 2)
-            grown = len(acknowledged) + PER_BATCH
+            grown = len(acknowledged) + 3 * PER_BATCH
             await eventually(lambda wanted=grown: len(acknowledged) >= wanted, what="more was enqueued meanwhile")  # type: ignore[misc]  # mypy sees no default in a lambda
             quiet.append((confirmed_ns, now_ns()))
             resumed = await world.controller.resume("queue", ["flow"], wait_s=5)

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from stem.control.controller import Controller
 from stem.messages.status import TaskState
 from tests.conftest import OwnServer
 from tests.faults.conftest import Worlds
@@ -25,9 +26,17 @@ def _subscribers(server: Server) -> int:
     return sum(int(server.command("PUBSUB", "NUMSUB", name)[1]) for name in channels)
 
 
-def _publishes(server: Server) -> int:
-    found = server.command("INFO", "commandstats").get("cmdstat_publish")
+def _calls(server: Server, command: str) -> int:
+    found = server.command("INFO", "commandstats").get(f"cmdstat_{command}")
     return 0 if found is None else int(found["calls"])
+
+
+def _publishes(server: Server) -> int:
+    return _calls(server, "publish")
+
+
+def _scripts(server: Server) -> int:
+    return _calls(server, "evalsha")
 
 
 @pytest.mark.parametrize("kind", ["valkey", pytest.param("redis", marks=pytest.mark.debian_redis)])
@@ -113,23 +122,33 @@ async def test_without_pubsub_messages_commands_arrive_within_one_heartbeat(
     assert stopped.applied == 1
 
 
+@pytest.mark.parametrize("what", ["queue", "task", "worker", "drain"])
 async def test_a_pause_that_pubsub_lost_holds_from_the_moment_it_is_stored(
-    own_server: OwnServer, worlds: Worlds
+    own_server: OwnServer, worlds: Worlds, what: str
 ) -> None:
     server = own_server(aof=False)
     async with DroppingProxy(server.socket, server.folder / "p") as proxy:
         # A heartbeat so rare that nothing but the fence can keep the task back.
         world = worlds(server.url, beat_s=8.0, STEM_BROKER_URL=proxy.url)
-        await world.worker(queues=("default", "other"))
-        world.controller._timeout_s = 0.2
+        await world.worker("w1")
+        at_once = Controller(world.broker, timeout_s=0.1)
 
-        result = await world.controller.pause("queue", ["default"])
+        match what:
+            case "queue":
+                result = await at_once.pause("queue", ["default"])
+            case "task":
+                result = await at_once.pause("task", ["fault.quick"])
+            case "worker":
+                result = await at_once.pause("worker", ["w1"])
+            case _:
+                result = await at_once.drain(["w1"])
         held = await world.enqueue("quick")
-        free = await world.enqueue("quick", queue="other")
-        await world.reaches(free, TaskState.SUCCEEDED)
+        # The bell of this task wakes the worker, and it tries to fetch: one of its next calls was that attempt.
+        before = _scripts(server)
+        await eventually(lambda: _scripts(server) >= before + 4, what="the worker has tried to fetch")
 
         assert proxy.dropped >= 1
-        assert "already" not in [item.outcome for item in result.items]
+        assert [item.changed for item in result.items] == [True]
         assert world.ledger.read().starts(held) == []
         assert await world.state(held) is TaskState.QUEUED
 

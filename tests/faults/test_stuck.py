@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from stem.messages.status import TaskState
 from tests.faults.conftest import Worlds
 from tests.faults.fleet import World
@@ -68,22 +70,29 @@ async def test_a_worker_that_stays_wedged_ends_with_70_and_its_tasks_run_elsewhe
     assert {line.pid for line in account.lines if line.kind == "done"} == {other.pid}
 
 
-async def test_the_late_result_of_a_handler_that_held_the_gil_beyond_its_lease_is_refused(world: World) -> None:
+@pytest.mark.parametrize("then", [0.0, 3.0], ids=["new-owner-done", "new-owner-works"])
+async def test_the_late_result_of_a_handler_that_held_the_gil_beyond_its_lease_is_refused(
+    world: World, then: float
+) -> None:
     first = await world.worker("first")
-    task_id = await world.enqueue("hold_gil", seconds=4.0, lease=1.0)
+    task_id = await world.enqueue("hold_gil", seconds=4.0, then=then, lease=1.0)
     await world.started(task_id)
     second = await world.worker("second")
 
-    status = await world.reaches(task_id, TaskState.SUCCEEDED)
+    await world.ledger.wait_for("start", task_id, count=2)
     await world.ledger.wait_for("done", task_id, count=2)
+    status = await world.reaches(task_id, TaskState.SUCCEEDED)
     after = await world.enqueue_some(20, "quick")
     await world.all_final(after)
     answered = await world.controller.ping(["first"])
 
-    assert (second.id, 2) == (status.result["worker"], status.result["token"])
-    assert status == await world.stem.status(task_id)
+    assert (status.result["worker"], status.result["token"]) == (second.id, 2)
+    assert await world.stem.status(task_id) == status
     assert answered.replied == 1
     account = world.ledger.read()
-    assert [second.pid] == [line.pid for line in account.of(task_id, "final:succeeded")]
-    assert [first.id, second.id] == [line.worker for line in account.starts(task_id)]
+    assert [line.pid for line in account.of(task_id, "final:succeeded")] == [second.pid]
+    assert [line.worker for line in account.starts(task_id)] == [first.id, second.id]
+    order = [line.pid for line in account.of(task_id, "done")]
+    assert order == ([first.pid, second.pid] if then else [second.pid, first.pid])
+    assert "late_result_refused" in first.log() or "lease_lost" in first.log()
     account.check(started_once=False)
