@@ -23,6 +23,7 @@ from stem.adapters.memory import InMemoryBroker
 from stem.contracts import Broker
 from stem.control.diagnose import diagnose
 from stem.observe.feed import Feed
+from stem.observe.rows import TaskLine, WorkerLine
 from stem.observe.state import ClusterState
 from stem.task import TaskContext
 from stem.worker.runtime import Worker
@@ -68,6 +69,11 @@ def queue(app: StemTUI, name: str) -> Any:
     return app.session.state.queues.get(name)
 
 
+def focused(app: StemTUI) -> Any:
+    """Return the row under the cursor."""
+    return app.focused.row if isinstance(app.focused, Grid) else None
+
+
 async def test_the_overview_says_what_the_broker_holds_and_a_stop_stops(namespace: str) -> None:
     broker = InMemoryBroker(namespace=namespace)
     async with at_work(broker) as (stem, done):
@@ -89,7 +95,7 @@ async def test_the_overview_says_what_the_broker_holds_and_a_stop_stops(namespac
             await eventually(lambda: "w-live" in text_of(app))
 
             await pilot.press("3", "l", "l")
-            await eventually(lambda: later[-8:] in text_of(app))
+            await eventually(lambda: later[-8:] in text_of(app) and isinstance(focused(app), TaskLine))
             await pilot.press("K")
             await eventually(lambda: isinstance(app.screen, Confirm))
             await pilot.press("y")
@@ -99,10 +105,12 @@ async def test_the_overview_says_what_the_broker_holds_and_a_stop_stops(namespac
             assert status.state.value == "revoked"
 
             await pilot.press("escape", "2")
-            await eventually(lambda: app.screen.query_one(Grid).row is not None)
+            await eventually(lambda: isinstance(focused(app), WorkerLine))
             await pilot.press("t")
             await eventually(lambda: "threads" in text_of(app))
-            await pilot.press("escape", "S")
+            await pilot.press("escape")
+            await eventually(lambda: isinstance(focused(app), WorkerLine))
+            await pilot.press("S")
             await eventually(lambda: isinstance(app.screen, Confirm))
             await pilot.press("y")
             await eventually(lambda: isinstance(app.screen, Answered))

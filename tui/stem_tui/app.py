@@ -6,6 +6,7 @@ All I/O is in asyncio workers that never end the app; the screens only draw what
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
@@ -61,6 +62,7 @@ class StemTUI(App[int], inherit_bindings=False):
 
     TITLE = "stem-tui"
     ENABLE_COMMAND_PALETTE = False
+    ALLOW_SELECT = False
     CSS_PATH = "stem.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "mode('overview')", show=False),
@@ -91,6 +93,7 @@ class StemTUI(App[int], inherit_bindings=False):
         self._drawn_version = -1
         self._drawn_s = self._due_s = 0.0
         self._slow = 0
+        self._frozen = False
         self._focused_terminal = True
         for name in _CYCLE:
             self.register_theme(_theme(name))
@@ -140,11 +143,21 @@ class StemTUI(App[int], inherit_bindings=False):
             self.remember(error)
         self._drawn_version, self._drawn_s = session.state.version, now_s
         took_s = session.clock.monotonic() - now_s
-        self._due_s = now_s + 1 / (session.hz if self._focused_terminal else min(session.hz, BLURRED_HZ))
+        period_s = 1 / (session.hz if self._focused_terminal else min(session.hz, BLURRED_HZ))
+        # From when it was due, not from when the tick came: else the pace would be that of every other tick.
+        self._due_s = max(self._due_s, now_s - period_s) + period_s
+        self._freeze_garbage()
         self._slow = self._slow + 1 if took_s > SLOW_S else 0
         if self._slow >= 3 and session.hz > 1:
             self._slow, session.hz = 0, max(1.0, session.hz / 2)
             session.say(Cell(f"! drawing is slow here: now {session.hz:.0f} times a second", "warn"))
+
+    def _freeze_garbage(self) -> None:
+        """Take what stands after the first snapshot out of the collector's sight: its pauses were the longest ones."""
+        if not self._frozen and self.session.feed.polls:
+            self._frozen = True
+            gc.collect()
+            gc.freeze()
 
     @property
     def live_screen(self) -> LiveScreen | None:
@@ -346,12 +359,12 @@ class StemTUI(App[int], inherit_bindings=False):
 
     def action_undo(self) -> None:
         undo, now_s = self.session.undo, self.session.clock.monotonic()
-        if undo is None or now_s > undo[2]:
+        if undo is None or now_s > undo[1]:
             return
         self.session.undo = None
-        self._start(BY_ID[undo[0]], list(undo[1]))
+        self._start(BY_ID[undo[0].action_id], undo[0].rows, undo[0].way)
 
-    def _start(self, action: Action, rows: Sequence[Any]) -> None:
+    def _start(self, action: Action, rows: Sequence[Any], way: str = "") -> None:
         if not rows:
             return
         if action.id == "worker.stack":
@@ -364,19 +377,20 @@ class StemTUI(App[int], inherit_bindings=False):
             self.session.say(Cell(f"! {action.label.lower()}: {why_not}, nothing was sent", "warn"))
             self.draw_now()
             return
-        self.run_worker(self._carry_out(action, list(rows)), group="deed", exit_on_error=False)
+        self.run_worker(self._carry_out(action, list(rows), way), group="deed", exit_on_error=False)
 
-    async def _carry_out(self, action: Action, rows: list[Any]) -> None:
-        session, verb = self.session, deeds.verb(action, rows)
+    async def _carry_out(self, action: Action, rows: list[Any], way: str) -> None:
+        session, verb = self.session, way or deeds.verb(action, rows)
         name = deeds.target_word(action, rows)
-        if not await self._confirmed(action, rows):
+        # What is taken back was asked for a moment ago.
+        if not way and not await self._confirmed(action, rows):
             session.say(Cell(f"{verb} {name}: not sent", "dim"), seconds=3)
             self.draw_now()
             return
         session.say(Cell(f"… {verb} {name}, waiting for the workers", "dim"), seconds=30)
         self.draw_now()
         try:
-            receipt = await deeds.carry_out(action, rows, self.office)
+            receipt = await deeds.carry_out(action, rows, self.office, verb if way else "")
         except StemError as error:
             # What a broker error leaves open is said: some commands may have been stored all the same.
             unsure = "" if not isinstance(error, BrokerError) else "; look whether it was applied"
@@ -394,7 +408,7 @@ class StemTUI(App[int], inherit_bindings=False):
         session.receipt = receipt
         stamp = figures.clock(session.now_ms)
         session.say(receipt.sign, Cell(f" {receipt.headline}"), Cell(f" · {stamp}", "dim"), Cell(" · a answers", "dim"))
-        session.undo = None if receipt.undo is None else (*receipt.undo, now + UNDO_S)
+        session.undo = None if receipt.undo is None else (receipt.undo, now + UNDO_S)
         if asked or receipt.verdict != "ok":
             self._show_answers(receipt)
 

@@ -114,8 +114,8 @@ def notice(session: Session) -> tuple[list[Cell], list[Cell]]:
         right.append(Cell(f" ! events missed at {figures.clock(state.gap_ms)} ", "warn"))
     if session.notice is not None and now_s < session.notice.until_s:
         left = [Cell(" "), *session.notice.cells]
-        if session.undo is not None and now_s < session.undo[2]:
-            right.append(Cell(f" u undo ({session.undo[2] - now_s:.0f}s) ", "key"))
+        if session.undo is not None and now_s < session.undo[1]:
+            right.append(Cell(f" u undo ({session.undo[1] - now_s:.0f}s) ", "key"))
         return left, right
     if session.phase in ("DOWN", "CONNECTING") and session.link.error:
         return [Cell(f" ✖ {session.link.error}", "bad")], right

@@ -23,6 +23,15 @@ BATCH: Final = 500
 _SIGN: Final = {"ok": Cell("✓", "ok"), "part": Cell("!", "warn"), "failed": Cell("✖", "bad")}
 
 
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """What takes a change back: the action, its rows, and which way it has to go."""
+
+    action_id: str
+    rows: Sequence[Any]
+    way: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """What came of it.
@@ -30,13 +39,13 @@ class Receipt:
     Attributes:
         verdict: `ok` when everybody who had to has confirmed it, `part` when somebody has not.
         lines: one per target and worker, for the reply panel.
-        undo: what takes it back, and on which rows.
+        undo: what takes it back.
     """
 
     verdict: Verdict
     headline: str
     lines: Sequence[Sequence[Cell]] = ()
-    undo: tuple[str, Sequence[Any]] | None = None
+    undo: Undo | None = None
 
     @property
     def sign(self) -> Cell:
@@ -143,29 +152,30 @@ def _word(row: Any) -> str:
     return row.id[-8:] if isinstance(row, TaskLine) else str(row.name)
 
 
-async def carry_out(action: Action, rows: Sequence[Any], office: Office) -> Receipt:
+async def carry_out(action: Action, rows: Sequence[Any], office: Office, way: str = "") -> Receipt:
     """Do it and return what came of it.
+
+    Args:
+        way: of a toggle: `pause` or `resume`; else the rows say which.
 
     Raises:
         StemError: it could not be sent, or was refused before it was.
     """
-    return await _DEEDS[action.id](action, rows, office)
+    return await _DEEDS[action.id](action, rows, office, way or verb(action, rows))
 
 
 # ------------------------------------------------------------------------------------------------------------- pausing
 
 
-async def _pause_queue(action: Action, rows: Sequence[QueueLine], office: Office) -> Receipt:
-    way = verb(action, rows)
+async def _pause_queue(action: Action, rows: Sequence[QueueLine], office: Office, way: str) -> Receipt:
     call = office.controller.pause if way == "pause" else office.controller.resume
     result = await call("queue", [row.key for row in rows], wait_s=ASK_S)
     live = [row for row in office.state.workers.values() if row.diagnosis not in ("lost", "stopped")]
     done = f"{target_word(action, rows)} {'paused' if way == 'pause' else 'resumed'}"
-    return _receipt(done, result, live, undo=("queue.pause", rows))
+    return _receipt(done, result, live, undo=_back("queue.pause", rows, way))
 
 
-async def _pause_worker(action: Action, rows: Sequence[WorkerLine], office: Office) -> Receipt:
-    way = verb(action, rows)
+async def _pause_worker(action: Action, rows: Sequence[WorkerLine], office: Office, way: str) -> Receipt:
     call = office.controller.pause if way == "pause" else office.controller.resume
     # By name for a worker whose name is its own, so that the pause outlives a restart; else by id.
     names = [row.name for row in office.state.workers.values() if row.diagnosis not in ("lost", "stopped")]
@@ -174,7 +184,11 @@ async def _pause_worker(action: Action, rows: Sequence[WorkerLine], office: Offi
         targets = [each for row in rows for each in _paused_as(row, office)]
     result = await call("worker", targets, wait_s=ASK_S)
     done = f"{target_word(action, rows)} {'paused' if way == 'pause' else 'resumed'}"
-    return _receipt(done, result, rows, undo=("worker.pause", rows))
+    return _receipt(done, result, rows, undo=_back("worker.pause", rows, way))
+
+
+def _back(action_id: str, rows: Sequence[Any], way: str) -> Undo:
+    return Undo(action_id, rows, "resume" if way == "pause" else "pause")
 
 
 def _paused_as(row: WorkerLine, office: Office) -> list[str]:
@@ -185,7 +199,7 @@ def _paused_as(row: WorkerLine, office: Office) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- workers
 
 
-async def _stop_worker(action: Action, rows: Sequence[WorkerLine], office: Office) -> Receipt:
+async def _stop_worker(action: Action, rows: Sequence[WorkerLine], office: Office, way: str) -> Receipt:
     mode: Literal["warm", "hard"] = "hard" if action.id == "worker.kill" else "warm"
     # A warm stop may take as long as its longest task: the answer is that it has begun. Goodbye shows in the list.
     wait_s = STOP_S if mode == "hard" else None
@@ -197,7 +211,7 @@ async def _stop_worker(action: Action, rows: Sequence[WorkerLine], office: Offic
 # --------------------------------------------------------------------------------------------------------------- tasks
 
 
-async def _revoke(action: Action, rows: Sequence[TaskLine], office: Office) -> Receipt:
+async def _revoke(action: Action, rows: Sequence[TaskLine], office: Office, way: str) -> Receipt:
     terminate = action.id == "task.terminate"
     total, ids = _Sum(), [row.key for row in rows]
     for start in range(0, len(ids), BATCH):
@@ -207,7 +221,7 @@ async def _revoke(action: Action, rows: Sequence[TaskLine], office: Office) -> R
     return _concluded(f"{target_word(action, rows)} revoked", total)
 
 
-async def _retry(action: Action, rows: Sequence[TaskLine], office: Office) -> Receipt:
+async def _retry(action: Action, rows: Sequence[TaskLine], office: Office, way: str) -> Receipt:
     total, ids = _Sum(), [row.key for row in rows]
     for start in range(0, len(ids), BATCH):
         answers: Mapping[str, str] = await office.broker.retry_now(ids[start : start + BATCH])
@@ -235,7 +249,7 @@ def _receipt(
     done: str,
     result: CommandResult,
     concerned: Sequence[WorkerLine],
-    undo: tuple[str, Sequence[Any]] | None = None,
+    undo: Undo | None = None,
 ) -> Receipt:
     total = _Sum()
     _add(total, result, concerned)
@@ -284,7 +298,7 @@ def _item_line(item: CommandItem) -> Sequence[Cell]:
     return _line("ok" if item.stage in ("applied", "effect") else "part", clean(item.target, 80), words)
 
 
-def _concluded(done: str, total: _Sum, undo: tuple[str, Sequence[Any]] | None = None) -> Receipt:
+def _concluded(done: str, total: _Sum, undo: Undo | None = None) -> Receipt:
     if total.quiet or total.failed:
         parts = [f"{total.applied} of {total.expected} workers confirmed"]
         parts += [f"{total.quiet} did not answer"] if total.quiet else []
@@ -297,7 +311,7 @@ def _concluded(done: str, total: _Sum, undo: tuple[str, Sequence[Any]] | None = 
     return Receipt(verdict="ok", headline=done + who, lines=total.lines, undo=undo)
 
 
-_DEEDS: Final[dict[str, Callable[[Action, Sequence[Any], Office], Awaitable[Receipt]]]] = {
+_DEEDS: Final[dict[str, Callable[[Action, Sequence[Any], Office, str], Awaitable[Receipt]]]] = {
     "queue.pause": _pause_queue,
     "worker.pause": _pause_worker,
     "worker.stop": _stop_worker,

@@ -19,7 +19,7 @@ from stem_tui.theme import TASK, UNKNOWN, Cell
 
 Lines = list[list[Cell]]
 _LABEL: Final = 12
-_MEANING: Final[dict[str, str]] = {**MEANING, "healthy": "", "late": "its beat is overdue"}
+_MEANING: Final = {str(word): text for word, text in MEANING.items()} | {"healthy": "", "late": "its beat is overdue"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

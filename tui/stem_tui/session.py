@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from stem.clock import Clock, SystemClock
 from stem.observe.feed import Connection, Feed, Phase
 from stem.observe.state import ClusterState
-from stem_tui.deeds import Receipt
+from stem_tui.deeds import Receipt, Undo
 from stem_tui.theme import Cell, Look
 
 NOTICE_S = 8.0
@@ -45,7 +44,7 @@ class Session:
     frozen_ms: int | None = None
     notice: Notice | None = None
     receipt: Receipt | None = None
-    undo: tuple[str, Sequence[Any], float] | None = None
+    undo: tuple[Undo, float] | None = None
 
     @property
     def link(self) -> Connection:
