@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stem.messages.status import TaskState
+from tests.conftest import OwnServer
 from tests.faults.conftest import Worlds
 from tests.faults.fleet import LEASE_S, World, now_ns
 from tests.waiting import eventually
@@ -50,7 +51,11 @@ async def test_the_tasks_of_a_killed_worker_run_elsewhere_within_lease_and_five_
         )
 
 
-async def test_under_load_a_kill_loses_nothing_and_completes_nothing_twice(world: World) -> None:
+@pytest.mark.parametrize("kind", ["valkey", pytest.param("redis", marks=pytest.mark.debian_redis)])
+async def test_under_load_a_kill_loses_nothing_and_completes_nothing_twice(
+    own_server: OwnServer, worlds: Worlds, kind: str
+) -> None:
+    world = worlds(own_server(kind=kind, aof=False).url)
     workers = await world.workers("w1", "w2", "w3", concurrency=6)
     tasks: list[str] = []
     for round_ in range(12):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 from stem.control.why import why
 from stem.messages.status import TaskState, TaskStatus
@@ -49,11 +50,13 @@ async def test_an_unknown_name_does_not_hold_up_the_others(world: World) -> None
 
 
 async def test_a_newer_worker_runs_what_older_ones_gave_back(world: World) -> None:
-    await world.worker("old")
+    old = await world.worker("old")
     task_id = await world.enqueue("newer")
     await _given_back(world, task_id)
 
     newer = await world.worker("new", app="tests.faults.newer:app")
+    old.send(signal.SIGTERM)
+    assert await old.exit_code() == 0
 
     status = await world.reaches(task_id, TaskState.SUCCEEDED, timeout=20)
     assert (newer.id, 0) == (status.worker, status.attempt)
