@@ -7,6 +7,7 @@ Whatever a handler does to the work loop, this goes on; only what holds the GIL 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import random
@@ -95,7 +96,12 @@ class Vitals:
         self._ready: Future[bool] = Future()
         self._thread = threading.Thread(target=self._main, name="stem-vitals", daemon=True)
         self._acknowledged = threading.Event()
+        # Reentrant: a signal handler may interrupt the main thread while it holds it.
+        self._guard = threading.RLock()
+        self._early: list[Callable[[], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._built = False
+        self._ended = False
         self._begun = False
         self._hopeless = False
 
@@ -111,12 +117,18 @@ class Vitals:
 
     def call(self, function: Callable[..., None], *args: object) -> None:
         """Run `function` in the vitals thread soon; nothing happens once the worker is gone."""
-        loop = self._loop
-        if loop is not None:
-            try:
-                loop.call_soon_threadsafe(function, *args)
-            except RuntimeError:
+        with self._guard:
+            loop = self._loop
+            if self._ended:
                 return
+            if loop is None:
+                # A signal may come before the thread is ready for it; it must not be lost.
+                self._early.append(functools.partial(function, *args))
+                return
+        try:
+            loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            return
 
     def ask(self, level: Level, why: str) -> None:
         self.call(lambda: self._lifecycle.ask(level, why))
@@ -153,6 +165,8 @@ class Vitals:
 
     def state(self) -> str:
         """Return the worker's state, as heartbeats say it."""
+        if not self._built:
+            return "starting"
         level = self._lifecycle.level
         if level >= Level.SOFT:
             return "stopping"
@@ -228,7 +242,12 @@ class Vitals:
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         broker = self._broker = self._shared_broker.clone()
         self._build(broker)
-        self._loop = loop
+        with self._guard:
+            self._built = True
+            self._loop = loop
+            early, self._early = self._early, []
+        for function in early:
+            function()
         tasks: list[asyncio.Task[None]] = []
         code = 0
         try:
@@ -251,7 +270,8 @@ class Vitals:
             self._ready.set_exception(error)
             return
         finally:
-            self._loop = None
+            with self._guard:
+                self._loop, self._ended = None, True
             await end_all(tasks)
             await broker.close()
         self._finished(code)
