@@ -29,6 +29,8 @@ _BACKOFF_S: Final = 0.5
 # Of one dashboard a connection attempt every two seconds costs nothing, and a server that is back is seen at once.
 _BACKOFF_MAX_S: Final = 2.0
 _HISTORY_S: Final = 3.0
+_HISTORY_ALL: Final = 10_000
+_HISTORY: Final = 300
 _INFO_S: Final = 10.0
 _PAGE: Final = 200
 _PAGED_QUEUES: Final = 20
@@ -200,7 +202,7 @@ class Feed:
             clock=self._clock,
             pages=set(self.pages),
             minutes=MINUTES_KEPT if link.answered_s is None else min(MINUTES_KEPT, 2 + int(away_s // 60)),
-            history=(1_000 if not link.up else 300) if history else 0,
+            history=(_HISTORY_ALL if not link.up else _HISTORY) if history else 0,
             info=info,
         )
         done_s = self._clock.monotonic()

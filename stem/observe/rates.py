@@ -105,6 +105,15 @@ class MinuteBook:
             return self._totals.get(queue, {}).get(name, 0)
         return sum(totals.get(name, 0) for totals in self._totals.values())
 
+    def recent(self, name: str, now_ms: int, window_ms: int) -> int:
+        """Return how many of this outcome there were in the minutes that began within `window_ms`."""
+        return sum(
+            row.counts.get(name, 0)
+            for at_ms, minute in self._minutes.items()
+            if at_ms > now_ms - window_ms
+            for row in minute.values()
+        )
+
     def by_minute(self, name: str, points: int = MINUTES_KEPT) -> list[int]:
         """Return this outcome per minute, oldest first, up to the newest minute known; quiet minutes are 0."""
         if not self._minutes:

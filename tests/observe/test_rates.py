@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stem.observe.rates import Meter, MinuteBook, percentile_ms
-from tests.observe.builders import measured, minute
+from tests.observe.builders import NOW, measured, minute
 
 
 def test_a_rate_is_the_growth_over_the_last_seconds() -> None:
@@ -93,3 +93,11 @@ def test_buckets_of_the_last_minutes_are_added_up() -> None:
     assert book.buckets(minutes=2) == {3: 3, 5: 1}
     assert book.buckets(queue="other") == {}
     assert book.mean_wait_ms(minutes=2) == pytest.approx(200 / 4)
+
+
+def test_recent_minutes_are_counted_exactly() -> None:
+    book = MinuteBook()
+
+    book.update([minute({"failed": 3}), minute({"failed": 4}, back=4), minute({"failed": 100}, back=6)])
+
+    assert book.recent("failed", NOW, 300_000) == 7

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import os
+from pathlib import Path
 
 import pytest
 from textual.binding import Binding
@@ -80,3 +82,15 @@ def test_hints_grey_what_cannot_be_done() -> None:
     assert all(works != action.changes for action, works in listed)
     assert find("task", "R") is not None
     assert find("queue", "R") is None
+
+
+def test_the_documentation_lists_the_keys_of_the_table() -> None:
+    """`STEM_SNAPSHOTS=write` writes the tables anew."""
+    path = Path(__file__).parents[2] / "docs" / "dashboard.md"
+    above, mark, below = path.read_text(encoding="utf-8").partition("a test keeps it so -->\n")
+    assert mark
+    if os.environ.get("STEM_SNAPSHOTS") == "write":
+        path.write_text(above + mark + "\n" + helptext.markdown(), encoding="utf-8")
+        return
+
+    assert below == "\n" + helptext.markdown()

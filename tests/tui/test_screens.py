@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from textual.pilot import Pilot
 
+import stem_tui
 from stem.adapters.memory import InMemoryBroker
 from stem.messages.status import ErrorInfo, TaskState
 from stem_tui import select
@@ -450,3 +453,37 @@ async def test_screens_are_live_screens() -> None:
         for key in ("1", "2", "3"):
             await pilot.press(key)
             assert isinstance(app.screen, LiveScreen)
+
+
+async def test_escape_in_the_filter_line_clears_and_leaves_it() -> None:
+    app = make_app(make_session())
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settled(pilot)
+        await pilot.press("slash", *"etl", "escape")
+        await settled(pilot)
+
+        assert len(app.screen.query_one("#queues", Grid).rows) == 3
+        assert isinstance(app.screen.focused, Grid)
+
+
+@pytest.mark.parametrize("keys", [("2", "S"), ("2", "ctrl+s"), ("2", "x"), ("3", "K")], ids="-".join)
+async def test_dialogs_fit_the_smallest_terminal(keys: tuple[str, ...]) -> None:
+    app = make_app(make_session())
+    async with app.run_test(size=(60, 16)) as pilot:
+        await settled(pilot)
+        await pilot.press(*keys)
+        await eventually(lambda: len(app.screen_stack) == 2)
+        await settled(pilot)
+
+        text = text_of(app)
+        assert "╭" in text
+        assert "╰" in text
+        assert "Cancel (n)" in text or keys[-1] == "x"
+
+
+def test_no_widget_that_reads_markup_is_given_text() -> None:
+    """Static, Label and notify() read markup; here everything is drawn as segments."""
+    folder = Path(stem_tui.__file__).parent
+    for path in folder.rglob("*.py"):
+        code = path.read_text(encoding="utf-8")
+        assert not re.search(r"\b(Static|Label|RichLog|Markdown|OptionList)\(|\.notify\(|from_markup", code), path

@@ -53,12 +53,29 @@ def lines(width: int) -> list[list[Cell]]:
     return page
 
 
+def markdown() -> str:
+    """Return the keys as tables for the documentation."""
+    parts = []
+    for scope, title in _SCOPES:
+        rows = [
+            f"| `{action.shown}` | {action.label} | {action.help}{_asks(action)} |"
+            for action in ACTIONS
+            if action.scope == scope
+        ]
+        parts.append("\n".join([f"### {title.capitalize()}", "", "| key | | |", "|---|---|---|", *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _asks(action: Action) -> str:
+    asks = _TIERS.get(action.tier or 0, "")
+    return f" ({asks})" if asks else ""
+
+
 def _paragraph(words: str, width: int, tone: str = "text") -> list[list[Cell]]:
     return [[Cell(f"  {line}", tone)] for line in textwrap.wrap(words, max(20, width - 4))]
 
 
 def _entry(action: Action, width: int) -> list[list[Cell]]:
-    asks = _TIERS.get(action.tier or 0, "")
-    words = textwrap.wrap(action.help + (f" ({asks})" if asks else ""), max(20, width - _INDENT - 2))
+    words = textwrap.wrap(action.help + _asks(action), max(20, width - _INDENT - 2))
     first = [Cell(f"  {action.shown:<7}", "key"), Cell(f"{action.label:<15}", "strong"), Cell(words[0])]
     return [first, *([Cell(" " * _INDENT + line)] for line in words[1:])]

@@ -49,7 +49,7 @@ async def run(
     state, code = ClusterState(diagnose), 0
     while True:
         try:
-            snapshot = await take(broker, clock=clock, pages=PAGES, minutes=5, history=500, info=True, page=20)
+            snapshot = await take(broker, clock=clock, pages=PAGES, minutes=5, history=2_000, info=True, page=20)
         except StemError as error:
             code = UNREACHABLE
             _print_error(error, format, out)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Final
 
-from stem.observe.failures import FailureGroup
+from stem.observe.failures import WINDOW_MS, FailureGroup
 from stem.observe.rows import EventLine, QueueLine, TaskLine, WorkerLine
 from stem.observe.state import ClusterState
 from stem_tui import figures
@@ -248,10 +248,16 @@ FAILURES: Final[View[FailureGroup]] = View(
 
 def failure_note(state: ClusterState, now_ms: int) -> list[Cell]:
     groups = state.failures.groups(now_ms)
-    total = sum(group.count(now_ms) for group in groups)
-    least = "≥ " if state.incomplete(now_ms) else ""
+    grouped = sum(group.count(now_ms) for group in groups)
+    # The broker counts each failed attempt; events and history, which the groups are made of, may not go back so far.
+    counted = sum(state.minutes.recent(name, now_ms, WINDOW_MS) for name in ("failed", "retried"))
+    total = max(grouped, counted)
+    least = "≥ " if state.incomplete(now_ms) and counted <= grouped else ""
     word = "group" if len(groups) == 1 else "groups"
-    return [Cell(f"{least}{total:,} in {len(groups)} {word}", "bad" if total else "dim")]
+    parts = [Cell(f"{least}{total:,} in {len(groups)} {word}", "bad" if total else "dim")]
+    if counted > grouped + grouped // 10:
+        parts.append(Cell(f"{grouped:,} seen one by one", "dim"))
+    return parts
 
 
 # --------------------------------------------------------------------------------------------------------------- tasks
