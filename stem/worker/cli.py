@@ -90,6 +90,8 @@ def _run(args: argparse.Namespace) -> int:
     config = StemConfig.from_environment()
     if config.worker_processes != 1:
         raise ConfigError("STEM_WORKER_PROCESSES needs a later version of Stem: start several workers instead")
+    if config.prefetch:
+        raise ConfigError("STEM_PREFETCH is not supported: a worker takes no more tasks than it has free slots")
     lifecycle = WorkerLifecycleConfig(
         install_signal_handlers=True,
         soft_timeout=_duration(args.soft_timeout, "--soft-timeout", 3.0),
@@ -180,6 +182,9 @@ def _in_loop(main_coroutine: Coroutine[Any, Any, int]) -> int:
 
 def _exit_now(code: int) -> NoReturn:
     """End the process although handlers still run: they have been settled, and cannot be waited for."""
+    # What the interpreter would do at its end, and os._exit does not.
+    if (connect := sys.modules.get("stem.adapters.connect")) is not None:
+        connect.release_embedded()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         try:

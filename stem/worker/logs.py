@@ -28,7 +28,8 @@ FIRST: Final = (
 )
 """Fields that come first, in this order."""
 
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+EVENT: Final = "stem_event"
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", EVENT}
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
@@ -38,6 +39,33 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     return ordered | given
 
 
+class Spelled(logging.Filter):
+    """Writes the fields into the message, for applications whose formatters know nothing of them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not hasattr(record, EVENT):
+            event = record.getMessage()
+            setattr(record, EVENT, event)
+            record.msg, record.args = " ".join([event, *_pairs(record)]), ()
+        return True
+
+
+_SPELLED: Final = Spelled()
+
+
+def spell_out() -> None:
+    """Make the worker's log lines whole for every handler, also the application's; safe to call again."""
+    logging.getLogger("stem.worker").addFilter(_SPELLED)
+
+
+def _pairs(record: logging.LogRecord) -> list[str]:
+    pairs = []
+    for name, value in fields_of(record).items():
+        text = clean(value, FIELD_LIMIT)
+        pairs.append(f"{name}={json.dumps(text, ensure_ascii=False) if ' ' in text or not text else text}")
+    return pairs
+
+
 class _Formatter(logging.Formatter):
     def __init__(self, worker: str) -> None:
         super().__init__()
@@ -45,7 +73,7 @@ class _Formatter(logging.Formatter):
 
     def _message(self, record: logging.LogRecord) -> str:
         try:
-            return clean(record.getMessage(), 2_000)
+            return clean(getattr(record, EVENT, None) or record.getMessage(), 2_000)
         except Exception as error:  # somebody's wrong %-format: the line is told, the flow goes on
             return clean(f"{record.msg!r} ({type(error).__name__} while formatting)", 2_000)
 
@@ -61,9 +89,7 @@ class ConsoleFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         parts = [f"{clock}.{int(record.msecs):03d} {record.levelname:<8}{self._message(record)}"]
-        for name, value in fields_of(record).items():
-            text = clean(value, FIELD_LIMIT)
-            parts.append(f"{name}={json.dumps(text, ensure_ascii=False) if ' ' in text or not text else text}")
+        parts += _pairs(record)
         if not record.name.startswith("stem"):
             parts.append(f"logger={clean(record.name, 80)}")
         if trace := self._trace(record):

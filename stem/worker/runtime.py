@@ -27,7 +27,7 @@ from stem.registry import TaskRegistry
 from stem.retry import ExponentialJitterRetryStrategy, RetryStrategy
 from stem.signals import StemSignals, WorkerInit, WorkerReady, WorkerShutdown, WorkerStopping
 from stem.signing import PayloadSigner
-from stem.worker import banner, host
+from stem.worker import banner, host, logs
 from stem.worker.board import Board
 from stem.worker.dispatch import Dispatcher
 from stem.worker.executor.threads import ThreadExecutor
@@ -106,6 +106,7 @@ class Worker:
         self._client: Stem | None = None
         self._started = False
         self._server: ServerInfo | None = None
+        logs.spell_out()
         self.started_well = False
         """It has registered and begun to take work."""
 

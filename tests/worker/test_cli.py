@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from stem.client import Stem
+from stem.worker.logs import JsonFormatter, spell_out
 from tests.conftest import OwnServer
 from tests.waiting import eventually
 
@@ -181,3 +183,24 @@ async def test_ctrl_c_hands_running_tasks_back(
         status = await stem.status(task_id)
 
     assert (status.state.value, status.attempt, status.crashes) == ("queued", 0, 0)
+
+
+def test_an_application_without_logging_of_its_own_reads_whole_lines() -> None:
+    """What went wrong is in the message, not only in fields that a plain formatter does not print."""
+    spell_out()
+    logger = logging.getLogger("stem.worker")
+    record = logger.makeRecord(
+        logger.name, logging.WARNING, "f", 1, "task.failed", (), None, extra={"task": "a\x1b[31m"}
+    )
+
+    logger.filter(record)
+
+    assert record.getMessage() == r"task.failed task=a\x1b[31m"
+    assert json.loads(JsonFormatter("w").format(record))["event"] == "task.failed"
+
+
+def test_a_prefetch_is_refused_and_not_ignored() -> None:
+    done = call("tests.worker.sample:app", STEM_PREFETCH="5", STEM_BROKER_URL="redis://127.0.0.1:1")
+
+    assert done.returncode == 2
+    assert "STEM_PREFETCH" in done.stderr
