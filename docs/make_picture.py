@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from stem.adapters.connect import connect_broker
@@ -34,20 +35,20 @@ async def draw(url: str) -> str:
     return re.sub(r"@font-face\s*{[^}]*}", "", picture).replace("Fira Code", "monospace")
 
 
-async def main() -> int:
+def main() -> int:
     with tempfile.TemporaryDirectory(prefix="p", dir="/tmp") as folder:
         demo = subprocess.Popen(
             [sys.executable, "-m", "stemctl", "demo", "--headless", "--seconds", str(LOAD_S)],
             env={**os.environ, "TMPDIR": folder},
             stdout=subprocess.DEVNULL,
         )
-        await asyncio.sleep(SETTLE_S)
+        time.sleep(SETTLE_S)
         (socket,) = Path(folder).glob("stem-demo-*/.stem/*.sock")
-        picture = await draw(f"unix://{socket}")
+        picture = asyncio.run(draw(f"unix://{socket}"))
         PICTURE.parent.mkdir(exist_ok=True)
         PICTURE.write_text("\n".join(line.rstrip() for line in picture.splitlines()) + "\n", encoding="utf-8")
         return demo.wait()
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(main())
