@@ -6,6 +6,7 @@ No process outlives its test: `Fleet.close` kills what is left, frozen or not, a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from stem.control.controller import Controller
 from stem.messages.status import TaskState, TaskStatus
 from stem.options import Duration, TaskOptions
 from tests.faults.ledger import LEDGER_VARIABLE, PARENT_VARIABLE, Ledger
-from tests.waiting import eventually
+from tests.waiting import eventually, wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 APP: Final = "tests.faults.app:app"
@@ -59,7 +60,9 @@ class WorkerProcess:
         self.process.send_signal(number)
 
     def freeze(self) -> None:
+        """Stop it where it stands, and return once every thread of it has stopped."""
         self.send(signal.SIGSTOP)
+        wait_until(lambda: _thread_states(self.pid) <= {"T"}, what=f"worker {self.name} is frozen")
 
     def thaw(self) -> None:
         self.send(signal.SIGCONT)
@@ -285,6 +288,15 @@ class World:
             raise AssertionError(f"stemctl {' '.join(words)} did not end within {timeout} s") from None
         assert process.returncode is not None
         return process.returncode, out.decode(), err.decode()
+
+
+def _thread_states(pid: int) -> set[str]:
+    """Return the states of a process's threads as /proc has them; empty where there is no /proc."""
+    states = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # the thread ended meanwhile
+            states.add(path.read_text().rpartition(")")[2].split()[0])
+    return states
 
 
 def now_ns() -> int:

@@ -26,6 +26,7 @@ async def test_a_worker_frozen_past_its_lease_settles_nothing(
     new = await world.worker("new")
 
     status = await world.reaches(task_id, TaskState.SUCCEEDED)
+    await world.ledger.wait_for("final:succeeded", task_id)
     old.thaw()
     await world.ledger.wait_for("done" if end == "return" else "failed", task_id, count=2 if end == "return" else 1)
     # What the old one sends now goes out before or with these, and it is taking work again.
@@ -37,11 +38,11 @@ async def test_a_worker_frozen_past_its_lease_settles_nothing(
 
     await eventually(old_answers, what="the thawed worker answers")
     later = await world.stem.status(task_id)
-    assert (new.id, 2, 0) == (status.result["worker"], status.result["token"], status.attempt)
+    assert (status.result["worker"], status.result["token"], status.attempt) == (new.id, 2, 0)
     assert (status.state, status.result, status.finished_at_ms) == (later.state, later.result, later.finished_at_ms)
     account = world.ledger.read()
     assert [(1, old.pid), (2, new.pid)] == [(line.token, line.pid) for line in account.starts(task_id)]
-    assert [new.pid] == [line.pid for line in account.of(task_id, "final:succeeded", "final:failed", "retry")]
+    assert [line.pid for line in account.of(task_id, "final:succeeded", "final:failed", "retry")] == [new.pid]
     account.check(started_once=False)
     if separate:
         backend = await RedisResultBackend.connect(valkey_url + SECOND_DB, namespace=world.namespace)
@@ -70,8 +71,9 @@ async def test_a_worker_thawed_while_the_new_owner_still_works_cannot_end_the_ta
 
     await world.ledger.wait_for("done", task_id, count=1)
     status = await world.reaches(task_id, TaskState.SUCCEEDED)
+    await world.ledger.wait_for("final:succeeded", task_id)
 
-    assert (new.id, 2) == (status.result["worker"], status.result["token"])
+    assert (status.result["worker"], status.result["token"]) == (new.id, 2)
     account = world.ledger.read()
-    assert [new.pid] == [line.pid for line in account.of(task_id, "final:succeeded")]
+    assert [line.pid for line in account.of(task_id, "final:succeeded")] == [new.pid]
     account.check(started_once=False)

@@ -82,6 +82,7 @@ async def test_the_late_result_of_a_handler_that_held_the_gil_beyond_its_lease_i
     await world.ledger.wait_for("start", task_id, count=2)
     await world.ledger.wait_for("done", task_id, count=2)
     status = await world.reaches(task_id, TaskState.SUCCEEDED)
+    await world.ledger.wait_for("final:succeeded", task_id)
     after = await world.enqueue_some(20, "quick")
     await world.all_final(after)
     answered = await world.controller.ping(["first"])
