@@ -30,7 +30,10 @@ from stem.worker.loops import happens
 log = logging.getLogger("stem.worker")
 
 RESCUE_S: Final = 5.0
+HAND_BACK_S: Final = 2.0
+"""How long a stop tries to hand back what is left: whoever stops the process (Kubernetes after 30 s) does not wait."""
 WEDGED_EXIT: Final = 70
+TASKS_LEFT: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,10 +145,10 @@ class Lifecycle:
             if self._board.jobs:
                 self.ask(Level.HARD, "the soft timeout has passed")
         if self._board.jobs:
-            left = await rescue(broker, self._board, self._worker_id, crashed=False, timeout_s=RESCUE_S)
+            left = await rescue(broker, self._board, self._worker_id, crashed=False, timeout_s=HAND_BACK_S)
             if left:
                 log.error("worker.tasks_left", extra={"count": left, "hint": "their leases will run out"})
-                return self.exit_code or 1
+                return self.exit_code or TASKS_LEFT
         return self.exit_code
 
     async def _until_empty(self, timeout_s: float, *, below: Level) -> None:

@@ -24,7 +24,7 @@ from stem.worker.beat import Beater
 from stem.worker.board import Board
 from stem.worker.identity import Identity
 from stem.worker.job import Job, Stop
-from stem.worker.lifecycle import RESCUE_S, WEDGED_EXIT, Level, Lifecycle, rescue, write_stacks
+from stem.worker.lifecycle import RESCUE_S, TASKS_LEFT, WEDGED_EXIT, Level, Lifecycle, rescue, write_stacks
 from stem.worker.loops import RIGHTS, Outage, end_all, happens, keep_alive
 from stem.worker.steering import Steering, WorkSide
 from stem.worker.watchdog import Watchdog
@@ -37,6 +37,7 @@ RECONCILE_EVERY_SWEEPS: Final = 12
 FLUSH_EVERY_S: Final = 0.05
 WAKE_S: Final = 5.0
 GOODBYE_S: Final = 2.0
+HOPELESS_GOODBYE_S: Final = 0.5
 ACKNOWLEDGE_S: Final = 2.0
 
 
@@ -386,13 +387,18 @@ class Vitals:
     async def _leave(self, broker: Broker, code: int) -> None:
         """Say goodbye: to whoever waits for it, with a last heartbeat, and to the queues."""
         self._board.watched = False
+        # What could not be handed back says that the broker is away: one more word is tried, and not for long.
+        within_s = HOPELESS_GOODBYE_S if code == TASKS_LEFT else GOODBYE_S
         try:
-            async with asyncio.timeout(GOODBYE_S):
+            async with asyncio.timeout(within_s):
                 if events := self._board.take_events(10_000):
                     await broker.events.emit(events)
                 await self._beater.beat(last=True)
         except (BrokerError, TimeoutError) as error:
             log.warning("worker.no_goodbye", extra={"error": f"{type(error).__name__}: {error}"})
+            self._steering.say_goodbye(code)
+            await self._responder.close(0)
+            return  # the broker forgets it by itself
         self._steering.say_goodbye(code)
         await self._responder.close(GOODBYE_S)
         try:

@@ -283,7 +283,7 @@ async def test_sigterm_while_the_server_is_away_ends_in_time(
 
     # Nobody can be told: what ran is left to its lease, and the code says so.
     assert code == (1 if busy else 0)
-    assert took_s < 1.0 + SOFT_S + 5.0 + 2 * 2.0 + SLACK_S  # drain, soft, the attempt to hand back, the goodbyes
+    assert took_s < 1.0 + SOFT_S + 2.0 + SLACK_S  # drain, grace, and two seconds to hand back and say goodbye
     assert "\n".join(worker.tracebacks()) == ""
 
 
