@@ -26,8 +26,8 @@ STALE_S: Final = 2.0
 LEASE_MS: Final = 15_000
 _RENEW_S: Final = 5.0
 _BACKOFF_S: Final = 0.5
-# Of one dashboard a connection attempt every two seconds costs nothing, and a server that is back is seen at once.
-_BACKOFF_MAX_S: Final = 2.0
+# A picture is to be live again two seconds after the server answers: the wait, the poll and the drawing fit in that.
+_BACKOFF_MAX_S: Final = 1.5
 _HISTORY_S: Final = 3.0
 _HISTORY_ALL: Final = 10_000
 _HISTORY: Final = 300
