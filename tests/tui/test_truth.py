@@ -1,0 +1,451 @@
+"""What the Overview says is what the server holds: at random moments under load, and after faults."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from stem.adapters.connect import connect_broker
+from stem.contracts import QueueRow, Seen
+from stem.errors import BrokerError
+from stem.messages.envelope import new_task_id
+from tests.conftest import OwnServer
+from tests.faults.fleet import WorkerProcess, World
+from tests.servers import Server
+from tests.tui.terminal import COUNTS, Picture, Terminal, Worker
+from tests.waiting import eventually
+
+BEAT_S: Final = 0.8
+SLOTS: Final = 4
+QUEUES: Final = ("default", "mail")
+PACE_S: Final = 0.02
+WINDOW_S: Final = 1.5
+"""What the screen says may be that old: it asks once a second, and draws ten times a second."""
+SETTLED_S: Final = 2.0
+"""Once the server holds still: until the screen says exactly that. Also: once it answers again, until it is LIVE."""
+MOMENTS: Final = 20
+
+
+# ------------------------------------------------------------------------------------------------------ what is there
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the server held at some moment between `asked_s` and `answered_s`."""
+
+    asked_s: float
+    answered_s: float
+    queues: dict[str, dict[str, int]]
+    paused: frozenset[str]
+    workers: dict[str, Worker]
+
+    def total(self, column: str) -> int:
+        return sum(row[column] for row in self.queues.values())
+
+
+def word_of(seen: Seen) -> str:
+    """Return what a worker is to be called, by its last heartbeat alone."""
+    beat = seen.heartbeat
+    if beat.state == "stopped":
+        return "stopped"
+    if seen.age_ms > 3 * beat.interval_ms:
+        return "lost"
+    if beat.loop_age_ms > 2_000:
+        return "wedged"
+    if seen.age_ms > 2 * beat.interval_ms:
+        return "late"
+    if beat.state == "starting":
+        return "start"
+    return "busy" if beat.in_flight >= beat.concurrency else "up"
+
+
+def worker_of(seen: Seen) -> Worker:
+    """Return what is to be said of a worker; of a lost one nobody knows what it runs."""
+    beat, word = seen.heartbeat, word_of(seen)
+    return word, None if word == "lost" else beat.in_flight, beat.concurrency
+
+
+def sample_of(asked_s: float, rows: Sequence[QueueRow], seen: Sequence[Seen]) -> Sample:
+    return Sample(
+        asked_s=asked_s,
+        answered_s=time.monotonic(),
+        queues={
+            row.name: {
+                "READY": row.ready,
+                "RUN": row.in_flight,
+                "DELAY": row.delayed,
+                "RETRY": row.retrying,
+                "DEAD": row.dead,
+            }
+            for row in rows
+        },
+        paused=frozenset(row.name for row in rows if row.pause is not None),
+        workers={each.heartbeat.name: worker_of(each) for each in seen},
+    )
+
+
+class Sampler:
+    """Asks the server what it holds, every 20 ms, on a thread and a connection of its own."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self._broker = connect_broker(url, namespace=namespace)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="sampler")
+        self.samples: list[Sample] = []
+        self.error: Exception | None = None
+
+    @property
+    def newest(self) -> Sample:
+        return self.samples[-1]
+
+    def between(self, since_s: float, until_s: float) -> list[Sample]:
+        found = []
+        for sample in reversed(self.samples):
+            if sample.answered_s < since_s:
+                break
+            if sample.asked_s <= until_s:
+                found.append(sample)
+        return found[::-1]
+
+    async def _run(self) -> None:
+        try:
+            while not self._ended.is_set():
+                asked_s = time.monotonic()
+                try:
+                    rows = await self._broker.census.queues(QUEUES)
+                    seen = await self._broker.presence.workers()
+                except BrokerError:
+                    await asyncio.sleep(PACE_S)
+                    continue
+                self.samples.append(sample_of(asked_s, rows, seen))
+                await asyncio.sleep(max(0.0, asked_s + PACE_S - time.monotonic()))
+        except Exception as error:
+            self.error = error
+        finally:
+            await self._broker.close()
+
+    @contextmanager
+    def running(self) -> Iterator[Sampler]:
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._ended.set()
+            self._thread.join(10)
+
+
+# -------------------------------------------------------------------------------------------------------------- load
+
+
+class Load:
+    """Enqueues a mixture on two queues, and knows what must remain of it: dead tasks, and those of the next hour."""
+
+    def __init__(self, world: World, chance: random.Random) -> None:
+        self.dead: Counter[str] = Counter()
+        self.later: Counter[str] = Counter()
+        self.acked = 0
+        self._world = world
+        self._chance = chance
+        self._stop = asyncio.Event()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Load]:
+        """Enqueue until the block ends; everything that was begun is acknowledged then."""
+        producers = [asyncio.create_task(self._produce(queue)) for queue in QUEUES]
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            done = await asyncio.gather(*producers, return_exceptions=True)
+        errors = [each for each in done if each is not None]
+        assert not errors, errors
+
+    async def _produce(self, queue: str) -> None:
+        chance = self._chance
+        while not self._stop.is_set():
+            many = 25 if chance.random() < 0.02 else chance.randint(1, 5)
+            await asyncio.gather(*(self._one(queue) for _ in range(many)))
+            await asyncio.sleep(chance.uniform(0.05, 0.3))
+
+    async def _one(self, queue: str) -> None:
+        chance = self._chance
+        pick, seconds = chance.choices(range(7), (4, 6, 2, 3, 2, 2, 1))[0], chance.uniform(0.2, 0.9)
+        name, options = (
+            ("quick", {}),
+            ("nap", {"seconds": seconds}),
+            ("flaky", {"failures": 1}),
+            ("again", {"countdown": 3 * seconds}),
+            ("raising", {}),
+            ("quick", {"delay": 3 * seconds}),
+            ("quick", {"delay": 3_600}),
+        )[pick]
+        await self.enqueue(name, queue=queue, **options)
+        self.dead[queue] += name == "raising"
+        self.later[queue] += options.get("delay") == 3_600
+
+    async def enqueue(self, name: str, *, queue: str, **options: Any) -> None:
+        """Enqueue one; as often as it takes, but not twice."""
+        task_id = new_task_id()
+        while True:
+            try:
+                await self._world.enqueue(name, queue=queue, task_id=task_id, **options)
+                break
+            except BrokerError:
+                await asyncio.sleep(0.05)
+        self.acked += 1
+
+
+# --------------------------------------------------------------------------------------------------------- comparing
+
+
+def untruths(picture: Picture, samples: list[Sample]) -> list[str]:
+    """Return what a picture says that the server held at no time during these samples.
+
+    What moves may have stood outside the samples between two of them: by as much as it moved from one to the next.
+    """
+    found: list[str] = []
+    if not samples:
+        return ["the server was not asked in time"]
+
+    def must(what: str, said: object, held: set[Any]) -> None:
+        if said not in held:
+            found.append(f"{what}: the screen says {said!r}, the server held {sorted(held, key=str)}")
+
+    def number(what: str, said: int, of: Callable[[Sample], int]) -> None:
+        values = [of(sample) for sample in samples]
+        step = max((abs(after - before) for before, after in pairwise(values)), default=0)
+        if not min(values) - step <= said <= max(values) + step:
+            found.append(f"{what}: the screen says {said}, the server held {min(values)}..{max(values)} (step {step})")
+
+    must("queues", frozenset(picture.queues), {frozenset(sample.queues) for sample in samples})
+    for name in picture.queues.keys() & samples[0].queues.keys():
+        for column in COUNTS:
+            number(f"{name} {column}", picture.queues[name][column], lambda s, n=name, c=column: s.queues[n][c])  # type: ignore[misc]
+        must(f"{name} state", picture.states[name] == "paused", {name in sample.paused for sample in samples})
+    must("workers", frozenset(picture.workers), {frozenset(sample.workers) for sample in samples})
+    for name in picture.workers.keys() & samples[0].workers.keys():
+        must(f"worker {name}", picture.workers[name], {sample.workers.get(name) for sample in samples} - {None})
+    number("running", picture.notes["LONGEST RUNNING"]["running"], lambda s: s.total("RUN"))
+    return found + contradictions(picture)
+
+
+def contradictions(picture: Picture) -> list[str]:
+    """Return where the sums in the rules of the panels are not those of the rows below them."""
+    sums = {column: sum(row[column] for row in picture.queues.values()) for column in COUNTS}
+    words = Counter(word for word, _, _ in picture.workers.values())
+    wanted = {
+        "ready": sums["READY"],
+        "in flight": sums["RUN"],
+        "retrying": sums["RETRY"],
+        "dead": sums["DEAD"],
+        "paused": sum(state == "paused" for state in picture.states.values()),
+        **words,
+        "up": words["up"] + words["busy"] + words["start"],
+    }
+    said = {**picture.notes["QUEUES"], **picture.notes["WORKERS"]}
+    return [
+        f"{word}: {number} above, {wanted[word]} below"
+        for word, number in said.items()
+        if word in wanted and number != wanted[word]
+    ]
+
+
+def exactly(picture: Picture, sample: Sample) -> list[str]:
+    """Return how a picture differs from what the server holds."""
+    pairs: tuple[tuple[str, object, object], ...] = (
+        ("link", picture.link, "LIVE"),
+        ("queues", picture.queues, sample.queues),
+        ("paused", {name for name, state in picture.states.items() if state == "paused"}, set(sample.paused)),
+        ("workers", picture.workers, sample.workers),
+        ("in flight", picture.notes["QUEUES"].get("in flight"), sample.total("RUN")),
+        ("running", picture.notes["LONGEST RUNNING"]["running"], sample.total("RUN")),
+        ("tasks that run", len(set(picture.running)), sample.total("RUN")),
+    )
+    differing = [f"{what}: {said!r}, not {held!r}" for what, said, held in pairs if said != held]
+    return differing + contradictions(picture)
+
+
+class Trial:
+    """Looks at the screen at random moments and compares."""
+
+    def __init__(self, terminal: Terminal, sampler: Sampler, chance: random.Random) -> None:
+        self.terminal = terminal
+        self.sampler = sampler
+        self.chance = chance
+        self.moments = 0
+        self.alive_since_s = 0.0
+
+    async def moments_of(self, what: str, count: int) -> None:
+        for _ in range(count):
+            await asyncio.sleep(self.chance.uniform(0.1, 0.9))
+            await self.look(what)
+            self.moments += 1
+
+    async def look(self, what: str, *, link: str = "LIVE", as_of_s: float | None = None) -> None:
+        """Compare the screen with what the server held of late, or when it was last there."""
+        picture = await self.picture()
+        # The samples must reach past the moment of the picture.
+        await eventually(lambda: as_of_s or self.sampler.newest.asked_s > picture.at_s, 5, what="a sample was taken")
+        until_s = as_of_s or picture.at_s
+        samples = self.sampler.between(max(until_s - WINDOW_S, self.alive_since_s), until_s)
+        # A machine that is too busy to take samples in time may be too busy to draw in time.
+        late_s = max((after.answered_s - before.answered_s for before, after in pairwise(samples)), default=0) - PACE_S
+        if late_s > 0.05:
+            samples = self.sampler.between(max(until_s - WINDOW_S - late_s, self.alive_since_s), until_s)
+        wrong = untruths(picture, samples)
+        if picture.link != link:
+            wrong.append(f"the link is {picture.link}, not {link}")
+        if wrong:
+            raise AssertionError(f"{what}, moment {self.moments + 1}: " + "; ".join(wrong) + f"\n{picture.text}")
+
+    async def picture(self) -> Picture:
+        return await asyncio.to_thread(self.terminal.picture)
+
+    async def until(self, what: str, wrong: Callable[[Picture], object], timeout_s: float) -> None:
+        """Wait until nothing is wrong with what the screen says."""
+        began_s = time.monotonic()
+        while True:
+            picture = await self.picture()
+            still = wrong(picture)
+            if not still:
+                break
+            if time.monotonic() > began_s + timeout_s:
+                raise AssertionError(f"{what}: not within {timeout_s} s; wrong is {still}\n{picture.text}")
+            await asyncio.sleep(PACE_S)
+        tell(f"{what} after {time.monotonic() - began_s:.2f} s")
+
+
+# ---------------------------------------------------------------------------------------------------------- the trial
+
+
+def tell(line: str) -> None:
+    """Say how the trial goes; pytest shows it when it fails."""
+    sys.stdout.write(line + "\n")
+
+
+@asynccontextmanager
+async def world_of(server: Server, namespace: str, folder: Path) -> AsyncIterator[World]:
+    world = World(url=server.url, namespace=namespace, folder=folder, beat_s=BEAT_S, STEM_VISIBILITY_TIMEOUT="4s")
+    try:
+        yield world
+    finally:
+        await world.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_the_overview_says_what_the_server_holds_under_load_and_after_faults(
+    own_server: OwnServer, namespace: str, tmp_path: Path
+) -> None:
+    seed = int(os.environ.get("STEM_TRUTH_SEED") or random.SystemRandom().randrange(1_000_000))
+    tell(f"seed {seed}: STEM_TRUTH_SEED={seed} repeats its choices")
+    chance = random.Random(seed)
+    server = own_server(aof=True)
+    async with world_of(server, namespace, tmp_path) as world:
+        workers = await world.workers("w1", "w2", "w3", queues=QUEUES, concurrency=SLOTS)
+        with (
+            Sampler(server.url, namespace).running() as sampler,
+            Terminal("--url", server.url, "--namespace", namespace, "--hz", "10") as terminal,
+        ):
+            trial = Trial(terminal, sampler, chance)
+            load = Load(world, chance)
+            async with load.running():
+                await trial.until("the first picture", lambda it: not (it.link == "LIVE" and len(it.queues) == 2), 15)
+                await trial.moments_of("under load", 6)
+                await _pause(trial, world)
+                await _kill_a_worker(trial, world, chance.choice(workers))
+                await _kill_the_server(trial, server)
+                assert trial.moments == MOMENTS
+            await _load_ends(trial, world, load)
+            terminal.press("q")
+            await eventually(lambda: terminal.process.poll() is not None, what="stem-tui has ended")
+        assert sampler.error is None
+        assert terminal.process.returncode == 0
+
+
+async def _pause(trial: Trial, world: World) -> None:
+    queue = trial.chance.choice(QUEUES)
+    await world.controller.pause("queue", [queue], reason="a look at the screen")
+    await trial.until(f"{queue} shown as paused", lambda it: it.states[queue] != "paused", SETTLED_S)
+    await trial.moments_of(f"{queue} paused", 3)
+    await world.controller.resume("queue", [queue])
+    await trial.until(f"{queue} shown as running", lambda it: it.states[queue] != "run", SETTLED_S)
+    await trial.moments_of(f"{queue} resumed", 2)
+
+
+async def _kill_a_worker(trial: Trial, world: World, worker: WorkerProcess) -> None:
+    name = worker.name
+    await eventually(lambda: trial.sampler.newest.workers[name][1], what=f"{name} has something in flight")
+    worker.kill9()
+    await trial.moments_of(f"{name} just killed", 2)
+    await trial.until(f"{name} shown as lost", lambda it: it.workers[name][0] != "lost", 3 * BEAT_S + 2)
+    await trial.moments_of(f"{name} lost", 2)
+    await world.worker("w4", queues=QUEUES, concurrency=SLOTS)
+    await trial.until("w4 shown as up", lambda it: it.workers.get("w4", ("",))[0] not in ("up", "busy"), SETTLED_S)
+
+
+async def _kill_the_server(trial: Trial, server: Server) -> None:
+    """The picture stays while the server is away, and comes alive with it."""
+    killed_s = time.monotonic()
+    server.kill9()
+    await trial.until("DOWN shown", lambda it: it.link != "DOWN", SETTLED_S)
+    for _ in range(3):
+        await asyncio.sleep(trial.chance.uniform(0.1, 0.9))
+        await trial.look("without a server", link="DOWN", as_of_s=killed_s)
+    # A bad moment to come back: the longest wait between two attempts has begun just now.
+    await trial.until("long waits", lambda it: not re.search(r"retry ([3-9]|\d\d) in [1-9]", it.text), 10)
+    server.start()
+    trial.alive_since_s = time.monotonic()
+    await trial.until("LIVE shown", lambda it: it.link != "LIVE", SETTLED_S)
+    await trial.look("LIVE again")
+    await trial.moments_of("after the restart", 5)
+
+
+async def _load_ends(trial: Trial, world: World, load: Load) -> None:
+    """The server comes to rest, once with nothing to do, once with something in every column."""
+    expected = {queue: dict.fromkeys(COUNTS, 0) | {"DELAY": load.later[queue], "DEAD": load.dead[queue]}
+                for queue in QUEUES}  # fmt: skip
+
+    def rests() -> float:
+        """Return since when the server has held just this, once that is certain: every worker has beaten twice."""
+        still: list[Sample] = []
+        for sample in reversed(trial.sampler.samples):
+            if (sample.queues, sample.workers) != (expected, trial.sampler.newest.workers):
+                break
+            still.append(sample)
+        return still[-1].asked_s if still and still[0].asked_s - still[-1].asked_s > 2 * BEAT_S else 0.0
+
+    async def shown(what: str) -> None:
+        try:
+            since_s = await eventually(rests, 20)
+        except AssertionError:
+            raise AssertionError(f"{what}: the server holds {trial.sampler.newest}, not {expected}") from None
+        left_s = max(0.0, since_s + SETTLED_S - time.monotonic())
+        await trial.until(what, lambda it: exactly(it, trial.sampler.newest), left_s)
+        await asyncio.sleep(trial.chance.uniform(0.5, 1.5))
+        assert exactly(await trial.picture(), trial.sampler.newest) == []
+
+    await shown("the load's end")
+    await world.controller.pause("queue", ["mail"])
+    await asyncio.gather(
+        *(load.enqueue("quick", queue="mail") for _ in range(37)),
+        *(load.enqueue("nap", queue="default", seconds=60) for _ in range(5)),
+        *(load.enqueue("again", queue="default", countdown=600) for _ in range(3)),
+    )
+    expected["mail"]["READY"], expected["default"]["RUN"], expected["default"]["RETRY"] = 37, 5, 3
+    await shown("something in every column")
+    tell(f"{load.acked} tasks, at the end {expected}")
