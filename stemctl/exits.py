@@ -77,6 +77,7 @@ _REFUSALS: Final = {
     "NOPERM": "this user may not do that: see the server's ACL",
     "READONLY": "this server is a replica: use the address of the primary",
     "OOM": "the server's memory is full: raise maxmemory, or purge what is not needed",
+    "SCHEMA": "`python -m pip install --upgrade stem-workers`; nothing was read or changed",
     "MISCONF": "the server cannot write its files: look at its log and its disk",
 }
 

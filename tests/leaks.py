@@ -20,7 +20,7 @@ KNOWN_KEYS: Final = re.compile(
       | unique:[A-Za-z0-9_.:/-]+
       | desired:(?:pause|drain|shutdown)
       | stats:[0-9]+
-      | queues | workers | fleet | epoch | fence | control:log | events | watch | history | audit | probe
+      | queues | workers | fleet | epoch | fence | control:log | events | watch | history | audit | probe | schema
     )""",
     re.VERBOSE,
 )

@@ -18,7 +18,7 @@ log = logging.getLogger("stem.worker")
 HOPELESS_DEATHS: Final = 10
 HOPELESS_WITHIN_S: Final = 60.0
 CANCEL_AGAIN_S: Final = 0.2
-RIGHTS: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
+RIGHTS: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM", "SCHEMA"})
 """Refusals that waiting does not heal: a person has to change something."""
 
 

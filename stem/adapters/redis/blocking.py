@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any, Final
 
 import redis
 
+from stem.adapters.redis import schema
 from stem.adapters.redis.address import Address
 from stem.adapters.redis.calls import CHUNK, enqueue_args, enqueued_of, issue_args, items_of
 from stem.adapters.redis.client import REPLY_TIMEOUT_S, Arg, make_blocking, script, translate
@@ -32,6 +34,8 @@ class BlockingRedisBroker:
         self._client = make_blocking(
             address, reply_timeout_s=REPLY_TIMEOUT_S, client_name=f"stem-{keys.namespace}-sync"
         )
+        self._readable = False
+        self._marked = False
 
     @property
     def namespace(self) -> str:
@@ -41,7 +45,27 @@ class BlockingRedisBroker:
     def url(self) -> str:
         return str(self._address)
 
+    def _admit(self, *, writes: bool) -> None:
+        """Look at the keyspace's version before the first call, as `RedisClient` does."""
+        key = self._keys.schema
+        found: Any
+        try:
+            found = self._client.execute_command("GET", key)  # type: ignore[no-untyped-call] # of redis-py
+            if found is None and writes:
+                with contextlib.suppress(redis.ResponseError):
+                    # Said with `get`, the client gives the old value as it is.
+                    found = self._client.execute_command(*schema.mark(key), get=True)  # type: ignore[no-untyped-call]
+        except (redis.RedisError, OSError) as error:
+            if not schema.is_foreign(error):
+                raise translate(error, what="GET", address=self._address) from error
+            found = b""
+        schema.check(found, namespace=self._keys.namespace, address=self._address)
+        self._readable = True
+        self._marked = self._marked or writes or found is not None
+
     def _run(self, name: str, *args: Arg) -> Any:
+        if not self._marked:
+            self._admit(writes=name not in schema.READERS)
         code = script(name)
         prefix, channels = self._keys.prefix, self._keys.channels
         try:
@@ -60,6 +84,8 @@ class BlockingRedisBroker:
         return answers
 
     def statuses(self, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]:
+        if not self._readable:
+            self._admit(writes=False)
         try:
             pipeline = self._client.pipeline(transaction=False)
             for task_id in ids:

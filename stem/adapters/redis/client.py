@@ -7,6 +7,7 @@ either a read or a script that is safe to send twice, and the caller decides whe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from stem.adapters.redis import schema
 from stem.adapters.redis.address import Address
 from stem.adapters.redis.keys import Keys
 from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
@@ -181,6 +183,8 @@ class RedisClient:
             address, reply_timeout_s=LONGEST_BLOCK_S + 5, client_name=client_name, connections=500
         )
         self._client_name = client_name
+        self._readable = False
+        self._marked = False
 
     async def run(self, name: str, *args: Arg) -> Any:
         """Run one script.
@@ -188,6 +192,8 @@ class RedisClient:
         Raises:
             BrokerError: see `translate`.
         """
+        if not self._marked:
+            await self._admit(writes=name not in schema.READERS)
         code = script(name)
         prefix, channels = self.keys.prefix, self.keys.channels
         try:
@@ -201,6 +207,8 @@ class RedisClient:
 
     async def command(self, *args: Arg) -> Any:
         """Run one plain command that reads, or that is safe to send twice."""
+        if not self._readable:
+            await self._admit()
         try:
             return await self._commands.execute_command(*args)  # type: ignore[no-untyped-call] # of redis-py
         except (redis.RedisError, OSError) as error:
@@ -214,6 +222,8 @@ class RedisClient:
         """
         if not many:
             return []
+        if not self._readable:
+            await self._admit()
         try:
             pipeline = self._commands.pipeline(transaction=False)
             for one in many:
@@ -225,6 +235,8 @@ class RedisClient:
 
     async def block(self, *args: Arg) -> Any:
         """Run a blocking command (at most `LONGEST_BLOCK_S`) on a connection of its own."""
+        if not self._readable:
+            await self._admit()
         try:
             return await self._blocking.execute_command(*args)  # type: ignore[no-untyped-call] # of redis-py
         except (redis.RedisError, OSError) as error:
@@ -235,6 +247,27 @@ class RedisClient:
         return make_async(
             self.address, reply_timeout_s=LONGEST_BLOCK_S + 5, client_name=self._client_name, connections=1
         )
+
+    async def _admit(self, *, writes: bool = False) -> None:
+        """Look at the keyspace's version before the first call; write it where there is none and this call writes.
+
+        First calls at the same time each look for themselves: behind one another they would add up their time-outs.
+        """
+        key = self.keys.schema
+        try:
+            found = await _awaited(self._commands.execute_command("GET", key))  # type: ignore[no-untyped-call]
+            if found is None and writes:
+                # A server that takes no plain writes now (memory, disk) may still take the call itself: the next
+                # handle marks the keyspace then.
+                with contextlib.suppress(redis.ResponseError):
+                    found = await _awaited(self._commands.execute_command(*schema.mark(key)))  # type: ignore[no-untyped-call]
+        except (redis.RedisError, OSError) as error:
+            if not schema.is_foreign(error):
+                self._raise(error, "GET")
+            found = b""
+        schema.check(found, namespace=self.keys.namespace, address=self.address)
+        self._readable = True
+        self._marked = self._marked or writes or found is not None
 
     def _raise(self, error: Exception, what: str) -> NoReturn:
         raise translate(error, what=what, address=self.address) from error

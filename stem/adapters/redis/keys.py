@@ -18,6 +18,7 @@
 | `{ns}:events`, `{ns}:watch` | stream, zset | 2 minutes, 1 hour |
 | `{ns}:stats:<minute>` | hash | 3 hours |
 | `{ns}:history`, `{ns}:audit` | list, stream | capped at 10 000 |
+| `{ns}:schema` | string | none: the version of the keyspace, written once (schema.py) |
 | `{ns}:probe` | string | 1 second: proves that the server takes writes |
 | `{ns}:result:<id>` | hash | the copy kept by a result backend, with its time to live |
 | channels `{ns}@<db>:control`, `:done:<client>` | pub/sub | it ignores database numbers, so the number is in the name |
@@ -97,6 +98,10 @@ class Keys:
 
     def stats(self, minute: int) -> str:
         return f"{self.prefix}stats:{minute}"
+
+    @property
+    def schema(self) -> str:
+        return f"{self.prefix}schema"
 
     @property
     def probe(self) -> str:
