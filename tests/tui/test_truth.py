@@ -168,11 +168,12 @@ class Load:
         producers = [asyncio.create_task(self._produce(queue)) for queue in QUEUES]
         try:
             yield self
-        finally:
             self._stop.set()
-            done = await asyncio.gather(*producers, return_exceptions=True)
-        errors = [each for each in done if each is not None]
-        assert not errors, errors
+            await asyncio.gather(*producers)
+        finally:
+            for producer in producers:
+                producer.cancel()
+            await asyncio.gather(*producers, return_exceptions=True)
 
     async def _produce(self, queue: str) -> None:
         chance = self._chance
@@ -407,7 +408,7 @@ async def _kill_the_server(trial: Trial, server: Server) -> None:
         await asyncio.sleep(trial.chance.uniform(0.1, 0.9))
         await trial.look("without a server", link="DOWN", as_of_s=killed_s)
     # A bad moment to come back: the longest wait between two attempts has begun just now.
-    await trial.until("long waits", lambda it: not re.search(r"retry ([3-9]|\d\d) in [1-9]", it.text), 10)
+    await trial.until("long waits", lambda it: not re.search(r"retry ([4-9]|\d\d) in [1-9]", it.text), 10)
     server.start()
     trial.alive_since_s = time.monotonic()
     await trial.until("LIVE shown", lambda it: it.link != "LIVE", SETTLED_S)
