@@ -84,8 +84,8 @@ async def test_a_task_that_kills_three_workers_is_buried_as_poison(worlds: World
     task_id = await world.enqueue("die", lease=0.4)
 
     for n in range(3):
-        worker = await world.worker(f"victim-{n}")
-        assert await worker.exit_code(10.0) == -9
+        worker = world.fleet.spawn(f"victim-{n}")
+        assert await worker.exit_code(15.0) == -9
     await world.worker("survivor")
     status = await world.reaches(task_id, TaskState.FAILED)
 
