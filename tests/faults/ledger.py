@@ -72,6 +72,8 @@ class Ledger:
         with self._path.open("rb") as file:
             file.seek(self._read_to)
             data = file.read()
+        # A reader may see the first part of a line that is being written: that one is for the next time.
+        data = data[: data.rfind(b"\n") + 1]
         self._read_to += len(data)
         for text in data.decode().splitlines():
             parts = text.split("\t")

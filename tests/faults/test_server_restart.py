@@ -104,8 +104,11 @@ async def test_three_kills_of_the_server_lose_nothing_acknowledged(
     account = world.ledger.read()
     assert set() == account.lost()
     assert account.finished_twice() | account.bad_tokens() == {}
-    answered = await world.controller.ping()
-    assert (answered.expected, answered.replied) == (2, 2)
+
+    async def both_answer() -> bool:
+        return (await world.controller.ping()).replied == 2
+
+    await eventually(both_answer, BACK_S, what="both workers answer")
     for worker in workers:
         assert worker.tracebacks() == []
 
