@@ -38,6 +38,7 @@ class Bell:
                 self._sleeper = self._client.lone_client()
                 self._id = await self._sleeper.execute_command("CLIENT", "ID")  # type: ignore[no-untyped-call]
             read = asyncio.ensure_future(self._sleeper.execute_command("BLPOP", *bells, BELL_BLOCK_S))  # type: ignore[no-untyped-call]
+            read.add_done_callback(_look_at)
             try:
                 done, _ = await asyncio.wait({read}, timeout=timeout_s)
                 if not done:
@@ -47,8 +48,6 @@ class Bell:
                 if not read.done():
                     read.cancel()
                     await asyncio.wait({read})
-                if not read.cancelled():
-                    read.exception()  # looked at: another error may be on its way, and asyncio would log this one
         except BaseException as error:
             # Whatever went wrong, the connection behind it is another one next time, with another id.
             await self.close()
@@ -61,6 +60,12 @@ class Bell:
             sleeper, self._sleeper = self._sleeper, None
             with contextlib.suppress(redis.RedisError, OSError):
                 await sleeper.aclose()
+
+
+def _look_at(read: asyncio.Future[object]) -> None:
+    """Retrieve an error, or asyncio logs it: of two cancellations, or beside another error, nobody else does."""
+    if not read.cancelled():
+        read.exception()
 
 
 class Waits:
