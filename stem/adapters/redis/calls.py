@@ -159,9 +159,9 @@ def seen_of(flat: Sequence[bytes], now_ms: int) -> list[Seen]:
     for at, data in zip(flat[1::3], flat[2::3], strict=True):
         try:
             heartbeat = Heartbeat.decode(data)
-        except DecodeError:
+            at_ms = int(float(at))
+        except (DecodeError, ValueError, OverflowError):  # a time that is no number, or infinite
             continue
-        at_ms = int(float(at))
         seen.append(Seen(heartbeat=heartbeat, at_ms=at_ms, age_ms=max(0, now_ms - at_ms)))
     return sorted(seen, key=lambda one: (one.heartbeat.name, one.heartbeat.started_at_ms))
 

@@ -215,7 +215,11 @@ def _minute_rows(minute: int, flat: Any) -> list[MinuteRow]:
             grouped.setdefault((parts[0], parts[1]), {})[parts[2]] = number(value) or 0
     rows = []
     for (queue, task), found in sorted(grouped.items()):
-        buckets = {int(what[1:]): by for what, by in found.items() if what[0] == "h" and what[1:].isdigit()}
+        buckets = {
+            bucket: by
+            for what, by in found.items()
+            if what.startswith("h") and (bucket := number(what[1:])) is not None and 0 <= bucket < 64
+        }
         measured = None
         if found.get("n"):
             measured = Measured(

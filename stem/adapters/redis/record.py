@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -22,14 +23,19 @@ def text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
 
 
+_NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
+
+
 def number(value: object) -> int | None:
-    """Return an integer, or None for a missing or ill-formed one."""
+    """Return an integer, or None for a missing or ill-formed one.
+
+    Stricter than `int()`, which takes digits of other scripts, underscores and white space, and which `str.isdigit`
+    does not guard: that holds for digits that `int()` refuses.
+    """
     if isinstance(value, int):
         return value
-    try:
-        return int(value) if isinstance(value, bytes) and value else None
-    except ValueError:
-        return None
+    found = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+    return int(found) if isinstance(found, str) and _NUMBER.fullmatch(found) else None
 
 
 def status_of(task_id: str, values: Sequence[Any] | None, *, timeline: bool) -> TaskStatus | None:
@@ -102,10 +108,11 @@ def _timeline(r: Mapping[str, Any], state: TaskState) -> tuple[TimelineEntry, ..
     told = set()
     for line in lines:
         parts = line.split("\t", 4)
-        if len(parts) == 5 and parts[0].isdigit() and parts[3].lstrip("-").isdigit():
-            entry = TimelineEntry(
-                at_ms=int(parts[0]), event=parts[1], worker=parts[2], attempt=int(parts[3]), detail=parts[4]
-            )
+        if len(parts) != 5:
+            continue
+        line_at, line_attempt = number(parts[0]), number(parts[3])
+        if line_at is not None and line_attempt is not None:
+            entry = TimelineEntry(at_ms=line_at, event=parts[1], worker=parts[2], attempt=line_attempt, detail=parts[4])
             entries.append(entry)
             told.add((entry.at_ms, entry.event))
     started, worker = number(r["s1"]), text(r["o"])
@@ -119,22 +126,26 @@ def _timeline(r: Mapping[str, Any], state: TaskState) -> tuple[TimelineEntry, ..
 
 
 def delivery_of(row: Sequence[Any]) -> Delivery:
-    """Build a delivery from what `fetch` and `adopt` return."""
+    """Build a delivery from what `fetch` and `adopt` return.
+
+    It always is one, whatever the record holds: the worker finds out what is wrong with it, and buries it. Raising here
+    would take the whole batch along.
+    """
     return Delivery(
-        id=row[0].decode(),
-        task=row[1].decode("utf-8", "replace"),
-        token=int(row[2]),
-        queue=row[3].decode(),
-        body=row[4],
-        signature=row[5],
-        priority=int(row[6]),
-        attempt=int(row[7]),
-        crashes=int(row[8]),
-        lease_ms=int(row[9]),
-        enqueued_at_ms=int(row[10]),
-        started_at_ms=int(row[11]),
-        give_backs=int(row[12]),
-        first_give_back_ms=int(row[13]),
+        id=text(row[0]),
+        task=text(row[1]),
+        token=number(row[2]) or 0,
+        queue=text(row[3]),
+        body=row[4] if isinstance(row[4], bytes) else b"",
+        signature=row[5] if isinstance(row[5], bytes) else b"",
+        priority=number(row[6]) or 0,
+        attempt=number(row[7]) or 0,
+        crashes=number(row[8]) or 0,
+        lease_ms=number(row[9]) or 0,
+        enqueued_at_ms=number(row[10]) or 0,
+        started_at_ms=number(row[11]) or 0,
+        give_backs=number(row[12]) or 0,
+        first_give_back_ms=number(row[13]) or 0,
     )
 
 
@@ -144,13 +155,14 @@ def pauses_of(flat: Sequence[Any]) -> list[Pause]:
     for field, value in zip(flat[::2], flat[1::2], strict=True):
         kind, _, target = text(field).partition(":")
         parts = text(value).split("\t", 3)
-        if kind in _KINDS and len(parts) == 4 and parts[0].isdigit() and parts[1].isdigit():
+        at_ms, until_ms = number(parts[0]), number(parts[1]) if len(parts) == 4 else None
+        if kind in _KINDS and at_ms is not None and until_ms is not None:
             pauses.append(
                 Pause(
                     kind=_KINDS[kind],
                     target=target,
-                    at_ms=int(parts[0]),
-                    until_ms=int(parts[1]) or None,
+                    at_ms=at_ms,
+                    until_ms=until_ms or None,
                     actor=parts[2],
                     reason=parts[3],
                 )
@@ -168,10 +180,10 @@ def final_row_of(data: bytes) -> FinalRow | None:
             task=parts[2],
             queue=parts[3],
             worker=parts[4],
-            attempt=int(parts[5]),
-            enqueued_at_ms=int(parts[6]),
-            started_at_ms=int(parts[7]),
-            finished_at_ms=int(parts[8]),
+            attempt=number(parts[5]) or 0,
+            enqueued_at_ms=number(parts[6]) or 0,
+            started_at_ms=number(parts[7]) or 0,
+            finished_at_ms=number(parts[8]) or 0,
             error_type=parts[9],
         )
     except (ValueError, IndexError):

@@ -1,0 +1,160 @@
+"""Whatever bytes come, a decoder returns a value or raises `DecodeError`: soon, in bounds, and importing nothing."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import importlib
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import pytest
+
+from stem.errors import DecodeError, InvalidInputError
+from stem.messages.codec import MAX_BODY, unpack
+from stem.messages.event import Event
+from stem.worker.host import rss_bytes
+from tests.fuzz.corpus import nasty_bytes
+from tests.fuzz.mutate import Mutator
+from tests.fuzz.sizes import TIMEOUT_S, random_for, reported, size
+from tests.messages.fixtures.record import DECODERS, FOLDER, encode, plain
+
+pytestmark = pytest.mark.timeout(TIMEOUT_S)
+
+MB: Final = 1024 * 1024
+SHARES: Final = {"envelope": 10_000}
+SHARE: Final = 2_000
+SLOWEST_S: Final = 0.25
+"""For a message of ordinary size; in time of this thread, which a busy machine does not stretch."""
+SLOWEST_BIG_S: Final = 2.0
+
+
+def samples(kind: str) -> list[bytes]:
+    """Return well-formed messages of a kind: the recorded ones."""
+    return [bytes.fromhex(path.read_text("ascii")) for path in _recorded(kind)]
+
+
+def _recorded(kind: str) -> list[Path]:
+    return sorted(FOLDER.glob(f"v*/{kind}-*.hex"))
+
+
+@contextmanager
+def nothing_imported() -> Iterator[None]:
+    """Fail when anything is imported meanwhile."""
+
+    def refuse(name: str, *_: object, **__: object) -> NoReturn:
+        raise AssertionError(f"decoding imports {name!r}")
+
+    before = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib, "import_module", refuse)
+        patch.setattr(builtins, "__import__", refuse)
+        yield
+    assert set(sys.modules) == before
+
+
+def decode(kind: str, data: bytes, *, slowest_s: float = SLOWEST_S) -> Any:
+    """Return what a decoder makes of bytes, None where it refuses them as it should; anything else fails."""
+    began = time.thread_time()
+    try:
+        value = DECODERS[kind](data)
+    except DecodeError as error:
+        said = str(error)
+        assert said.isprintable(), "the error shows the bytes"
+        assert len(said) < 300
+        value = None
+    except Exception as error:
+        raise AssertionError(f"{kind}: {type(error).__name__}: {error} from {data[:200].hex()}") from error
+    took = time.thread_time() - began
+    assert took < slowest_s, f"{kind}: {took:.3f} s for {len(data)} bytes: {data[:100].hex()}"
+    return value
+
+
+def look_at(value: Any) -> None:
+    """Do with an accepted message what programs do: show it and write it on."""
+    json.dumps(plain(value), allow_nan=True).encode()
+    # A message that nests as deep as one may is one level too deep in the next; its text was cut where it is too long.
+    with contextlib.suppress(InvalidInputError):
+        encode(value)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_the_corpus_is_refused_or_read(kind: str) -> None:
+    with nothing_imported():
+        for data in nasty_bytes().values():
+            # The big ones never get past the reading that all decoders share: one kind of each limit is enough.
+            if len(data) < 64 * 1024 or kind in ("envelope", "status"):
+                decode(kind, data, slowest_s=SLOWEST_BIG_S)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_message_cut_anywhere_is_refused(kind: str) -> None:
+    for sample in samples(kind):
+        for end in range(len(sample)):
+            assert decode(kind, sample[:end]) is None, f"cut at {end}"
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_message_with_any_bit_flipped_is_refused_or_read(kind: str) -> None:
+    with nothing_imported(), reported(f"{kind}, each bit flipped") as counted:
+        for sample in samples(kind):
+            for bit in range(len(sample) * 8):
+                flipped = bytearray(sample)
+                flipped[bit // 8] ^= 1 << bit % 8
+                value = decode(kind, bytes(flipped))
+                counted.tried += 1
+                if value is not None:
+                    counted.accepted += 1
+                    look_at(value)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_mutated_messages_are_refused_or_read(kind: str) -> None:
+    mutator = Mutator(random_for(kind))
+    fields = [unpack(sample) for sample in samples(kind)]
+    before = rss_bytes()
+
+    with nothing_imported(), reported(f"{kind}, mutated") as counted:
+        for _ in range(size(SHARES.get(kind, SHARE))):
+            value = decode(kind, mutator.message(mutator.random.choice(fields)))
+            counted.tried += 1
+            if value is not None:
+                counted.accepted += 1
+                look_at(value)
+
+    assert counted.accepted > counted.tried / 100, "the mutations are all too coarse: nothing gets through"
+    assert rss_bytes() - before < 50 * MB
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs the peak of memory that Linux keeps")
+def test_a_bomb_takes_a_bounded_multiple_of_its_size() -> None:
+    """Not more than 150 bytes of memory for each of its bytes, and of those never more than a body may have."""
+    for name, data in nasty_bytes().items():
+        if len(data) < 64 * 1024:
+            continue
+        before = rss_bytes()
+        Path("/proc/self/clear_refs").write_text("5")
+        decode("envelope", data, slowest_s=SLOWEST_BIG_S)
+        peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
+        assert peak - before < 150 * MAX_BODY, f"{name}: {(peak - before) / MB:.0f} MB"
+
+
+def test_an_event_batch_of_the_largest_size_is_read_in_time() -> None:
+    event = Event(kind="task.started", at_ms=1, worker="w", seq=1)
+    batch = encode([event] * 9_000)
+
+    assert len(batch) < MAX_BODY
+    assert len(decode("events", batch, slowest_s=SLOWEST_BIG_S)) == 9_000
+
+
+def test_every_decoder_is_fuzzed() -> None:
+    """A new kind of message that nobody adds to the recorded ones would never be tried."""
+    checked: dict[str, Callable[[bytes], Any]] = dict(DECODERS)
+
+    assert all(samples(kind) for kind in checked)
