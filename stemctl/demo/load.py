@@ -8,7 +8,6 @@ from collections import deque
 from typing import Final
 
 from stem.client import Stem
-
 from stem.control.controller import Controller
 from stem.task import Signature, TaskOptions
 from stemctl.demo.ledger import Ledger

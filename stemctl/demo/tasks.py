@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from stem.client import Stem
-
 from stem.retry import ExponentialJitterRetryStrategy
 from stem.signals import StemSignals
 from stem.task import TaskContext
