@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
@@ -168,6 +169,7 @@ class Feed:
         self._online = asyncio.Event()
         self._cursor: str | None = None
         self._history_due_s = self._info_due_s = 0.0
+        self._rtts_ms = deque((0.0,), maxlen=3)
 
     async def run(self) -> None:
         """Keep the state true until cancelled; gives the watch lease back at the end."""
@@ -230,8 +232,10 @@ class Feed:
                 await self._down(error)
                 continue
             self._online.set()
-            # A slow server is asked less often: at most a tenth of the time goes into polls.
-            await self._pause(max(self.interval_s, 9 * link.rtt_ms / 1000))
+            # A slow server is asked less often: at most a tenth of the time goes into polls. One slow answer (the first
+            # one brings all there is) does not make it slow, and shall not leave an old picture standing.
+            self._rtts_ms.append(link.rtt_ms)
+            await self._pause(max(self.interval_s, 9 * min(self._rtts_ms) / 1000))
 
     async def _resync(self) -> None:
         """See whether the broker answers again; then everything is read anew."""

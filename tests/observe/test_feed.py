@@ -90,6 +90,32 @@ async def test_events_arrive_while_the_lease_is_held_and_it_is_given_back() -> N
     assert not (await broker.presence.beat(Beat(heartbeat=beat()))).watched
 
 
+@pytest.mark.parametrize(("slow_polls", "wait_s"), [({1}, 1.0), ({4}, 1.0), ({1, 2, 3, 4, 5}, 18.0)])
+async def test_a_slow_server_is_asked_less_often_but_one_slow_answer_leaves_no_old_picture(
+    monkeypatch: pytest.MonkeyPatch, slow_polls: set[int], wait_s: float
+) -> None:
+    clock, waits = FakeClock(), list[float]()
+
+    def answer() -> None:
+        if feed.polls + 1 in slow_polls and not busy:
+            busy.append(1)
+            clock.advance(2.0)
+
+    async def pause(seconds: float) -> None:
+        waits.append(seconds)
+        busy.clear()
+        if len(waits) == 5:
+            raise asyncio.CancelledError
+
+    busy: list[int] = []
+    feed = Feed(Plug(InMemoryBroker(), answer), state(), watcher="test", clock=clock, events=False)
+    monkeypatch.setattr(feed, "_pause", pause)
+    await asyncio.gather(feed.run(), return_exceptions=True)
+
+    assert max(waits) == wait_s
+    assert waits[0] == 1.0
+
+
 async def test_a_broker_that_goes_away_leaves_the_picture_and_comes_back() -> None:
     error: Exception | None = None
     inner = InMemoryBroker()
