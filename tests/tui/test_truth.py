@@ -7,145 +7,35 @@ import os
 import random
 import re
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from stem.adapters.connect import connect_broker
-from stem.contracts import QueueRow, Seen
 from stem.errors import BrokerError
 from stem.messages.envelope import new_task_id
 from tests.conftest import OwnServer
 from tests.faults.fleet import WorkerProcess, World
 from tests.servers import Server
-from tests.tui.terminal import COUNTS, Picture, Terminal, Worker
+from tests.tui.sampler import PACE_S, Sample, Sampler, widest_gap_s
+from tests.tui.terminal import COUNTS, Picture, Terminal
 from tests.waiting import eventually
 
 BEAT_S: Final = 0.8
 SLOTS: Final = 4
 QUEUES: Final = ("default", "mail")
-PACE_S: Final = 0.02
+GAP_S: Final = 0.25
+"""With more between two samples nobody knows what the server held: no moment to judge a screen by."""
 WINDOW_S: Final = 1.5
 """What the screen says may be that old: it asks once a second, and draws ten times a second."""
 SETTLED_S: Final = 2.0
 """Once the server holds still: until the screen says exactly that. Also: once it answers again, until it is LIVE."""
 MOMENTS: Final = 20
-
-
-# ------------------------------------------------------------------------------------------------------ what is there
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What the server held at some moment between `asked_s` and `answered_s`."""
-
-    asked_s: float
-    answered_s: float
-    queues: dict[str, dict[str, int]]
-    paused: frozenset[str]
-    workers: dict[str, Worker]
-
-    def total(self, column: str) -> int:
-        return sum(row[column] for row in self.queues.values())
-
-
-def word_of(seen: Seen) -> str:
-    """Return what a worker is to be called, by its last heartbeat alone."""
-    beat = seen.heartbeat
-    if beat.state == "stopped":
-        return "stopped"
-    if seen.age_ms > 3 * beat.interval_ms:
-        return "lost"
-    if beat.loop_age_ms > 2_000:
-        return "wedged"
-    if seen.age_ms > 2 * beat.interval_ms:
-        return "late"
-    if beat.state == "starting":
-        return "start"
-    return "busy" if beat.in_flight >= beat.concurrency else "up"
-
-
-def worker_of(seen: Seen) -> Worker:
-    """Return what is to be said of a worker; of a lost one nobody knows what it runs."""
-    beat, word = seen.heartbeat, word_of(seen)
-    return word, None if word == "lost" else beat.in_flight, beat.concurrency
-
-
-def sample_of(asked_s: float, rows: Sequence[QueueRow], seen: Sequence[Seen]) -> Sample:
-    return Sample(
-        asked_s=asked_s,
-        answered_s=time.monotonic(),
-        queues={
-            row.name: {
-                "READY": row.ready,
-                "RUN": row.in_flight,
-                "DELAY": row.delayed,
-                "RETRY": row.retrying,
-                "DEAD": row.dead,
-            }
-            for row in rows
-        },
-        paused=frozenset(row.name for row in rows if row.pause is not None),
-        workers={each.heartbeat.name: worker_of(each) for each in seen},
-    )
-
-
-class Sampler:
-    """Asks the server what it holds, every 20 ms, on a thread and a connection of its own."""
-
-    def __init__(self, url: str, namespace: str) -> None:
-        self._broker = connect_broker(url, namespace=namespace)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="sampler")
-        self.samples: list[Sample] = []
-        self.error: Exception | None = None
-
-    @property
-    def newest(self) -> Sample:
-        return self.samples[-1]
-
-    def between(self, since_s: float, until_s: float) -> list[Sample]:
-        found = []
-        for sample in reversed(self.samples):
-            if sample.answered_s < since_s:
-                break
-            if sample.asked_s <= until_s:
-                found.append(sample)
-        return found[::-1]
-
-    async def _run(self) -> None:
-        try:
-            while not self._ended.is_set():
-                asked_s = time.monotonic()
-                try:
-                    rows = await self._broker.census.queues(QUEUES)
-                    seen = await self._broker.presence.workers()
-                except BrokerError:
-                    await asyncio.sleep(PACE_S)
-                    continue
-                self.samples.append(sample_of(asked_s, rows, seen))
-                await asyncio.sleep(max(0.0, asked_s + PACE_S - time.monotonic()))
-        except Exception as error:
-            self.error = error
-        finally:
-            await self._broker.close()
-
-    @contextmanager
-    def running(self) -> Iterator[Sampler]:
-        self._thread.start()
-        try:
-            yield self
-        finally:
-            self._ended.set()
-            self._thread.join(10)
 
 
 # -------------------------------------------------------------------------------------------------------------- load
@@ -219,8 +109,6 @@ def untruths(picture: Picture, samples: list[Sample]) -> list[str]:
     What moves may have stood outside the samples between two of them: by as much as it moved from one to the next.
     """
     found: list[str] = []
-    if not samples:
-        return ["the server was not asked in time"]
 
     def must(what: str, said: object, held: set[Any]) -> None:
         if said not in held:
@@ -291,27 +179,34 @@ class Trial:
         self.alive_since_s = 0.0
 
     async def moments_of(self, what: str, count: int) -> None:
-        for _ in range(count):
+        judged, tries = 0, 0
+        while judged < count:
+            tries += 1
+            assert tries < count + 20, f"{what}: this machine is too busy to ask the server every {GAP_S} s"
             await asyncio.sleep(self.chance.uniform(0.1, 0.9))
-            await self.look(what)
-            self.moments += 1
+            judged += await self.look(what)
+        self.moments += count
 
-    async def look(self, what: str, *, link: str = "LIVE", as_of_s: float | None = None) -> None:
-        """Compare the screen with what the server held of late, or when it was last there."""
+    async def look(self, what: str, *, link: str = "LIVE", as_of_s: float | None = None) -> bool:
+        """Compare the screen with what the server held of late, or when it was last there.
+
+        Returns:
+            False when it cannot be judged: too much time lies between two samples.
+        """
         picture = await self.picture()
         # The samples must reach past the moment of the picture.
         await eventually(lambda: as_of_s or self.sampler.newest.asked_s > picture.at_s, 5, what="a sample was taken")
         until_s = as_of_s or picture.at_s
         samples = self.sampler.between(max(until_s - WINDOW_S, self.alive_since_s), until_s)
-        # A machine that is too busy to take samples in time may be too busy to draw in time.
-        late_s = max((after.answered_s - before.answered_s for before, after in pairwise(samples)), default=0) - PACE_S
-        if late_s > 0.05:
-            samples = self.sampler.between(max(until_s - WINDOW_S - late_s, self.alive_since_s), until_s)
+        if not samples or widest_gap_s(samples) > GAP_S:
+            tell(f"{what}: not judged")
+            return False
         wrong = untruths(picture, samples)
         if picture.link != link:
             wrong.append(f"the link is {picture.link}, not {link}")
         if wrong:
             raise AssertionError(f"{what}, moment {self.moments + 1}: " + "; ".join(wrong) + f"\n{picture.text}")
+        return True
 
     async def picture(self) -> Picture:
         return await asyncio.to_thread(self.terminal.picture)
@@ -401,6 +296,12 @@ async def _kill_a_worker(trial: Trial, world: World, worker: WorkerProcess) -> N
 
 async def _kill_the_server(trial: Trial, server: Server) -> None:
     """The picture stays while the server is away, and comes alive with it."""
+
+    def known() -> bool:
+        now_s = time.monotonic()
+        return widest_gap_s(trial.sampler.between(now_s - WINDOW_S, now_s)) <= GAP_S
+
+    await eventually(known, what="the server was asked often enough")
     killed_s = time.monotonic()
     server.kill9()
     await trial.until("DOWN shown", lambda it: it.link != "DOWN", SETTLED_S)
