@@ -124,11 +124,12 @@ class Waits:
                 await connection.aclose()
 
     async def close(self) -> None:
-        if self._listener is not None:
-            self._listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listener
-            self._listener = None
+        listener, self._listener = self._listener, None
+        # Asked again until it has ended: `asyncio.wait_for` of Python 3.11, through which redis-py sends, swallows a
+        # cancellation that meets a finished send.
+        while listener is not None and not listener.done():
+            listener.cancel()
+            await asyncio.wait({listener}, timeout=0.2)
 
 
 class _Told:
