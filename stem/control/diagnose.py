@@ -14,7 +14,7 @@ Diagnosis = Literal["healthy", "busy", "wedged", "deaf", "lost", "draining", "st
 MEANING: Final[dict[Diagnosis, str]] = {
     "healthy": "beats, answers and has a free slot",
     "busy": "beats and answers; every slot is taken",
-    "wedged": "answers, but a handler blocks its work loop",
+    "wedged": "beats and answers pings, but a handler blocks its work loop",
     "deaf": "beats, but does not answer commands",
     "lost": "stopped beating without a goodbye: killed, frozen or cut off",
     "draining": "takes no more work and finishes what it has",
@@ -38,7 +38,10 @@ def diagnose(seen: Seen, *, answered: bool | None = None, issued_at_ms: int = 0)
         # Without a beat since the command the evidence is thin. A beat that is overdue speaks for a dead or frozen
         # process; one that is not due yet leaves only "it did not answer".
         overdue = seen.at_ms <= issued_at_ms and seen.age_ms > beat.interval_ms + beat.interval_ms // 4
-        return "lost" if overdue else "deaf"
+        if overdue:
+            return "lost"
+        # What must wait for the work loop (a revoke, a pause) goes unanswered while a handler blocks it.
+        return "wedged" if beat.loop_age_ms > WEDGED_AFTER_MS else "deaf"
     if beat.loop_age_ms > WEDGED_AFTER_MS:
         return "wedged"
     if beat.state in ("draining", "stopping"):

@@ -43,6 +43,13 @@ def test_silence_with_a_newer_beat_is_deaf() -> None:
     assert diagnose(worker, answered=False, issued_at_ms=START_MS) == "deaf"
 
 
+def test_silence_while_the_work_loop_is_blocked_is_wedged_not_deaf() -> None:
+    """A revoke and a pause wait for the work loop, so their answer waits as well."""
+    worker = Seen(heartbeat=beat("a", loop_age_ms=9_000), at_ms=START_MS + 1, age_ms=100)
+
+    assert diagnose(worker, answered=False, issued_at_ms=START_MS) == "wedged"
+
+
 def test_silence_with_an_overdue_beat_is_lost_before_the_three_intervals_are_over() -> None:
     worker = Seen(heartbeat=beat("a"), at_ms=START_MS - 100, age_ms=5_000)
 
