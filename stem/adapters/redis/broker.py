@@ -31,7 +31,7 @@ from stem.contracts import (
     Swept,
 )
 from stem.errors import BrokerError
-from stem.messages.names import check_name
+from stem.messages.names import check_name, is_name
 from stem.messages.status import ErrorInfo, TaskStatus
 
 if TYPE_CHECKING:
@@ -186,8 +186,8 @@ class RedisStreamsBroker:
         return [status_of(task_id, row, timeline=timeline) for task_id, row in zip(ids, rows, strict=True)]
 
     async def body(self, task_id: str) -> tuple[bytes, bytes] | None:
-        body, signature = await self._client.command("HMGET", self._keys.task(task_id), "b", "sg")
-        return None if body is None else (body, signature or b"")
+        (row,) = await self._client.commands([("HMGET", self._keys.task(task_id), "b", "sg")], each=True)
+        return None if row is None or row[0] is None else (row[0], row[1] or b"")
 
     async def wait(self, task_id: str, timeout_s: float) -> TaskStatus | None:
         deadline = asyncio.get_running_loop().time() + timeout_s
@@ -227,6 +227,7 @@ class RedisStreamsBroker:
 
     async def reconcile(self, cursor: str = "0", *, limit: int = CHUNK) -> tuple[str, int]:
         following, keys = await self._client.command("SCAN", cursor, "MATCH", self._keys.tasks_pattern, "COUNT", limit)
-        ids = [key.decode().rpartition(":task:")[2] for key in keys]
+        named = [key.decode("utf-8", "replace").rpartition(":task:")[2] for key in keys]
+        ids = [task_id for task_id in named if is_name("task id", task_id)]
         repaired = await self._client.run("reconcile", *ids) if ids else 0
         return following.decode(), repaired

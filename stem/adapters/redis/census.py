@@ -55,6 +55,7 @@ class RedisCensus:
                     enqueued_total=total,
                 )
                 for name, ready, delayed, retrying, held, in_flight, dead, oldest, total in rows
+                if is_name("queue", text(name))
             ),
             key=lambda row: row.name,
         )
@@ -71,7 +72,8 @@ class RedisCensus:
         return await self._from_sets(state, queues, cursor, limit)
 
     async def _queue_names(self) -> list[str]:
-        return sorted(text(name) for name in await self._client.command("SMEMBERS", self._client.keys.queues))
+        names = [text(name) for name in await self._client.command("SMEMBERS", self._client.keys.queues)]
+        return sorted(name for name in names if is_name("queue", name))
 
     async def _from_sets(self, state: str, queues: Sequence[str], cursor: str | None, limit: int) -> TaskPage:
         """Page through one zset per queue, queue after queue. The cursor is "<queue index>:<offset>"."""

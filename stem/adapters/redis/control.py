@@ -11,7 +11,7 @@ import redis.asyncio
 
 from stem.adapters.redis.calls import issue_args, items_of, seen_of
 from stem.adapters.redis.client import RedisClient, translate
-from stem.adapters.redis.record import pauses_of
+from stem.adapters.redis.record import number, pauses_of, text
 from stem.contracts import Change, Desired, Issued, Logged
 from stem.errors import BrokerUnreachableError, DecodeError
 from stem.messages.command import Command, Reply
@@ -42,14 +42,12 @@ class RedisControl:
             fence=fence,
             now_ms=now_ms,
             log=[
-                Logged(epoch=int(at), issued_at_ms=int(time), command=command)
+                Logged(epoch=int(at), issued_at_ms=number(time) or 0, command=command)
                 for at, time, command in zip(log[::3], log[1::3], log[2::3], strict=True)
             ],
             pauses=pauses_of(pauses),
-            drained=frozenset(worker.decode() for worker in drained),
-            shutdown={
-                worker.decode(): mode.decode() for worker, mode in zip(shutdown[::2], shutdown[1::2], strict=True)
-            },
+            drained=frozenset(text(worker) for worker in drained),
+            shutdown={text(worker): text(mode) for worker, mode in zip(shutdown[::2], shutdown[1::2], strict=True)},
             reset=reset,
         )
 

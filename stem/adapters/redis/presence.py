@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stem.adapters.redis.calls import CHUNK, beat_args, seen_of
 from stem.adapters.redis.client import RedisClient
+from stem.adapters.redis.record import text
 from stem.contracts import Beat, BeatAnswer, Limits, Seen
 
 
@@ -32,6 +33,6 @@ class RedisPresence:
             [("TIME",), ("ZRANGE", keys.workers, 0, -1, "WITHSCORES")]
         )
         ids, times = listed[::2], listed[1::2]
-        beats = await self._client.commands([("HGET", keys.worker(worker.decode()), "h") for worker in ids])
+        beats = await self._client.commands([("HGET", keys.worker(text(worker)), "h") for worker in ids], each=True)
         flat = [value for row in zip(ids, times, beats, strict=True) if row[2] is not None for value in row]
         return seen_of(flat, int(seconds) * 1000 + int(micros) // 1000)

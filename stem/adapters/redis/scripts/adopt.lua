@@ -17,13 +17,12 @@ for i = 5, 4 + n do
         local r = id and redis.pcall('HMGET', task_key(id), 'st', 'o', 'e', 'n', 'k', 'b', 'sg', 'a', 'c', 'l', 'at', 's1', 'gb', 'g1')
           or { err = 'deleted' }
         if not r.err and r[1] == 'running' and r[2] == worker and r[3] == item[1] then
-          local length = tonumber(r[10] or '') or lease
+          local length = length_of(r[10], lease)
           redis.call('ZADD', queue_key(queue, 'lease'), now + length, id)
           out[#out + 1] = { id, r[4], r[5], queue, r[6], r[7] or '', priority, num(r[8]), num(r[9]), length, num(r[11]),
             num(r[12]), num(r[13]), num(r[14]) }
         else
-          redis.call('XACK', stream, 'stem', item[1])
-          redis.call('XDEL', stream, item[1])
+          drop_entries(stream, item[1])
         end
       end
     end

@@ -7,7 +7,7 @@ local worker, name, state, heartbeat, lost_after = ARGV[2], ARGV[3], ARGV[4], AR
 local fleet = P .. 'fleet'
 if heartbeat ~= '' then
   -- A gap in the whole fleet's beats means that the server was away: nobody could renew, so nobody is to be robbed yet.
-  local last = tonumber(redis.call('HGET', fleet, 'last') or now)
+  local last = num(redis.call('HGET', fleet, 'last') or now)
   if now - last > lost_after then redis.call('HSET', fleet, 'resumed', now) end
   redis.call('HSET', fleet, 'last', now)
   local key = P .. 'worker:' .. worker
@@ -54,4 +54,4 @@ while ARGV[i] do
 end
 write_counts()
 local watched = redis.call('ZCOUNT', P .. 'watch', now, '+inf')
-return { now, tonumber(redis.call('GET', P .. 'epoch') or '0'), watched, lost, revoked }
+return { now, num(redis.call('GET', P .. 'epoch')), watched, lost, revoked }

@@ -80,7 +80,7 @@ for i = 4, #ARGV, 12 do
       lengths[queue] = lengths[queue] and lengths[queue] + 1
       enqueued[queue] = (enqueued[queue] or 0) + (outcome == 'queued' and 1 or 0)
       count(queue, task, 'enqueued')
-      redis.call('HINCRBY', queue_key(queue, 'meta'), 'in', 1)
+      redis.pcall('HINCRBY', queue_key(queue, 'meta'), 'in', 1)
     end
   end
   out[#out + 1] = holder

@@ -25,13 +25,13 @@ end
 -- held ones, so that each look sees others.
 local function release_held(queue, pauses)
   local held, meta = queue_key(queue, 'held'), queue_key(queue, 'meta')
-  if now - tonumber(redis.call('HGET', meta, 'hs') or '0') < 100 then return end
+  if now - num(redis.call('HGET', meta, 'hs')) < 100 then return end
   for _, id in ipairs(redis.call('ZRANGE', held, 0, 99)) do
     local key = task_key(id)
     local r = redis.pcall('HMGET', key, 'st', 'p', 'n')
     if r[1] ~= 'queued' then
       redis.call('ZREM', held, id)
-    elseif pauses['task:' .. r[3]] then
+    elseif pauses['task:' .. (r[3] or '')] then
       redis.call('ZADD', held, now, id)
     else
       redis.call('HSET', key, 'e', make_ready(id, queue, r[2]))
@@ -85,13 +85,15 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
           count(queue, r[5], 'expired')
           add_history(id, 'expired', r[5], queue, r[19], r[6], r[11], r[18], '')
           drop[#drop + 1] = entry[1]
-        elseif pauses['task:' .. r[5]] then
+        elseif pauses['task:' .. (r[5] or '')] then
           redis.call('ZADD', queue_key(queue, 'held'), now, id)
           redis.call('HSET', queue_key(queue, 'meta'), 'hd', '1')
           redis.call('HSET', key, 'e', '')
           drop[#drop + 1] = entry[1]
         else
-          local token, length = num(r[3]) + 1, tonumber(r[8] or '') or tonumber(leases[r[5]] or lease)
+          local token, length = num(r[3]) + 1, length_of(r[8], tonumber(leases[r[5]] or lease))
+          -- Where it stands is where it belongs: what settles it later finds it by these.
+          if r[14] ~= queue or r[15] ~= tostring(priority) then redis.call('HSET', key, 'q', queue, 'p', priority) end
           redis.call('HSET', key, 'st', 'running', 'k', token, 'o', worker, 's1', now)
           deadlines[#deadlines + 1] = now + length
           deadlines[#deadlines + 1] = id
@@ -101,10 +103,7 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
         end
       end
       if #drop > 0 then
-        in_chunks(drop, 500, function(...)
-          redis.call('XACK', stream, 'stem', ...)
-          redis.call('XDEL', stream, ...)
-        end)
+        in_chunks(drop, 500, function(...) drop_entries(stream, ...) end)
         skipped = skipped + #drop
       end
       if #entries < asked then
@@ -122,7 +121,7 @@ end
 
 local function fetch(worker, i)
   local epoch, want, lease, n = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2], tonumber(ARGV[i + 3])
-  local fence = tonumber(redis.call('GET', P .. 'fence') or '0')
+  local fence = num(redis.call('GET', P .. 'fence'))
   if fence > epoch then return { 1, 0, -1, {} } end
   local leases = {}
   for j = i + 4 + n, #ARGV - 1, 2 do leases[ARGV[j]] = ARGV[j + 1] end

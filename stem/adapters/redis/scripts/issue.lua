@@ -48,8 +48,8 @@ end
 
 local epoch
 if before[1] then
-  epoch = tonumber(before[1])
-  for value in before[2]:gmatch('([^\t]*)\t') do items[#items + 1] = value end
+  epoch = num(before[1])
+  for value in (before[2] or ''):gmatch('([^\t]*)\t') do items[#items + 1] = value end
 else
   epoch = redis.call('INCR', P .. 'epoch')
   for i = 11, #ARGV do
@@ -93,7 +93,7 @@ else
   local log = P .. 'control:log'
   redis.call('XADD', log, 'MAXLEN', '~', 100000, epoch .. '-0', 'c', command, 't', now)
   for _, old in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 20)) do
-    if now - tonumber(old[2][4]) > 86400000 then redis.call('XDEL', log, old[1]) end
+    if now - num(old[2][4]) > 86400000 then redis.call('XDEL', log, old[1]) end
   end
   if kind_of ~= 'ping' and kind_of ~= 'inspect' and kind_of ~= 'stats' then
     redis.call('XADD', P .. 'audit', 'MAXLEN', '~', 10000, '*', 'id', id, 'type', kind_of, 'actor', actor, 'reason', reason,

@@ -14,12 +14,46 @@ local function clock()
 end
 local now = clock()
 
--- A number from a record; 0 for what is missing or no number, because one spoilt field must not stop a whole batch.
-local function num(value) return tonumber(value or '') or 0 end
+-- Fields of a record may be missing (false) or spoilt, and one spoilt record must not stop a whole queue: so what reads
+-- them here raises for nothing.
 
+-- A whole number; 0 for what is missing, no number, or none that fits (also "nan" and "inf", which Lua reads).
+local function num(value)
+  local n = tonumber(value or '')
+  return n and n > -9e15 and n < 9e15 and math.floor(n) or 0
+end
+-- A length of time in ms, at most a year; `otherwise` for what is none.
+local function length_of(value, otherwise)
+  local n = num(value)
+  return n >= 1 and n <= 31622400000 and n or otherwise
+end
+
+-- The queue that a record names; nil for what is no name, because a key must never be made of it.
+local names = {}
+local function queue_of(value)
+  if not value then return nil end
+  if names[value] == nil then names[value] = #value <= 64 and value:find('^[%w_.%-]+$') ~= nil end
+  return names[value] and value or nil
+end
+
+local PRIORITY = {}
+for priority = 0, 9 do
+  PRIORITY[priority] = priority
+  PRIORITY[tostring(priority)] = priority
+end
 local function task_key(id) return P .. 'task:' .. id end
-local function queue_key(queue, part) return P .. 'q:' .. queue .. ':' .. part end
-local function stream_key(queue, priority) return P .. 'q:' .. queue .. ':p' .. priority end
+local function queue_key(queue, part) return P .. 'q:' .. (queue or '') .. ':' .. part end
+local function stream_key(queue, priority) return P .. 'q:' .. (queue or '') .. ':p' .. (PRIORITY[priority] or 0) end
+
+-- Takes entries out of a stream and its group. An ill-formed entry id fails a whole command: then one by one.
+local function drop_entries(stream, ...)
+  local acked = redis.pcall('XACK', stream, 'stem', ...)
+  if type(acked) ~= 'table' then return redis.call('XDEL', stream, ...) end
+  for _, entry in ipairs({ ... }) do
+    redis.pcall('XACK', stream, 'stem', entry)
+    redis.pcall('XDEL', stream, entry)
+  end
+end
 
 local FINAL = { succeeded = true, failed = true, revoked = true, expired = true }
 
@@ -42,7 +76,7 @@ local function open_stream(queue, priority)
   local stream = stream_key(queue, priority)
   if not known[stream] then
     known[stream] = true
-    if redis.call('HSETNX', queue_key(queue, 'meta'), 'p' .. priority, '1') == 1 then
+    if redis.call('HSETNX', queue_key(queue, 'meta'), 'p' .. (PRIORITY[priority] or 0), '1') == 1 then
       redis.call('SADD', P .. 'queues', queue)
       redis.pcall('XGROUP', 'CREATE', stream, 'stem', '0', 'MKSTREAM')
     end
@@ -58,7 +92,7 @@ end
 -- Counts gather here and are written once a script: stats:<minute>, field <queue>|<task>|<what>.
 local counted = {}
 local function count(queue, task, what, by)
-  local field = queue .. '|' .. task .. '|' .. what
+  local field = (queue or '') .. '|' .. (task or '') .. '|' .. what
   counted[field] = (counted[field] or 0) + (by or 1)
 end
 local function write_counts()
@@ -69,9 +103,9 @@ local function write_counts()
   for field, by in pairs(counted) do
     if full and redis.call('HEXISTS', key, field) == 0 then
       local queue, what = field:match('^([^|]*)|[^|]*|(.*)$')
-      field = queue .. '|~other|' .. what
+      field = (queue or '') .. '|~other|' .. (what or '')
     end
-    redis.call('HINCRBY', key, field, by)
+    redis.pcall('HINCRBY', key, field, by)
   end
   redis.call('EXPIRE', key, 10860)
 end
@@ -94,14 +128,14 @@ end
 
 local function release_unique(task, unique, id)
   if unique and unique ~= '' then
-    local key = P .. 'unique:' .. task .. ':' .. unique
+    local key = P .. 'unique:' .. (task or '') .. ':' .. unique
     if redis.call('GET', key) == id then redis.call('DEL', key) end
   end
 end
 
 local finals = {}
 local function add_history(id, state, task, queue, worker, attempt, enqueued, started, error_type)
-  finals[#finals + 1] = table.concat({ id, state, task, queue, worker or '', attempt or '0', enqueued or '0',
+  finals[#finals + 1] = table.concat({ id, state, task or '', queue or '', worker or '', attempt or '0', enqueued or '0',
     started or '0', now, error_type or '' }, '\t')
 end
 local function write_history()
@@ -129,11 +163,7 @@ local function end_waiting(id, key, r, state, reason, ttl)
   local task, queue, entry = r[1], r[2], r[4]
   redis.call('HSET', key, 'st', state, 'f1', now, 'ds', reason)
   redis.call('PEXPIRE', key, ttl)
-  if entry and entry ~= '' then
-    local stream = stream_key(queue, r[3])
-    redis.call('XACK', stream, 'stem', entry)
-    redis.call('XDEL', stream, entry)
-  end
+  if entry and entry ~= '' then drop_entries(stream_key(queue, r[3]), entry) end
   redis.call('ZREM', queue_key(queue, 'delayed'), id)
   redis.call('ZREM', queue_key(queue, 'retry'), id)
   redis.call('ZREM', queue_key(queue, 'held'), id)

@@ -29,6 +29,6 @@ for _, queue in ipairs(names) do
     end
   end
   rows[#rows + 1] = { queue, math.max(ready - in_flight, 0), size('delayed'), size('retry'), size('held'), in_flight, size('dead'),
-    oldest, tonumber(redis.call('HGET', queue_key(queue, 'meta'), 'in') or '0') }
+    oldest, num(redis.call('HGET', queue_key(queue, 'meta'), 'in')) }
 end
 return { now, rows, redis.call('HGETALL', P .. 'desired:pause') }

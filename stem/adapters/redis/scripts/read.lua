@@ -4,11 +4,12 @@
 local after = tonumber(ARGV[2])
 local log = {}
 for _, entry in ipairs(redis.call('XRANGE', P .. 'control:log', (after + 1) .. '-0', '+', 'COUNT', 1000)) do
+  -- An entry of another form is shown as a command that cannot be read.
   log[#log + 1] = entry[1]:match('^(%d+)')
-  log[#log + 1] = entry[2][4]
-  log[#log + 1] = entry[2][2]
+  log[#log + 1] = entry[2][4] or ''
+  log[#log + 1] = entry[2][2] or ''
 end
 read_pauses()
-return { tonumber(redis.call('GET', P .. 'epoch') or '0'), tonumber(redis.call('GET', P .. 'fence') or '0'), now, log,
+return { num(redis.call('GET', P .. 'epoch')), num(redis.call('GET', P .. 'fence')), now, log,
   redis.call('HGETALL', P .. 'desired:pause'), redis.call('HKEYS', P .. 'desired:drain'),
   redis.call('HGETALL', P .. 'desired:shutdown') }

@@ -6,7 +6,7 @@ for i = 2, #ARGV do
   local id = ARGV[i]
   local key = task_key(id)
   local r = redis.pcall('HMGET', key, 'st', 'q', 'p', 'e', 'du', 'n', 'b')
-  local state, queue = r[1], r[2]
+  local state, queue = r[1], queue_of(r[2])
   if not r.err and state and queue and r[7] then
     local function stands_in(part) return redis.call('ZSCORE', queue_key(queue, part), id) end
     local function in_stream()
@@ -24,7 +24,7 @@ for i = 2, #ARGV do
       if not in_stream() then redis.call('HSET', key, 'e', make_ready(id, queue, r[3]), 'st', 'queued', 'o', '') end
       fixed = true
     elseif (state == 'scheduled' and not stands_in('delayed')) or (state == 'retrying' and not stands_in('retry')) then
-      redis.call('ZADD', queue_key(queue, state == 'scheduled' and 'delayed' or 'retry'), r[5] or now, id)
+      redis.call('ZADD', queue_key(queue, state == 'scheduled' and 'delayed' or 'retry'), r[5] and num(r[5]) or now, id)
       redis.call('SADD', P .. 'queues', queue)
       fixed = true
     elseif state == 'failed' and not stands_in('dead') and redis.call('PTTL', key) == -1 then

@@ -6,15 +6,15 @@ for i = 3, #ARGV do
   local id = ARGV[i]
   local key = task_key(id)
   local r = redis.pcall('HMGET', key, 'st', 'q', 'p', 'n', 'a', 'tb', 'u')
-  local state, queue, answer = r[1], r[2], nil
-  if r.err or not state or r[6] then
+  local state, queue, answer = r[1], queue_of(r[2]), nil
+  if r.err or not state or not queue or r[6] then
     answer = 'unknown'
   elseif state == 'failed' and redis.call('ZSCORE', queue_key(queue, 'dead'), id) then
     -- A new life with the same id: attempt and crashes start over, the token goes on so that nobody older can settle it.
     redis.call('HSET', key, 'st', 'queued', 'a', '0', 'c', '0', 'e', make_ready(id, queue, r[3]))
     redis.call('HDEL', key, 'f1', 'ds', 're', 'rv', 'gb', 'g1', 'pg', 'x')
     redis.call('PERSIST', key)
-    if r[7] then redis.call('SET', P .. 'unique:' .. r[4] .. ':' .. r[7], id, 'NX') end
+    if r[7] then redis.call('SET', P .. 'unique:' .. (r[4] or '') .. ':' .. r[7], id, 'NX') end
     add_timeline(key, line(now, 'replayed', '', r[5]))
     redis.call('ZREM', queue_key(queue, 'dead'), id)
     count(queue, r[4], 'enqueued')

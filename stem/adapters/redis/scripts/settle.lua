@@ -15,7 +15,7 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
     local answer = 0
     if not r.err and r[1] == token and r[2] == worker and r[3] == 'running' then
       answer = 1
-      local queue, priority, entry, task, attempt = r[5], r[6], r[7], r[8], num(r[11])
+      local queue, priority, entry, task, attempt = queue_of(r[5]) or 'default', r[6], r[7] or '', r[8] or '', num(r[11])
       local crashes = num(r[12])
       local error_type = ARGV[i + 5]
       if r[13] and (outcome == 'retry' or outcome == 'give_back' or outcome == 'crashed') then
@@ -44,7 +44,7 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
           if outcome == 'give_back' then count(queue, task, 'handed_back') end
           state, place = 'scheduled', 'delayed'
           if ARGV[i + 8] == '1' then
-            redis.call('HINCRBY', key, 'gb', 1)
+            redis.call('HSET', key, 'gb', num(r[16]) + 1)
             redis.call('HSETNX', key, 'g1', now)
           end
         end
@@ -81,10 +81,7 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
     answers[#answers + 1] = answer
   end
   for stream, entries in pairs(acks) do
-    in_chunks(entries, 500, function(...)
-      redis.call('XACK', stream, 'stem', ...)
-      redis.call('XDEL', stream, ...)
-    end)
+    in_chunks(entries, 500, function(...) drop_entries(stream, ...) end)
   end
   for queue, ids in pairs(leases) do
     in_chunks(ids, 500, function(...) redis.call('ZREM', queue_key(queue, 'lease'), ...) end)

@@ -6,15 +6,15 @@
 local dead_cap, dead_keep, max_crashes = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local lost_after, lost_error = tonumber(ARGV[5]), ARGV[6]
 local fleet = redis.call('HMGET', P .. 'fleet', 'last', 'resumed')
-if fleet[1] and now - tonumber(fleet[1]) > lost_after
-  or fleet[2] and now - tonumber(fleet[2]) < lost_after * 2 / 3 then
+if fleet[1] and now - num(fleet[1]) > lost_after
+  or fleet[2] and now - num(fleet[2]) < lost_after * 2 / 3 then
   return { 0, 0, 'outage' }
 end
 local requeued, buried, looked = 0, 0, false
 for i = 8, #ARGV do
   local queue = ARGV[i]
   local meta, leases = queue_key(queue, 'meta'), queue_key(queue, 'lease')
-  if now - tonumber(redis.call('HGET', meta, 'sw') or '0') >= lost_after / 6 then
+  if now - num(redis.call('HGET', meta, 'sw')) >= lost_after / 6 then
     looked = true
     redis.call('HSET', meta, 'sw', now)
     local woke = false
@@ -22,10 +22,10 @@ for i = 8, #ARGV do
       local key = task_key(id)
       local r = redis.pcall('HMGET', key, 'st', 'o', 'p', 'e', 'n', 'a', 'c', 'rv', 's1', 'u', 'w', 'at', 'k')
       if not r.err and r[1] == 'running' then
-        local owner, priority, entry, task, attempt = r[2], r[3], r[4], r[5], num(r[6])
+        local owner, priority, entry, task, attempt = r[2] or '', r[3], r[4] or '', r[5], num(r[6])
         local stream = stream_key(queue, priority)
         local beat = redis.call('ZSCORE', P .. 'workers', owner)
-        local alive = beat and now - tonumber(beat) <= lost_after
+        local alive = beat and now - num(beat) <= lost_after
           and redis.call('HGET', P .. 'worker:' .. owner, 's') ~= 'stopped'
         local crashes = num(r[7]) + (alive and 0 or 1)
         local note = alive and 'the lease ran out' or 'the worker was lost'
@@ -50,8 +50,7 @@ for i = 8, #ARGV do
           redis.call('HSET', key, 'st', 'queued', 'o', '', 'e', make_ready(id, queue, priority))
           requeued, woke = requeued + 1, true
         end
-        redis.call('XACK', stream, 'stem', entry)
-        redis.call('XDEL', stream, entry)
+        drop_entries(stream, entry)
       end
       redis.call('ZREM', leases, id)
     end

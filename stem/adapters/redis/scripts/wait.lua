@@ -2,8 +2,8 @@
 -- Ask to be told when a task is final. ARGV from 2: id, client. Returns 1 final now, 0 will be told, -1 no such task.
 -- Atomic, because a task that ends between the look and the wish would never be told of.
 local key, client = task_key(ARGV[2]), ARGV[3]
-local r = redis.call('HMGET', key, 'st', 'w')
-if not r[1] then return -1 end
+local r = redis.pcall('HMGET', key, 'st', 'w')
+if r.err or not r[1] then return -1 end
 if FINAL[r[1]] then return 1 end
 local waiters = r[2] or ''
 if not (',' .. waiters .. ','):find(',' .. client .. ',', 1, true) then
