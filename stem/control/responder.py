@@ -25,6 +25,8 @@ PAGE: Final = 1_000
 REMEMBERED: Final = 2_000
 MOST_AT_ONCE: Final = 256
 KEEP_MS: Final = 60_000
+LONGEST_KEEP_MS: Final = 86_400_000
+"""However long a sender says it waits: replies are kept no longer, and the server takes no expiry past its clock."""
 WHATS: Final = ("active", "reserved", "revoked", "registered", "queues", "config", "stack")
 MODES: Final = ("warm", "soft", "hard")
 
@@ -274,7 +276,7 @@ class Responder:
             data={} if data is None else data,
             at_ms=self._worker.now_ms(),
         )
-        keep_ms = max(0, command.timeout_ms) + KEEP_MS
+        keep_ms = min(max(0, command.timeout_ms), LONGEST_KEEP_MS) + KEEP_MS
         for attempt in range(3):
             try:
                 await self._control.reply(reply, keep_ms=keep_ms)

@@ -6,6 +6,7 @@ or too many bytes is one `DecodeError` with a name in it, never a crash further 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
@@ -150,8 +151,9 @@ class Fields:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
+        """Return a finite number: what is NaN or infinite can be neither rounded nor compared."""
         value = self._map.get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             self._wrong(key, "a number")
         return value
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from stem.errors import DecodeError
 from stem.messages.codec import VERSION, Fields, pack
+from stem.messages.names import is_name
 
 QUESTIONS: Final = frozenset({"ping", "inspect", "stats"})
 """Commands that change nothing: not answered past their deadline, never replayed."""
@@ -19,7 +21,7 @@ class Command:
     """What an operator asks of workers.
 
     Attributes:
-        id: unique per request; a repeated one is not applied twice.
+        id: unique per request (1 to 64 of A-Z a-z 0-9 _ . -); a repeated one is not applied twice.
         type: `ping inspect stats revoke pause resume drain undrain shutdown`, or one this version does not know.
         targets: worker ids, names or globs (`fnmatch`); empty means all.
         args: of the command itself; a ping carries a `nonce` that its replies echo.
@@ -52,9 +54,17 @@ class Command:
 
     @classmethod
     def decode(cls, data: bytes) -> Command:
+        """Read a command.
+
+        Raises:
+            DecodeError: wrong types, or an ill-formed id: it becomes part of a key, and of log lines.
+        """
         fields = Fields.of(data, "command")
+        command_id = fields.text("id")
+        if not is_name("task id", command_id):
+            raise DecodeError("command: 'id' is not a command id")
         return cls(
-            id=fields.text("id"),
+            id=command_id,
             type=fields.text("type"),
             targets=tuple(fields.texts("targets")),
             args=fields.mapping("args"),

@@ -21,7 +21,7 @@ from stem.messages.codec import MAX_BODY, unpack
 from stem.messages.event import Event
 from stem.worker.host import rss_bytes
 from tests.fuzz.corpus import nasty_bytes
-from tests.fuzz.mutate import Mutator
+from tests.fuzz.mutate import Mutator, pack
 from tests.fuzz.sizes import TIMEOUT_S, random_for, reported, size
 from tests.messages.fixtures.record import DECODERS, FOLDER, encode, plain
 
@@ -143,6 +143,22 @@ def test_a_bomb_takes_a_bounded_multiple_of_its_size() -> None:
         decode("envelope", data, slowest_s=SLOWEST_BIG_S)
         peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
         assert peak - before < 150 * MAX_BODY, f"{name}: {(peak - before) / MB:.0f} MB"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("field", ["cpu_percent", "rtt_ms"])
+def test_a_heartbeat_says_finite_numbers(field: str, value: float) -> None:
+    """The dashboard rounds them, and `round(nan)` raises: one worker's beat would end the picture of all."""
+    fields = unpack(samples("heartbeat")[0])
+
+    assert decode("heartbeat", pack(fields | {field: value})) is None
+
+
+@pytest.mark.parametrize("command_id", ["", "a b", "x}:q:y", "a\n", "\x1b[2J", "ä", "x" * 65, "*"])
+def test_a_command_has_an_id_that_may_be_part_of_a_key(command_id: str) -> None:
+    fields = unpack(samples("command")[0])
+
+    assert decode("command", pack(fields | {"id": command_id})) is None
 
 
 def test_an_event_batch_of_the_largest_size_is_read_in_time() -> None:
