@@ -161,8 +161,11 @@ def test_nothing_is_lost_and_every_kind_of_end_is_seen(tmp_path: Path) -> None:
     (folder,) = tmp_path.glob("stem-demo-*/ledger")
     lines = read(folder)
     assert judge(lines).clean
+    # Not of a task that the killed worker had: that one wrote nothing more, so there a line less explains itself.
+    killed = {int(line.task_id) for line in lines if line.kind == "killed"}
+    touched = {line.task_id for line in lines if line.writer in killed}
     for kind in ("acked", "started", "done", "final:succeeded", "final:failed"):
-        victim = next(line for line in lines if line.kind == kind)
+        victim = next(line for line in lines if line.kind == kind and line.task_id not in touched)
         verdict = judge([line for line in lines if line is not victim])
         assert verdict.lost + verdict.duplicated == 1, kind
 
