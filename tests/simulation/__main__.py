@@ -10,7 +10,8 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from tests.simulation.world import Report, profile_of, simulate
+from tests.simulation.scene import profile_of
+from tests.simulation.world import play, simulate
 
 
 def main() -> int:
@@ -35,7 +36,7 @@ def _many(seeds: range, jobs: int) -> int:
     counts: Counter[str] = Counter()
     failed, virtual_s, steps = 0, 0.0, 0
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for report in pool.map(_play, seeds, chunksize=10):
+        for report in pool.map(play, seeds, chunksize=10):
             counts += report.counts
             virtual_s += report.virtual_s
             steps += report.steps
@@ -48,12 +49,6 @@ def _many(seeds: range, jobs: int) -> int:
     )
     _say(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
     return 1 if failed else 0
-
-
-def _play(seed: int) -> Report:
-    report = simulate(seed, profile_of(seed))
-    report.trace.clear()  # too much to send from process to process
-    return report
 
 
 def _say(text: str) -> None:

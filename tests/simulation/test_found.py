@@ -12,6 +12,7 @@ import pytest
 
 from stem.adapters.memory import InMemoryBroker
 from stem.client import Stem
+from tests.simulation import scene as scenes
 from tests.simulation import world
 from tests.simulation.loop import Process
 from tests.simulation.network import Network
@@ -47,12 +48,12 @@ def test_a_worker_that_waits_for_its_first_look_at_the_server_is_not_wedged(monk
                 self.weather.usual_s = usual_s
         return call(self, process, what, args, make)
 
-    def short_patience(rng: random.Random, profile: world.Profile) -> world.Scene:
+    def short_patience(rng: random.Random, profile: scenes.Profile) -> scenes.Scene:
         made = scene(rng, profile)
         made.plan.wedged_s = 0.6
         return made
 
-    scene = world.scene
+    scene = scenes.scene
     monkeypatch.setattr(Network, "call", slow_info)
     monkeypatch.setattr(world, "scene", short_patience)
 

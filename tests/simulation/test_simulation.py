@@ -17,7 +17,8 @@ import pytest
 from stem.adapters.memory import exchange
 from stem.adapters.memory.core import Core
 from stem.contracts import SettleAnswer, Settlement
-from tests.simulation.world import profile_of, simulate
+from tests.simulation.scene import profile_of
+from tests.simulation.world import simulate
 
 SEEDS: Final = int(os.environ.get("STEM_SIMULATION_SEEDS", "150"))
 BLOCK: Final = 25

@@ -14,8 +14,8 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Any, Final
 from unittest import mock
 
 from stem.adapters.memory import InMemoryBroker
@@ -28,11 +28,10 @@ from stem.options import TaskOptions
 from stem.worker import host, runtime, vitals
 from tests.simulation.ledger import Ledger
 from tests.simulation.loop import Lane, Process, ServerClock, SimLoop, SimulationError, virtual_time
-from tests.simulation.network import Network, SimBroker, Weather
-from tests.simulation.node import ProducerNode, SimVitals, WorkerNode, WorkerPlan
+from tests.simulation.network import Network, SimBroker
+from tests.simulation.node import ProducerNode, SimVitals, WorkerNode
+from tests.simulation.scene import QUEUES, Profile, profile_of, scene
 
-Profile = Literal["storm", "calm", "lossy", "crash", "freeze"]
-QUEUES: Final = ("alpha", "beta")
 SLACK_S: Final = 10.0
 BROKEN: Final = {"loop.died", "vitals.died", "control.failed", "tasks.repaired", "worker.broken"}
 """Lines of the log that a worker must never write here, but for `worker.broken` after its loop was blocked."""
@@ -61,73 +60,6 @@ class Report:
     def digest(self) -> str:
         """Return a hash of the whole trace."""
         return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
-
-
-@dataclass(slots=True, kw_only=True)
-class Scene:
-    """What the seed decides before anything runs."""
-
-    plan: WorkerPlan
-    workers: int
-    producers: int
-    tasks: int
-    load_s: float
-    faults: int
-    weather: Weather = field(default_factory=Weather)
-    operator: bool = False
-
-
-def profile_of(seed: int) -> Profile:
-    """Return the profile that a seed is played with where nobody chose one: half of them are storms."""
-    return ("storm", "calm", "storm", "freeze", "storm", "lossy", "storm", "freeze", "storm", "crash")[seed % 10]
-
-
-def scene(rng: random.Random, profile: Profile) -> Scene:
-    lease_s = rng.choice([1.0, 2.0, 2.0, 5.0])
-    plan = WorkerPlan(
-        queues=QUEUES,
-        concurrency=rng.choice([1, 2, 4, 8]),
-        lease_s=lease_s,
-        interval_s=rng.choice([0.3, 0.5, 1.0]),
-        drain_s=3.0,
-        wedged_s=rng.choice([2.5, 6.0, 60.0]),
-    )
-    tasks = rng.randint(10, 30)
-    load_s = lease_s * rng.uniform(2.0, 4.0)
-    if profile == "calm":
-        return Scene(plan=plan, workers=rng.randint(1, 4), producers=2, tasks=tasks, load_s=load_s, faults=0)
-    if profile == "lossy":
-        plan.lease_s = 30.0
-        weather = Weather(lost_reply=rng.choice([0.02, 0.1, 0.2]), lost_request=0.02, refused=0.02, false_wake=0.1)
-        return Scene(
-            plan=plan, workers=rng.randint(1, 3), producers=2, tasks=tasks, load_s=5.0, faults=0, weather=weather
-        )
-    if profile == "crash":
-        plan.concurrency = 16
-        return Scene(plan=plan, workers=rng.randint(2, 4), producers=1, tasks=tasks, load_s=load_s, faults=1)
-    if profile == "freeze":
-        plan.concurrency = rng.choice([4, 8])
-        return Scene(plan=plan, workers=rng.randint(3, 4), producers=1, tasks=tasks, load_s=2 * load_s, faults=14)
-    bad = rng.choice([0.0, 0.02, 0.05, 0.1])
-    weather = Weather(
-        lost_reply=bad * rng.random(),
-        lost_request=bad * rng.random() / 2,
-        refused=bad * rng.random() / 2,
-        slow=bad * rng.random() / 2,
-        false_wake=rng.choice([0.0, 0.1]),
-        usual_s=rng.choice([0.0005, 0.002, 0.02]),
-        slowest_s=3 * lease_s,
-    )
-    return Scene(
-        plan=plan,
-        workers=rng.randint(2, 4),
-        producers=rng.randint(1, 2),
-        tasks=tasks,
-        load_s=load_s,
-        faults=rng.randint(1, 8),
-        weather=weather,
-        operator=rng.random() < 0.5,
-    )
 
 
 class World:
@@ -343,6 +275,8 @@ class World:
             await asyncio.wait(set(self._tasks))
         for node in self.workers:
             node.process.fuse = None
+        if self.scene.operator:
+            await asyncio.sleep(3 * self.scene.plan.lease_s)  # a pause may still be on its way
         for queue in QUEUES:
             operator = Controller(self.broker(self.process("operator")), timeout_s=0.1)
             await self._ask(operator.resume("queue", [queue]))
@@ -531,3 +465,10 @@ def simulate(seed: int, profile: Profile = "storm") -> Report:
             loop.run_until_complete(loop.create_task(world.clear(), context=lane.context()))
             loop.close()
     return Report(seed, world.profile, violations, trace, counted, virtual_s, steps)
+
+
+def play(seed: int) -> Report:
+    """Play one seed with its own profile, for another process: the trace is too much to send."""
+    report = simulate(seed, profile_of(seed))
+    report.trace.clear()
+    return report
