@@ -16,6 +16,7 @@ from stem.contracts import ControlChannel, Desired, Logged
 from stem.control.target import addresses
 from stem.errors import BrokerError, DecodeError, StemError
 from stem.messages.command import QUESTIONS, Command, Reply
+from stem.messages.names import is_name
 from stem.signals import ControlCommandCompleted, ControlCommandReceived, StemSignals
 from stem.text import clean
 
@@ -242,7 +243,12 @@ class Responder:
 
     async def _revoke(self, command: Command) -> None:
         ids, terminate = command.args.get("ids"), command.args.get("terminate", False)
-        if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids) or not isinstance(terminate, bool):
+        # Ids are remembered: what is no id, and may be of any size, is not.
+        if (
+            not isinstance(ids, list)
+            or not all(is_name("task id", one) for one in ids)
+            or not isinstance(terminate, bool)
+        ):
             raise _Refused("invalid", "revoke takes a list of task ids and terminate true or false")
         worker = self._worker
         worker.remember_revoked(ids, terminate=terminate)

@@ -106,8 +106,11 @@ class Dispatcher:
         try:
             self._read(job)
         except StemError as error:
-            job.error = error
-            self._settle(job, self._refusal(job, error))
+            settlement = self._refusal(job, error)
+            # Its frames hold the decoded message, which may be 80 times the size of the body, and this job: a circle
+            # that only a full collection would free, long after the job.
+            job.error = verdict.without_frames(error)
+            self._settle(job, settlement)
             return
         if board.watched:
             board.note("task.received", job)

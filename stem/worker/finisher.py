@@ -90,6 +90,7 @@ class Finisher:
         for job, answer in zip(jobs, answers, strict=True):
             if answer == "lost":
                 self._lost(job)
+                job.error = None
                 board.remove(job)
                 continue
             settlement = job.settlement
@@ -104,6 +105,8 @@ class Finisher:
                 self._tell(job, settlement)
             elif StemSignals.task_succeeded.wanted:
                 self._signal(job, settlement)
+            # Its frames hold whatever the handler held, and this job: let go, or only a full collection ends the circle.
+            job.error = None
             board.remove(job)
 
     def _lost(self, job: Job) -> None:

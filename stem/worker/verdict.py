@@ -132,6 +132,15 @@ def describe(error: BaseException) -> ErrorInfo:
     return ErrorInfo(type=type_name(error), message=_utf8(message), traceback=_utf8(trace))
 
 
+def without_frames(error: StemError) -> StemError:
+    """Return `error` with nothing of the calls that led to it, nor of those behind its causes."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
+
+
 def _handlers_own(error: BaseException) -> TracebackType | None:
     """Return the traceback without the frames of Stem that lead to the handler."""
     trace = error.__traceback__

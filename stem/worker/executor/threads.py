@@ -178,3 +178,5 @@ class _Thread(threading.Thread):
             except SoftTimeLimitExceeded:
                 continue
         pool.report(end)
+        # An error holds this frame, and this frame would hold the error: what the handler held would stay with them.
+        del end
