@@ -105,7 +105,7 @@ class Finisher:
                 self._tell(job, settlement)
             elif StemSignals.task_succeeded.wanted:
                 self._signal(job, settlement)
-            # Its frames hold whatever the handler held, and this job: let go, or only a full collection ends the circle.
+            # Its frames hold what the handler held, and this job: let go, or only a full collection ends the circle.
             job.error = None
             board.remove(job)
 
