@@ -197,6 +197,8 @@ def check_url(url: str, *, name: str) -> str:
 
 
 def _wrong(name: str, value: str, form: str) -> ConfigError:
+    if "://" in value:  # a URL that went into the wrong variable, with its password
+        value = safe_url(value)
     return ConfigError(f"{name}={clean(value, 80)!r} is not accepted: use {form}")
 
 
@@ -302,6 +304,8 @@ class _Reader:
         try:
             return check_name(kind, value)
         except InvalidNameError as error:
+            if "://" in value:  # see _wrong
+                raise _wrong(name, value, f"a {kind} name") from None
             raise ConfigError(f"{name}: {error}") from error
 
 

@@ -14,6 +14,8 @@ _BLANK: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 _NAMED: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 _SECRET_QUERY: Final = re.compile(r"(?i)([?&][^=&#]*(?:pass|secret|token|key|auth)[^=&#]*=)[^&#]*")
 
+_INNER_SECRET: Final = re.compile(r":[^:@/]+@")
+
 
 def clean(text: object, limit: int = 200) -> str:
     r"""Return `text` as one printable line of at most `limit` characters, cut with ``…``.
@@ -48,6 +50,10 @@ def safe_url(url: str) -> str:
     if not separator:
         # Not a URL; a bare `user:password@host` is masked all the same.
         scheme, rest = "", url
+    elif rest.startswith("/") and ":" in rest.rpartition("@")[0]:
+        # A socket's path has neither; a slash too many, or one URL inside another, has a password.
+        scheme, rest = scheme + separator + "/" * (len(rest) - len(rest.lstrip("/"))), rest.lstrip("/")
+        separator = ""
     if not rest.startswith("/") and "@" in rest:
         # An unescaped `/`, `#` or `@` in the password makes the URL end its authority too early; nothing after it may
         # slip out, so the last @ counts, the query apart (unless the only one is there).
@@ -59,7 +65,7 @@ def safe_url(url: str) -> str:
         host, colon, port = rest.partition(":")
         if colon and not host.startswith("[") and re.fullmatch(r"\d{0,5}(?:[/?#].*)?", port, re.DOTALL) is None:
             rest = f"{host}:***"
-    return clean(scheme + separator + _SECRET_QUERY.sub(r"\1***", rest), 500)
+    return clean(scheme + separator + _SECRET_QUERY.sub(r"\1***", _INNER_SECRET.sub(":***@", rest)), 500)
 
 
 def _visible(character: str) -> bool:

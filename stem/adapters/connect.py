@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from stem.config import TLSConfig, check_url
 from stem.contracts import BlockingBroker, Broker, Limits, ResultBackend
@@ -141,7 +141,7 @@ def _server(url: str) -> str:
         return url
     from stem.adapters.embedded import EmbeddedServer  # Unix only, and only for this scheme
 
-    parts = urlsplit(url)
+    parts = _split(url)
     if parts.netloc or parts.query or parts.fragment:
         raise ConfigError(f"{clean(safe_url(url))}: use embedded://, or embedded:///absolute/path/of/a/folder")
     folder = unquote(parts.path) or None
@@ -153,8 +153,15 @@ def _server(url: str) -> str:
         return server.url
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:  # a bracket that no IPv6 address follows
+        raise ConfigError(f"{clean(safe_url(url))}: it does not parse: {error}") from error
+
+
 def _memory_name(url: str) -> str:
-    parts = urlsplit(url)
+    parts = _split(url)
     name = parts.netloc + parts.path.rstrip("/")
     if parts.query or parts.fragment or "@" in name:
         raise ConfigError(f"{clean(safe_url(url))}: use memory:// or memory://name")

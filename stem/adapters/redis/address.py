@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -51,7 +52,9 @@ def parse_address(url: str) -> Address:
         raise wrong("its scheme is not known here")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(set(query) - {"db"}):
-        raise wrong(f"the option {clean(unknown[0])!r} is not known")
+        # What is no plain word may be the rest of a password with an unescaped question mark.
+        named = f"the option {unknown[0]!r}" if re.fullmatch(r"[a-z_]{1,40}", unknown[0]) else "an option after the `?`"
+        raise wrong(f"{named} is not known (a `?` in a password is written %3F)")
     if parts.scheme == "unix":
         if not parts.path.startswith("/") or parts.netloc.rpartition("@")[2]:
             raise wrong("a socket's path must be absolute, with three slashes")
