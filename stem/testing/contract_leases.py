@@ -369,6 +369,19 @@ class BrokerContractAdopt:
         assert adopted == lost
         assert await owner.end(adopted) == "applied"
 
+    async def test_an_adopted_delivery_keeps_the_lease_that_was_granted(self, broker_case: BrokerCase) -> None:
+        """Also one that came from the worker and not from the producer; a longer one would delay its recovery."""
+        broker = broker_case.broker
+        owner = Hand(broker=broker, id="owner")
+        await broker.enqueue([new_task("t-1", task="a"), new_task("t-2", task="b", lease_ms=50_000)])
+        lost = await owner.fetch(lease_ms=20_000, leases={"a": 7_000})
+
+        adopted = await broker.adopt("owner", [QUEUE], [])
+        again = await broker.adopt("owner", [QUEUE], [])
+
+        assert {d.id: d.lease_ms for d in lost} == {"t-1": 7_000, "t-2": 50_000}
+        assert {d.id: d.lease_ms for d in adopted} == {d.id: d.lease_ms for d in again} == {"t-1": 7_000, "t-2": 50_000}
+
     async def test_adopting_again_after_a_lost_reply_gives_the_same(self, broker_case: BrokerCase) -> None:
         """Adoption starts nothing, so it may be repeated."""
         broker = broker_case.broker

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Find deliveries that this worker owns and does not know of (the reply that carried them was lost).
--- ARGV from 2: worker, lease, number of queues, queues, known ids. Returns {now, deliveries as fetch does}.
+-- ARGV from 2: worker, lease where none is recorded, number of queues, queues, known ids. Returns {now, deliveries as fetch does}.
 local worker, lease, n = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local aware, out = {}, {}
 for i = 5 + n, #ARGV do aware[ARGV[i]] = true end
@@ -14,10 +14,12 @@ for i = 5, 4 + n do
       local entry = redis.call('XRANGE', stream, item[1], item[1])[1]
       local id = entry and entry[2][2]
       if not (id and aware[id]) then
-        local r = id and redis.pcall('HMGET', task_key(id), 'st', 'o', 'e', 'n', 'k', 'b', 'sg', 'a', 'c', 'l', 'at', 's1', 'gb', 'g1')
+        local r = id and redis.pcall('HMGET', task_key(id), 'st', 'o', 'e', 'n', 'k', 'b', 'sg', 'a', 'c', 'lg', 'at', 's1', 'gb', 'g1',
+          'l')
           or { err = 'deleted' }
         if not r.err and r[1] == 'running' and r[2] == worker and r[3] == item[1] then
-          local length = length_of(r[10], lease)
+          -- One that an older version handed out has no granted length.
+          local length = length_of(r[10], length_of(r[15], lease))
           redis.call('ZADD', queue_key(queue, 'lease'), now + length, id)
           out[#out + 1] = { id, r[4], r[5], queue, r[6], r[7] or '', priority, num(r[8]), num(r[9]), length, num(r[11]),
             num(r[12]), num(r[13]), num(r[14]) }

@@ -94,7 +94,7 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
           local token, length = num(r[3]) + 1, length_of(r[8], tonumber(leases[r[5]] or lease))
           -- Where it stands is where it belongs: what settles it later finds it by these.
           if r[14] ~= queue or r[15] ~= tostring(priority) then redis.call('HSET', key, 'q', queue, 'p', priority) end
-          redis.call('HSET', key, 'st', 'running', 'k', token, 'o', worker, 's1', now)
+          redis.call('HSET', key, 'st', 'running', 'k', token, 'o', worker, 's1', now, 'lg', length)
           deadlines[#deadlines + 1] = now + length
           deadlines[#deadlines + 1] = id
           out[#out + 1] = { id, r[5], token, queue, r[9], r[10] or '', priority, num(r[6]), num(r[7]), length, num(r[11]),
