@@ -65,7 +65,8 @@ class Producer:
             eta_ms=eta_ms,
             expires_in_ms=expires_in_ms,
             expires_ms=expires_ms,
-            produced_at_ms=time.time_ns() // 1_000_000,
+            # With an id of the caller's the body tells no moment: the same call made again is the same task.
+            produced_at_ms=time.time_ns() // 1_000_000 if request.task_id is None else 0,
             root=None if origin is None else origin.root or origin.id,
             parent=None if origin is None else origin.id,
         ).encode(limit=self._max_body)

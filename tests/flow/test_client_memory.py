@@ -143,7 +143,7 @@ async def test_everything_said_arrives(stem: Stem, broker: CountingBroker) -> No
     assert (envelope.headers, envelope.meta) == ({"x": "y"}, {"trace": "1"})
     assert (envelope.delay_ms, envelope.eta_ms, envelope.expires_in_ms) == (60_000, None, 120_000)
     assert envelope.options == {"queue": "q", "lease_ms": 7000, "priority": 9, "unique_key": "only/one"}
-    assert envelope.produced_at_ms > 1_700_000_000_000
+    assert envelope.produced_at_ms == 0  # with an id of the caller's, a repeated call is the same body
     status = await stem.status(task_id)
     assert (status.state, status.priority) == (TaskState.SCHEDULED, 9)
 

@@ -18,7 +18,6 @@ from tests.simulation.loop import Process
 from tests.simulation.network import Network
 
 
-@pytest.mark.xfail(reason="the body tells the moment of the call, so a repeated call has another body", strict=True)
 async def test_repeating_an_enqueue_with_its_id_is_safe_also_a_moment_later(monkeypatch: pytest.MonkeyPatch) -> None:
     stem = Stem(InMemoryBroker())
     monkeypatch.setattr(time, "time_ns", lambda: 1_750_000_000_000_000_000)
