@@ -117,7 +117,7 @@ class _Demo:
         self._folder = folder
         self._url = url
         self._say = say
-        self._ledger = Ledger(folder / "ledger")
+        self._ledger: Ledger
         self._workers: dict[str, subprocess.Popen[bytes]] = {}
         self._started = 0
         self._stop = asyncio.Event()
@@ -128,6 +128,7 @@ class _Demo:
         loop = asyncio.get_running_loop()
         for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(sign, self._interrupt, asyncio.current_task())
+        self._ledger = Ledger(self._folder / "ledger")
         stem = Stem.connect(self._url, namespace=NAMESPACE)
         broker = connect_broker(self._url, namespace=NAMESPACE)
         try:
