@@ -139,6 +139,22 @@ class BrokerContractPause:
 
         assert [(d.id, d.priority) for d in await hand.fetch()] == [("urgent", 9), ("plain", 0)]
 
+    async def test_the_first_fetch_after_the_resume_hands_out_what_was_held(self, broker_case: BrokerCase) -> None:
+        """However often workers looked meanwhile: the resume wakes one worker, and that one must find it."""
+        broker, operator = broker_case.broker, Operator(broker_case.broker)
+        hand = Hand(broker=broker, id="w-1")
+        await enqueue(broker, task_id="urgent", task="x", priority=9)
+        await enqueue(broker, task_id="plain", task="x")
+        await operator.issue("pause", SetPause(kind="task", targets=["x"]))
+        await hand.catch_up()
+        for _ in range(3):
+            await hand.fetch()
+            await broker_case.advance(0.12)
+        await operator.issue("resume", ClearPause(kind="task", targets=["x"]))
+        await hand.catch_up()
+
+        assert [(d.id, d.priority) for d in await hand.fetch()] == [("urgent", 9), ("plain", 0)]
+
     @pytest.mark.parametrize("how", ["whole", "fields"])
     async def test_a_broken_record_stops_no_held_task(self, broker_case: BrokerCase, how: Corruption) -> None:
         """After the resume the others come back."""

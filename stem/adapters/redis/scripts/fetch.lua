@@ -141,7 +141,10 @@ local function fetch(worker, i)
         if due and (not next_due or due < next_due) then next_due = due end
       end
       local flags = redis.call('HMGET', queue_key(queue, 'meta'), unpack(FLAGS))
-      if flags[11] then release_held(queue, pauses) end
+      if flags[11] then
+        release_held(queue, pauses)
+        flags = redis.call('HMGET', queue_key(queue, 'meta'), unpack(FLAGS))  -- what came back may have opened a stream
+      end
       if got < want and skipped < SKIP_LIMIT then
         local taken, dropped = take(queue, flags, worker, want - got, SKIP_LIMIT - skipped, pauses, lease, leases, out)
         got, skipped = got + taken, skipped + dropped
