@@ -348,6 +348,16 @@ class BrokerContractSettle:
         assert 0 < second.first_give_back_ms == third.first_give_back_ms
         assert third.attempt == 0
 
+    async def test_only_giving_back_counts_as_giving_back(self, broker_case: BrokerCase) -> None:
+        """`unknown` says nothing beside another outcome."""
+        hand = Hand(broker=broker_case.broker, id="w-1")
+        await enqueue(broker_case.broker)
+        await hand.end(await hand.take(), Outcome.CRASHED, unknown=True)
+
+        second = await hand.take()
+
+        assert (second.crashes, second.give_backs, second.first_give_back_ms) == (1, 0, 0)
+
     async def test_a_crash_is_counted_apart_from_attempts(self, broker_case: BrokerCase) -> None:
         """A crashed task runs again with crashes + 1 and the attempt it had."""
         hand = Hand(broker=broker_case.broker, id="w-1")

@@ -41,11 +41,13 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
           state, place = 'retrying', 'retry'
         else
           add_timeline(key, ran .. line(now, outcome == 'crashed' and 'crashed' or 'handed_back', worker, attempt, reason))
-          if outcome == 'give_back' then count(queue, task, 'handed_back') end
           state, place = 'scheduled', 'delayed'
-          if ARGV[i + 8] == '1' then
-            redis.call('HSET', key, 'gb', num(r[16]) + 1)
-            redis.call('HSETNX', key, 'g1', now)
+          if outcome == 'give_back' then
+            count(queue, task, 'handed_back')
+            if ARGV[i + 8] == '1' then
+              redis.call('HSET', key, 'gb', num(r[16]) + 1)
+              redis.call('HSETNX', key, 'g1', now)
+            end
           end
         end
         if delay > 0 then
