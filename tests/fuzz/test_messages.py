@@ -8,7 +8,6 @@ import importlib
 import json
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +16,12 @@ from typing import Any, Final, NoReturn
 import pytest
 
 from stem.errors import DecodeError, InvalidInputError
+from stem.messages import codec
 from stem.messages.codec import MAX_BODY, unpack
 from stem.messages.event import Event
 from stem.worker.host import rss_bytes
 from tests.fuzz.corpus import nasty_bytes
+from tests.fuzz.effort import check_effort, timed
 from tests.fuzz.mutate import Mutator, pack
 from tests.fuzz.sizes import TIMEOUT_S, random_for, reported, size
 from tests.messages.fixtures.record import DECODERS, FOLDER, encode, plain
@@ -30,9 +31,6 @@ pytestmark = pytest.mark.timeout(TIMEOUT_S)
 MB: Final = 1024 * 1024
 SHARES: Final = {"envelope": 10_000}
 SHARE: Final = 2_000
-SLOWEST_S: Final = 1.0
-"""For a message of ordinary size; in time of this thread, which a busy machine does not stretch."""
-SLOWEST_BIG_S: Final = 2.0
 
 
 def samples(kind: str) -> list[bytes]:
@@ -59,21 +57,28 @@ def nothing_imported() -> Iterator[None]:
     assert set(sys.modules) == before
 
 
-def decode(kind: str, data: bytes, *, slowest_s: float = SLOWEST_S) -> Any:
+def decode(kind: str, data: bytes) -> Any:
     """Return what a decoder makes of bytes, None where it refuses them as it should; anything else fails."""
-    began = time.thread_time()
+    value = None
+
+    def read() -> None:
+        nonlocal value
+        value = read_or_refuse(kind, data)
+
+    check_effort(f"{kind} {data[:100].hex()}", read, len(data), timed(read))
+    return value
+
+
+def read_or_refuse(kind: str, data: bytes) -> Any:
     try:
-        value = DECODERS[kind](data)
+        return DECODERS[kind](data)
     except DecodeError as error:
         said = str(error)
         assert said.isprintable(), "the error shows the bytes"
         assert len(said) < 300
-        value = None
+        return None
     except Exception as error:
         raise AssertionError(f"{kind}: {type(error).__name__}: {error} from {data[:200].hex()}") from error
-    took = time.thread_time() - began
-    assert took < slowest_s, f"{kind}: {took:.3f} s for {len(data)} bytes: {data[:100].hex()}"
-    return value
 
 
 def look_at(value: Any) -> None:
@@ -88,9 +93,9 @@ def look_at(value: Any) -> None:
 def test_the_corpus_is_refused_or_read(kind: str) -> None:
     with nothing_imported():
         for data in nasty_bytes().values():
-            # The big ones never get past the reading that all decoders share: one kind of each limit is enough.
-            if len(data) < 64 * 1024 or kind in ("envelope", "status"):
-                decode(kind, data, slowest_s=SLOWEST_BIG_S)
+            # The big ones never get past the reading that all decoders share; the bombs below try them as envelopes.
+            if len(data) < 64 * 1024 or kind == "status":
+                decode(kind, data)
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -140,9 +145,28 @@ def test_a_bomb_takes_a_bounded_multiple_of_its_size() -> None:
             continue
         before = rss_bytes()
         Path("/proc/self/clear_refs").write_text("5")
-        decode("envelope", data, slowest_s=SLOWEST_BIG_S)
+        read_or_refuse("envelope", data)
         peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
         assert peak - before < 150 * MAX_BODY, f"{name}: {(peak - before) / MB:.0f} MB"
+        decode("envelope", data)
+
+
+def test_a_decoder_that_looks_at_each_value_for_each_value_is_found_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is a multiple of a yardstick: it must tell a quadratic decoder on any machine."""
+    right = codec.flaw_in
+
+    def quadratic(value: object, depth: int = codec.MAX_DEPTH) -> str | None:
+        if isinstance(value, list):
+            for child in value:
+                value.count(child)
+        return right(value, depth)
+
+    data = b"\xdd" + (8_192).to_bytes(4, "big") + b"\x90" * 8_192
+    decode("envelope", data)
+    monkeypatch.setattr(codec, "flaw_in", quadratic)
+
+    with pytest.raises(AssertionError, match="are allowed"):
+        decode("envelope", data)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -166,7 +190,7 @@ def test_an_event_batch_of_the_largest_size_is_read_in_time() -> None:
     batch = encode([event] * 9_000)
 
     assert len(batch) < MAX_BODY
-    assert len(decode("events", batch, slowest_s=SLOWEST_BIG_S)) == 9_000
+    assert len(decode("events", batch)) == 9_000
 
 
 def test_every_decoder_is_fuzzed() -> None:
