@@ -4,6 +4,7 @@ A line is `kind id attempt token worker pid t`, parted by tabs and written in on
 it is there or it is not, also when its writer is killed. `t` is the monotonic clock in nanoseconds, which all
 processes of one machine share on Linux.
 
+    tried             a producer is about to enqueue this id; unknown: it never learned whether it did
     acked             the producer has the id
     start             a handler begins; done, failed, cut: it returned, raised, was cancelled
     final:<state>     a worker knows that the broker recorded this end; retry: that it recorded another attempt
@@ -28,7 +29,18 @@ LEDGER_VARIABLE: Final = "FAULTS_LEDGER"
 PARENT_VARIABLE: Final = "FAULTS_PARENT"
 ENDS: Final = ("done", "failed", "cut")
 KINDS: Final = frozenset(
-    ("acked", "start", "retry", "final:succeeded", "final:failed", "final:revoked", "final:expired", *ENDS)
+    (
+        "tried",
+        "unknown",
+        "acked",
+        "start",
+        "retry",
+        "final:succeeded",
+        "final:failed",
+        "final:revoked",
+        "final:expired",
+        *ENDS,
+    )
 )
 
 
@@ -43,6 +55,19 @@ class Line:
     worker: str
     pid: int
     at_ns: int
+
+
+@dataclass(slots=True)
+class Disturbance:
+    """A fault: whoever was at work between `begin_ns` and `end_ns` may have lost what it held.
+
+    Attributes:
+        pids: whose work; None for everybody's.
+    """
+
+    begin_ns: int
+    end_ns: int
+    pids: frozenset[int] | None = None
 
 
 class Ledger:
@@ -123,7 +148,7 @@ class Account:
 
     def phantoms(self) -> set[str]:
         """Return the started tasks that no producer was told of (I2); an enqueue of unknown outcome may be one."""
-        return self.ids("start") - self.ids("acked")
+        return self.ids("start") - self.ids("acked", "tried")
 
     def finished_twice(self) -> dict[str, int]:
         """Return the tasks of which more than one end was recorded (I3)."""
@@ -140,6 +165,40 @@ class Account:
         starts = Counter(line.id for line in self.lines if line.kind == "start")
         retries = Counter(line.id for line in self.lines if line.kind == "retry")
         return {task_id: n for task_id, n in starts.items() if n > 1 + retries[task_id]}
+
+    def unexplained_starts(self, disturbances: Sequence[Disturbance]) -> dict[str, int]:
+        """Return the tasks with more starts than one, their retries and the faults that met their runs allow (I4).
+
+        A run was interrupted when a fault met its process after the run's start and before that process knew that the
+        broker had recorded the run's end.
+        """
+        by_id: dict[str, list[Line]] = defaultdict(list)
+        for line in self.lines:
+            by_id[line.id].append(line)
+        found = {}
+        for task_id in self.started_twice():
+            lines = by_id[task_id]
+            starts = [line for line in lines if line.kind == "start"]
+            recorded = [line for line in lines if line.kind == "retry" or line.kind.startswith("final:")]
+            interrupted = 0
+            for run in starts:
+                known = min((r.at_ns for r in recorded if r.pid == run.pid and r.at_ns >= run.at_ns), default=2**63)
+                interrupted += any(
+                    (fault.pids is None or run.pid in fault.pids)
+                    and fault.begin_ns <= known
+                    and run.at_ns <= fault.end_ns
+                    for fault in disturbances
+                )
+            retries = sum(line.kind == "retry" for line in lines)
+            unexplained = len(starts) - 1 - retries - interrupted
+            if unexplained > 0:
+                found[task_id] = unexplained
+        return found
+
+    def overlaps(self) -> dict[str, int]:
+        """Return the tasks of which two runs with the same token were under way, or began with the same one (I5)."""
+        tokens = Counter((line.id, line.token) for line in self.lines if line.kind == "start")
+        return {task_id: token for (task_id, token), count in tokens.items() if count > 1}
 
     def bad_tokens(self) -> dict[str, list[int]]:
         """Return the tasks whose tokens do not grow with each start (I5)."""
