@@ -11,8 +11,9 @@ import pytest
 from stem.control.controller import Controller
 from stem.messages.status import TaskState
 from tests.conftest import OwnServer
+from tests.faults.chaos import ChaosProxy
 from tests.faults.conftest import Worlds
-from tests.faults.proxy import DroppingProxy
+from tests.faults.rules import Fault
 from tests.servers import Server
 from tests.waiting import eventually
 
@@ -95,7 +96,8 @@ async def test_without_pubsub_messages_commands_arrive_within_one_heartbeat(
     own_server: OwnServer, worlds: Worlds
 ) -> None:
     server = own_server(aof=False)
-    async with DroppingProxy(server.socket, server.folder / "p") as proxy:
+    async with ChaosProxy(server.url, server.folder / "p") as proxy:
+        proxy.on(Fault(no_messages=True))
         world = worlds(server.url, beat_s=BEAT_S, STEM_BROKER_URL=proxy.url)
         worker = await world.worker()
         nap = await world.enqueue("nap", seconds=20.0, lease=30)
@@ -111,7 +113,7 @@ async def test_without_pubsub_messages_commands_arrive_within_one_heartbeat(
         stopped = await world.controller.shutdown(["w1"], wait_s=10)
         assert await worker.exit_code() == 0
 
-    assert proxy.dropped >= 6
+    assert proxy.messages >= 6
     assert [ping.replied for ping in pings] == [1, 1, 1]
     assert max(ping.elapsed_ms for ping in pings) < 1000 * (BEAT_S + SLACK_S)
     assert paused.applied == 1
@@ -127,7 +129,8 @@ async def test_a_pause_that_pubsub_lost_holds_from_the_moment_it_is_stored(
     own_server: OwnServer, worlds: Worlds, what: str
 ) -> None:
     server = own_server(aof=False)
-    async with DroppingProxy(server.socket, server.folder / "p") as proxy:
+    async with ChaosProxy(server.url, server.folder / "p") as proxy:
+        proxy.on(Fault(no_messages=True))
         # A heartbeat so rare that nothing but the fence can keep the task back.
         world = worlds(server.url, beat_s=8.0, STEM_BROKER_URL=proxy.url)
         await world.worker("w1")
@@ -147,7 +150,7 @@ async def test_a_pause_that_pubsub_lost_holds_from_the_moment_it_is_stored(
         before = _scripts(server)
         await eventually(lambda: _scripts(server) >= before + 4, what="the worker has tried to fetch")
 
-        assert proxy.dropped >= 1
+        assert proxy.messages >= 1
         assert [item.changed for item in result.items] == [True]
         assert world.ledger.read().starts(held) == []
         assert await world.state(held) is TaskState.QUEUED
