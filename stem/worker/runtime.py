@@ -188,6 +188,8 @@ class Worker:
             raise
         if not ready:
             return
+        # The watchdog looks from now on: what the work loop waits for here may take as long as a command may take.
+        self._keep("tick", self._tick)
         await self._look_at_server()
         self._begin()
         log.info(
@@ -299,20 +301,18 @@ class Worker:
 
     def _begin(self) -> None:
         """Start the loops of the work side."""
-        self._board.ticked_at = time.monotonic()
-        bodies: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = [
-            ("tick", self._tick),
-            *((f"lane {number}", self._intake.lane) for number in range(1, LANES + 1)),
-            ("listener", self._intake.listen),
-        ]
+        for number in range(1, LANES + 1):
+            self._keep(f"lane {number}", self._intake.lane)
+        self._keep("listener", self._intake.listen)
         if self._finisher.copier is not None:
-            bodies.append(("copier", self._finisher.copier.run))
-        loop = asyncio.get_running_loop()
-        for name, body in bodies:
-            alive = keep_alive(name, body, hopeless=lambda which: self._vitals.fail(f"the {which} loop keeps dying"))
-            self._running.append(loop.create_task(alive, name=f"stem {name}"))
+            self._keep("copier", self._finisher.copier.run)
         self._vitals.begun()
         self.started_well = True
+
+    def _keep(self, name: str, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a loop of the work side until the worker stops."""
+        alive = keep_alive(name, body, hopeless=lambda which: self._vitals.fail(f"the {which} loop keeps dying"))
+        self._running.append(asyncio.get_running_loop().create_task(alive, name=f"stem {name}"))
 
     async def _tick(self) -> None:
         while True:

@@ -27,7 +27,6 @@ async def test_repeating_an_enqueue_with_its_id_is_safe_also_a_moment_later(monk
     assert await stem.enqueue("job", {"to": "ada"}, task_id="mine") == "mine"
 
 
-@pytest.mark.xfail(reason="the watchdog looks at a work loop that has not begun", strict=True)
 def test_a_worker_that_waits_for_its_first_look_at_the_server_is_not_wedged(monkeypatch: pytest.MonkeyPatch) -> None:
     """`worker.start()` asks for the server's details once; that may take as long as a command may take."""
     call = Network.call
