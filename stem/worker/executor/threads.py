@@ -164,19 +164,27 @@ class _Thread(threading.Thread):
         # An interrupt is raised at some bytecode after it was asked for, so also right after the handler: whatever
         # happens between `enter` and `release`, the work has one end, and it is reported.
         pool = self._pool
-        end: Callable[[], None] = work.dropped
-        try:
-            if work.begin():
-                pool.enter(work, self)
-                end = functools.partial(work.succeeded, work.call())
-        except BaseException as error:
-            end = functools.partial(work.failed, error)
+        ends: list[Callable[[], None]] = []
         while True:
             try:
+                if not ends:
+                    ends.append(self._call(work))
                 pool.release(work, self)
                 break
-            except SoftTimeLimitExceeded:
-                continue
+            except SoftTimeLimitExceeded as late:
+                if not ends:
+                    ends.append(functools.partial(work.failed, late))
+        end = ends.pop(0)
         pool.report(end)
         # An error holds this frame, and this frame would hold the error: what the handler held would stay with them.
         del end
+
+    def _call(self, work: ThreadWork) -> Callable[[], None]:
+        """Run the handler and return how to report its end."""
+        try:
+            if not work.begin():
+                return work.dropped
+            self._pool.enter(work, self)
+            return functools.partial(work.succeeded, work.call())
+        except BaseException as error:
+            return functools.partial(work.failed, error)
