@@ -1,0 +1,452 @@
+"""The state machine: every rule makes a call on the broker and on the model, and compares the answers.
+
+A rule draws what it needs before it calls anything: an example that is cut short leaves both sides alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, precondition, rule
+
+from stem.contracts import (
+    Beat,
+    Change,
+    ClearPause,
+    Delivery,
+    FetchRequest,
+    NewTask,
+    Outcome,
+    PauseKind,
+    RevokeTasks,
+    SetPause,
+    Settlement,
+)
+from stem.messages.codec import pack
+from stem.messages.command import Command
+from stem.messages.envelope import Envelope
+from stem.testing.case import Hand, lease, settlement
+from tests.model.comparison import NAMES, QUEUES, TARGETS, WORKERS, Comparison, Worker, agree
+from tests.model.model import FINAL, LATER, Record
+
+LEASE_MS: Final = 20_000
+BEAT_MS: Final = 2_000
+
+queues = st.sampled_from(QUEUES)
+orders = st.sampled_from([("alpha",), ("beta",), ("alpha", "beta"), ("beta", "alpha")])
+workers = st.sampled_from(WORKERS)
+targets = st.sampled_from([(kind, target) for kind, named in TARGETS.items() for target in named])
+places = st.sampled_from(range(8))
+"""Which of several things, counted from the newest."""
+
+
+def make_task(
+    task_id: str, *, task: str = "mail", queue: str = "alpha", version: int = 1, unique: bool = False, **set_: Any
+) -> NewTask:
+    """Return a task whose body tells versions of the same id apart."""
+    body = Envelope(id=task_id, task=task, args={"version": version}).encode()
+    return NewTask(id=task_id, task=task, queue=queue, body=body, unique_key="k" if unique else None, **set_)
+
+
+kinds = st.fixed_dictionaries(
+    {},
+    optional={
+        "task": st.sampled_from(NAMES),
+        "queue": queues,
+        "unique": st.booleans(),
+        "priority": st.sampled_from([0, 5, 9]),
+        "delay_ms": st.sampled_from([0, 500, 5_000]),
+        "expires_in_ms": st.sampled_from([800, 10_000]),
+        "lease_ms": st.just(3_000),
+    },
+)
+
+
+class BrokerMachine(Comparison):
+    """One run against one adapter, on a clock that only `time_passes` moves."""
+
+    # ------------------------------------------------------------------------------------------------------- producing
+
+    @initialize(count=st.sampled_from([0, 1, 3, 6]), taken=st.booleans())
+    def begin(self, count: int, taken: bool) -> None:
+        """Some plain tasks are there, perhaps with a worker already."""
+        self.enqueue([{"queue": QUEUES[number % 2]} for number in range(count)])
+        if taken:
+            self.fetch("ann", QUEUES, 100, False)
+
+    @rule(batch=st.lists(kinds, min_size=1, max_size=3))
+    def enqueue(self, batch: Sequence[Mapping[str, Any]]) -> None:
+        """New tasks; one of them may have been revoked before."""
+        first = len(self.ids)
+        tasks = [make_task(f"t-{first + number}", **kind) for number, kind in enumerate(batch)]
+        self.ids += [new.id for new in tasks]
+        self._enqueue(tasks)
+
+    @precondition(lambda self: self.ids)
+    @rule(back=places, version=st.sampled_from([1, 2]), kind=kinds)
+    def enqueue_again(self, back: int, version: int, kind: Mapping[str, Any]) -> None:
+        """An id that was used before, with the body it had or another one."""
+        self._enqueue([make_task(self.pick(back, self.ids), version=version, **kind)])
+
+    def _enqueue(self, batch: Sequence[NewTask]) -> None:
+        def call() -> None:
+            for new, answer in zip(batch, self.run(self.broker.enqueue(batch)), strict=True):
+                agree((answer.id, answer.outcome), self.model.enqueue(new), new.id)
+                self.seen[f"enqueue: {answer.outcome}"] += 1
+
+        self.do(call)
+
+    # --------------------------------------------------------------------------------------------------------- working
+
+    @rule(worker=workers, wanted=orders, count=st.sampled_from([1, 2, 100]), lost=st.sampled_from([False, False, True]))
+    def fetch(self, worker: str, wanted: Sequence[str], count: int, lost: bool) -> None:
+        """A worker that may be behind the fence asks for deliveries, and may never see them."""
+        model, hand = self.model, self.workers[worker]
+        if hand.id not in model.beats:
+            self.beat(worker, False, None)  # before it takes anything a worker says who it is
+        request = FetchRequest(queues=wanted, count=count, lease_ms=LEASE_MS, epoch=hand.epoch)
+        answer = self.run(self.broker.exchange(hand.id, [], request))
+
+        agree(answer.stale, hand.epoch < model.fence, "stale")
+        if answer.stale or model.paused("worker", worker):
+            agree(len(answer.deliveries), 0, "deliveries")
+            self.seen["fetch: stale" if answer.stale else "fetch: worker paused"] += 1
+            return
+        wanted = [queue for queue in wanted if not model.paused("queue", queue)]
+        model.promote(wanted)
+        may = {queue: model.startable(queue) for queue in wanted}
+        best = [
+            (queue, priority)
+            for queue in wanted
+            for priority in sorted((model.tasks[task_id].new.priority for task_id in may[queue]), reverse=True)
+        ]
+        agree([(one.queue, one.priority) for one in answer.deliveries], best[:count], "deliveries")
+        for delivery in answer.deliveries:
+            assert delivery.id in may[delivery.queue], f"{delivery.id} must not start"
+            may[delivery.queue].remove(delivery.id)
+            assert delivery.token > self.tokens[delivery.id], "a token came twice"
+            self.tokens[delivery.id] = delivery.token
+            self._same(delivery, model.start(delivery.id, hand.id, LEASE_MS))
+            self.given.append((hand.id, delivery))
+            hand.held |= {} if lost else {delivery.id: delivery}
+            self.seen["started"] += 1
+        assert answer.more or not any(may.values())
+        self._see_expired(wanted)
+
+    def _same(self, delivery: Delivery, record: Record) -> None:
+        said = (delivery.token, delivery.attempt, delivery.crashes, delivery.lease_ms, delivery.give_backs)
+        agree(said, (record.token, record.attempt, record.crashes, record.lease_ms, record.give_backs), delivery.id)
+        agree((delivery.task, delivery.body), (record.new.task, record.new.body), delivery.id)
+
+    def _see_expired(self, wanted: Sequence[str]) -> None:
+        """A fetch ends what has expired as far as it looks; ask how far that was."""
+        late = [each for each, one in self.model.tasks.items() if one.new.queue in wanted and self.model.expired(one)]
+        late = [each for each in late if self.model.tasks[each].state == "queued"]
+        for task_id, status in zip(late, self.run(self.broker.statuses(late)), strict=True):
+            if status is not None and status.state.value == "expired":
+                self.model.end(task_id, "expired")
+                self.seen["expired"] += 1
+
+    @rule(worker=workers, outcome=st.sampled_from([None, *Outcome]), delay_ms=st.sampled_from([0, 700]))
+    def work(self, worker: str, outcome: Outcome | None, delay_ms: int) -> None:
+        """A worker that is up to date takes all there is, and ends it all alike."""
+        self.catch_up(worker)
+        self.fetch(worker, QUEUES, 100, False)
+        if outcome is not None:
+            self.end_all(worker, outcome, delay_ms)
+
+    def end_all(self, worker: str, outcome: Outcome, delay_ms: int) -> None:
+        """End all that the worker believes to hold."""
+        held = [one for one in self.workers[worker].held.values() if one.id not in self.model.dropped]
+        self._settle(self.workers[worker].id, [self._end(delivery, outcome, delay_ms) for delivery in held])
+
+    @precondition(lambda self: self.given)
+    @rule(
+        back=places,
+        running=st.booleans(),
+        outcome=st.sampled_from(list(Outcome)),
+        delay_ms=st.sampled_from([0, 700]),
+        by=st.sampled_from([None, None, None, *WORKERS]),
+        unknown=st.booleans(),
+    )
+    def settle(self, back: int, running: bool, outcome: Outcome, delay_ms: int, by: str | None, unknown: bool) -> None:
+        """End any delivery that was ever made, as its worker or as another."""
+        owner, delivery = self._delivery(back, running)
+        if delivery.id not in self.model.dropped:
+            ends = [self._end(delivery, outcome, delay_ms, unknown=unknown)]
+            self._settle(owner if by is None else self.workers[by].id, ends)
+
+    def _delivery(self, back: int, running: bool) -> tuple[str, Delivery]:
+        """Return a delivery and its worker's id; only `running` ones if there are any."""
+        live = [(owner, one) for owner, one in self.given if running and self.model.holds(one.id, one.token, owner)]
+        given = live or self.given
+        return given[-1 - back % len(given)]
+
+    @staticmethod
+    def _end(delivery: Delivery, outcome: Outcome, delay_ms: int, **set_: Any) -> Settlement:
+        if outcome is Outcome.SUCCEEDED:
+            set_["result"] = pack(delivery.token)
+        return settlement(delivery, outcome, delay_ms=delay_ms, **set_)
+
+    def _settle(self, worker_id: str, ends: Sequence[Settlement]) -> None:
+        def call() -> None:
+            answers = list(self.run(self.broker.exchange(worker_id, ends, None)).settled)
+            agree(answers, [self.model.settle(worker_id, end) for end in ends])
+            self.seen.update(f"settle: {answer}" for answer in answers)
+
+        self.do(call)
+        for hand in self.workers.values():
+            for end in ends:
+                if hand.id == worker_id:
+                    hand.held.pop(end.id, None)
+
+    @rule(worker=workers, stopped=st.sampled_from([False, False, False, False, True]), stray=st.none() | places)
+    def beat(self, worker: str, stopped: bool, stray: int | None) -> None:
+        """Renew what the worker believes to hold, and perhaps a delivery that may be anybody's."""
+        hand, model = self.workers[worker], self.model
+        leases = {delivery.id: lease(delivery) for delivery in hand.held.values()}
+        if stray is not None and self.given:
+            _, delivery = self._delivery(stray, False)
+            leases.setdefault(delivery.id, lease(delivery))
+
+        def call() -> None:
+            answer = self.run(self.broker.presence.beat(self._beat(worker, stopped, leases=list(leases.values()))))
+            model.beat(hand.id, stopped=stopped)
+            kept = {one.id for one in leases.values() if model.renew(one.id, one.token, hand.id, one.lease_ms)}
+            agree(set(answer.lost), set(leases) - kept, "lost")
+            agree(set(answer.revoked), {each for each in kept if model.tasks[each].revoking}, "revoked")
+            agree(answer.epoch, model.epoch, "epoch")
+            self.seen["lease kept"] += len(kept)
+            self.seen["lease lost"] += len(answer.lost)
+            for task_id in answer.lost:
+                hand.held.pop(task_id, None)
+
+        self.do(call)
+
+    def _beat(self, worker: str, stopped: bool = False, **set_: Any) -> Beat:
+        hand = Hand(broker=self.broker, id=self.workers[worker].id, name=worker, queues=QUEUES)
+        return Beat(heartbeat=hand.heartbeat(**({"state": "stopped"} if stopped else {})), **set_)
+
+    @precondition(lambda self: self.given)
+    @rule(back=places, running=st.booleans(), by=st.sampled_from([None, None, *WORKERS]))
+    def extend(self, back: int, running: bool, by: str | None) -> None:
+        owner, delivery = self._delivery(back, running)
+        worker_id = owner if by is None else self.workers[by].id
+
+        def call() -> None:
+            answer = self.run(self.broker.extend(worker_id, lease(delivery, 9_000)))
+            agree(answer, self.model.renew(delivery.id, delivery.token, worker_id, 9_000))
+
+        self.do(call)
+
+    @rule(worker=workers)
+    def adopt(self, worker: str) -> None:
+        """Ask for what is owned and not known: deliveries whose reply was lost."""
+        hand, model = self.workers[worker], self.model
+        found = {one.id: one for one in self.run(self.broker.adopt(hand.id, QUEUES, list(hand.held)))}
+
+        owned = {each for each, one in model.tasks.items() if one.state == "running" and one.owner == hand.id}
+        agree(set(found), owned - set(hand.held), "adopted")
+        for task_id, delivery in found.items():
+            record = model.tasks[task_id]
+            self._same(delivery, record)
+            record.deadline = model.now + record.lease_ms
+            self.seen["adopted"] += 1
+        hand.held |= found
+
+    @rule(worker=workers, outcome=st.none() | st.sampled_from(Outcome))
+    def lose_deliveries(self, worker: str, outcome: Outcome | None) -> None:
+        """A worker never sees what it was handed, until it asks."""
+        self.catch_up(worker)
+        self.fetch(worker, QUEUES, 2, True)
+        self.adopt(worker)
+        if outcome is not None:
+            self.end_all(worker, outcome, 0)
+
+    @rule(worker=workers)
+    def crash(self, worker: str) -> None:
+        """The process is gone, with all that it knew; another of its name starts."""
+        name, _, number = self.workers[worker].id.rpartition("-")
+        self.workers[worker] = Worker(f"{name}-{int(number) + 1}")
+
+    @rule(worker=workers)
+    def die_at_work(self, worker: str) -> None:
+        """A worker takes all there is and crashes; the other lives on until that has gone back."""
+        self.work(worker, None, 0)
+        self.crash(worker)
+        alive = frozenset(WORKERS) - {worker}
+        self.time_passes(25.0, alive)
+        for queue in QUEUES:
+            self.sweep(queue)
+
+    @rule(queue=queues)
+    def sweep(self, queue: str) -> None:
+        def call() -> None:
+            swept = self.run(self.broker.sweep([queue]))
+            agree((swept.requeued, swept.buried), self.model.sweep(queue), f"swept {queue}")
+            self.seen["swept: requeued"] += swept.requeued
+            self.seen["swept: buried"] += swept.buried
+            self.seen["swept: outage"] += swept.skipped == "outage"
+
+        self.do(call)
+
+    @rule(seconds=st.sampled_from([0.1, 0.6, 1.5, 4.0, 7.0, 25.0]), alive=st.frozensets(workers))
+    def time_passes(self, seconds: float, alive: frozenset[str]) -> None:
+        """Move the clock. Who is `alive` beats meanwhile, renewing nothing."""
+        left_ms = round(seconds * 1_000)
+        while left_ms > 0:
+            pass_ms = min(left_ms, BEAT_MS)
+            left_ms -= pass_ms
+            self.run(self.world.advance(pass_ms))
+            self.model.now += pass_ms
+            for worker in sorted(alive):
+                self.run(self.broker.presence.beat(self._beat(worker)))
+                self.model.beat(self.workers[worker].id)
+        agree(self.world.now_ms(), self.model.now, "now")
+
+    # ------------------------------------------------------------------------------------------------------- operating
+
+    def issue(self, kind: str, change: Change, wanted: tuple[str, str, bool]) -> None:
+        """Issue a command and compare what it did to its target."""
+        self.model.epoch += 1
+        if not isinstance(change, RevokeTasks):
+            self.model.fence = self.model.epoch
+        command = Command(id=f"c-{len(self.commands)}", type=kind, actor="ada")
+        self.commands.append((command, change, [wanted], self.model.epoch))
+        self.seen[f"{kind}: {wanted[1]}"] += 1
+        number = len(self.commands) - 1
+        self.do(lambda: self._send(number))
+
+    def _send(self, number: int) -> None:
+        command, change, wanted, epoch = self.commands[number]
+        issued = self.run(self.broker.control.issue(command, change))
+        agree(issued.epoch, epoch, "epoch")
+        agree([(item.target, item.outcome, item.changed) for item in issued.items], wanted)
+
+    @rule(back=places, which=st.sampled_from(["new", "known", "waiting", "running"]))
+    def revoke(self, back: int, which: str) -> None:
+        apt = {"new": [], "known": self.ids, "waiting": self.in_state("queued", *LATER)}
+        task_id = self.pick(back, apt.get(which, self.in_state("running")))
+        self.issue("revoke", RevokeTasks(ids=[task_id]), (task_id, *self.model.revoke(task_id)))
+
+    @rule(what=targets, for_ms=st.sampled_from([None, None, 1_000]))
+    def pause(self, what: tuple[PauseKind, str], for_ms: int | None) -> None:
+        model, kind = self.model, what[0]
+        endless = model.pauses.get(what) == float("inf")
+        changed = for_ms is not None or not endless
+        model.pauses[what] = float("inf") if for_ms is None else model.now + for_ms
+        outcome = "set" if changed else "already"
+        self.issue("pause", SetPause(kind=kind, targets=[what[1]], for_ms=for_ms), (what[1], outcome, changed))
+
+    @rule(what=targets)
+    def resume(self, what: tuple[PauseKind, str]) -> None:
+        was = self.model.paused(*what)
+        self.model.pauses.pop(what, None)
+        outcome = "cleared" if was else "already"
+        self.issue("resume", ClearPause(kind=what[0], targets=[what[1]]), (what[1], outcome, was))
+
+    @rule(what=targets, worker=workers, looks=st.sampled_from([1, 2]))
+    def pause_for_a_while(self, what: tuple[PauseKind, str], worker: str, looks: int) -> None:
+        """What waited through a pause is handed out at the first look after it."""
+        self.pause(what, None)
+        for _ in range(looks):
+            self.work(worker, None, 0)
+        self.resume(what)
+        self.work(worker, None, 0)
+
+    @precondition(lambda self: self.commands)
+    @rule(back=places)
+    def an_old_command_comes_again(self, back: int) -> None:
+        """It does nothing more, and answers the same."""
+        self._send(-1 - back % len(self.commands))
+
+    @rule(worker=workers)
+    def catch_up(self, worker: str) -> None:
+        """The worker reads the control log: every command since it last did, and what is paused now."""
+        hand, model = self.workers[worker], self.model
+        desired = self.run(self.broker.control.read(hand.epoch))
+        agree((desired.epoch, desired.fence, desired.reset), (model.epoch, model.fence, False))
+        agree([logged.epoch for logged in desired.log], list(range(hand.epoch + 1, model.epoch + 1)), "the log")
+        standing = {target for target in model.pauses if model.paused(*target)}
+        agree({(pause.kind, pause.target) for pause in desired.pauses}, standing, "pauses")
+        hand.epoch = desired.epoch
+
+    @rule(back=places, apt=st.booleans(), now=st.booleans())
+    def run_again(self, back: int, apt: bool, now: bool) -> None:
+        """Replay a dead letter, or make whatever it is due now."""
+        likely = self.in_state("failed", *LATER) if now else self.in_state("failed")
+        task_id = self.pick(back, likely if apt else self.ids)
+
+        def call() -> None:
+            if now:
+                answer, wanted = self.run(self.broker.retry_now([task_id])), self.model.retry_now(task_id)
+            else:
+                answer, wanted = self.run(self.broker.replay([task_id])), self.model.replay(task_id)
+            agree(answer, {task_id: wanted})
+            self.seen[f"run again: {wanted}"] += 1
+
+        self.do(call)
+
+    @precondition(lambda self: self.in_state("queued", *LATER))
+    @rule(queue=queues)
+    def purge(self, queue: str) -> None:
+        def call() -> None:
+            gone = self.run(self.broker.purge(queue, "waiting"))
+            agree(gone, self.model.purge_waiting(queue))
+            self.seen["purged"] += gone
+
+        self.do(call)
+
+    @precondition(lambda self: self.in_state("failed"))
+    @rule(back=places, one=st.booleans())
+    def drop_dead(self, back: int, one: bool) -> None:
+        """Remove one dead letter, or all of its queue."""
+        task_id = self.pick(back, self.in_state("failed"))
+        queue = self.model.tasks[task_id].new.queue
+        dead = [task_id] if one else [each for each, record in self.model.of(queue).items() if record.dead]
+
+        def call() -> None:
+            discarding = self.broker.discard(queue, dead) if one else self.broker.purge(queue, "dead")
+            gone = self.run(discarding)
+            agree(gone, self.model.drop_dead(dead))
+            self.seen["discarded" if one else "dead letters purged"] += gone
+
+        self.do(call)
+
+    @precondition(lambda self: self.model.tasks)
+    @rule()
+    def reconcile(self) -> None:
+        """There is never anything to mend."""
+        cursor = ""
+        while cursor != "0":
+            cursor, repaired = self.run(self.broker.reconcile(cursor or "0"))
+            agree(repaired, 0, "repaired")
+
+    @precondition(lambda self: self.last is not None)
+    @rule()
+    def the_reply_was_lost(self) -> None:
+        """Whoever made the last call never saw the answer, and makes it again."""
+        assert self.last is not None
+        self.last()
+
+    # --------------------------------------------------------------------------------------------------------- the end
+
+    def drain(self) -> None:
+        """Nothing more comes, and whoever is left ends it all: every task is final, and nothing is left standing."""
+        for target in [target for target in self.model.pauses if self.model.paused(*target)]:
+            self.resume(target)
+        self.crash("ann")
+        for _ in range(40):
+            self.work("ann", Outcome.SUCCEEDED, 0)
+            if all(record.state in FINAL for record in self.model.tasks.values()):
+                break
+            self.time_passes(BEAT_MS / 1_000, frozenset({"ann"}))
+            for queue in QUEUES:
+                self.sweep(queue)
+        left = {task_id: one.state for task_id, one in self.model.tasks.items() if one.state not in FINAL}
+        agree({}, left, "some never end")
+        while self.in_state("failed"):
+            self.drop_dead(0, False)
+        self.the_broker_is_as_the_model_says()
