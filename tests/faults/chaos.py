@@ -24,6 +24,7 @@ import threading
 from collections import Counter
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -193,7 +194,14 @@ class ChaosProxy:
                 self.connections += 1
                 link = Link(self.connections, front)
                 self._links[link] = task = self._loop.create_task(self._serve(link))
-                task.add_done_callback(lambda _, link=link: self._links.pop(link))  # type: ignore[misc]
+                task.add_done_callback(partial(self._forget, link))
+
+    def _forget(self, link: Link, _: object) -> None:
+        # Not at the end of `_serve`: that one may be cancelled before it begins, and while it ends.
+        del self._links[link]
+        for sock in (link.front, link.back):
+            if sock is not None:
+                _shut(sock, reset=link.reset)
 
     async def _cut(self, where: Where, *, reset: bool) -> int:
         chosen = [link for link in self._links if where(link) and not link.ended.is_set()]
@@ -230,9 +238,6 @@ class ChaosProxy:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            _shut(link.front, reset=link.reset)
-            if link.back is not None:
-                _shut(link.back, reset=link.reset)
 
     async def _connect(self) -> socket.socket:
         address = parse_address(self.upstream)
