@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from stem.adapters.redis.address import parse_address
 from stem.adapters.redis.client import RedisClient
 from stem.adapters.redis.keys import Keys
+from stem.adapters.redis.reading import reading
 from stem.errors import BrokerError, DecodeError
 from stem.messages.names import check_name
 from stem.messages.status import TaskStatus
@@ -43,10 +44,11 @@ class RedisResultBackend:
 
     async def get(self, task_id: str) -> TaskStatus | None:
         data = await self._client.command("HGET", self._client.keys.result(task_id), "s")
-        try:
-            return None if data is None else TaskStatus.decode(data)
-        except DecodeError:
-            return None
+        with reading("HGET"):
+            try:
+                return None if data is None else TaskStatus.decode(data)
+            except DecodeError:
+                return None
 
     async def close(self) -> None:
         await self._client.close()

@@ -14,6 +14,7 @@ from stem.adapters.redis.address import Address
 from stem.adapters.redis.calls import CHUNK, enqueue_args, enqueued_of, issue_args, items_of
 from stem.adapters.redis.client import REPLY_TIMEOUT_S, Arg, make_blocking, script, translate
 from stem.adapters.redis.keys import Keys
+from stem.adapters.redis.reading import MISREAD, reading
 from stem.adapters.redis.record import FIELDS, status_of
 from stem.contracts import ChangeItem, Enqueued, Limits, NewTask, RevokeTasks
 from stem.messages.command import Command
@@ -55,7 +56,7 @@ class BlockingRedisBroker:
                 with contextlib.suppress(redis.ResponseError):
                     # Said with `get`, the client gives the old value as it is.
                     found = self._client.execute_command(*schema.mark(key), get=True)  # type: ignore[no-untyped-call]
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, *MISREAD) as error:
             if not schema.is_foreign(error):
                 raise translate(error, what="GET", address=self._address) from error
             found = b""
@@ -73,14 +74,15 @@ class BlockingRedisBroker:
                 return self._client.evalsha(code.sha, 1, prefix, channels, *args)
             except redis.exceptions.NoScriptError:
                 return self._client.eval(code.text, 1, prefix, channels, *args)
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, *MISREAD) as error:
             raise translate(error, what=name, address=self._address) from error
 
     def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
         answers: list[Enqueued] = []
         for first in range(0, len(tasks), CHUNK):
             reply = self._run("enqueue", *enqueue_args(tasks[first : first + CHUNK], self._limits))
-            answers += enqueued_of(reply)
+            with reading("enqueue"):
+                answers += enqueued_of(reply)
         return answers
 
     def statuses(self, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]:
@@ -91,10 +93,11 @@ class BlockingRedisBroker:
             for task_id in ids:
                 pipeline.hmget(self._keys.task(task_id), *FIELDS)
             replies = pipeline.execute(raise_on_error=False)
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, *MISREAD) as error:
             raise translate(error, what="HMGET", address=self._address) from error
         rows = [None if isinstance(reply, redis.ResponseError) else reply for reply in replies]
-        return [status_of(task_id, row, timeline=timeline) for task_id, row in zip(ids, rows, strict=True)]
+        with reading("HMGET"):
+            return [status_of(task_id, row, timeline=timeline) for task_id, row in zip(ids, rows, strict=True)]
 
     def wait(self, task_id: str, timeout_s: float) -> TaskStatus | None:
         deadline = time.monotonic() + timeout_s
@@ -109,7 +112,8 @@ class BlockingRedisBroker:
 
     def cancel(self, task_id: str, command: Command) -> ChangeItem:
         reply = self._run("issue", *issue_args(command, RevokeTasks(ids=[task_id])))
-        return items_of(reply[2])[0]
+        with reading("issue"):
+            return items_of(reply[2])[0]
 
     def close(self) -> None:
         self._client.close()

@@ -16,6 +16,7 @@ from stem.adapters.redis.control import RedisControl
 from stem.adapters.redis.events import RedisEvents
 from stem.adapters.redis.keys import Keys
 from stem.adapters.redis.presence import RedisPresence
+from stem.adapters.redis.reading import reading, whole
 from stem.adapters.redis.record import FIELDS, delivery_of, number, status_of
 from stem.adapters.redis.waiting import Bell, Waits
 from stem.contracts import (
@@ -125,7 +126,8 @@ class RedisStreamsBroker:
         answers: list[Enqueued] = []
         for first in range(0, len(tasks), CHUNK):
             reply = await self._client.run("enqueue", *enqueue_args(tasks[first : first + CHUNK], self._limits))
-            answers += enqueued_of(reply)
+            with reading("enqueue"):
+                answers += enqueued_of(reply)
         return answers
 
     async def exchange(self, worker: str, settlements: Sequence[Settlement], fetch: FetchRequest | None) -> Exchange:
@@ -134,30 +136,36 @@ class RedisStreamsBroker:
             chunk, settlements = settlements[:CHUNK], settlements[CHUNK:]
             settled += (await self.exchange(worker, chunk, None)).settled
         args = exchange_args(worker, settlements, fetch, self._limits, DEFAULT_MAX_CRASHES)
-        now_ms, answers, fetched = await self._client.run("exchange", *args)
-        settled += [_ANSWERS[answer] for answer in answers]
-        if not fetched:
-            return Exchange(settled=settled, now_ms=now_ms)
-        stale, more, due, rows = fetched
-        return Exchange(
-            settled=settled,
-            deliveries=[delivery_of(row) for row in rows],
-            more=bool(more),
-            stale=bool(stale),
-            next_due_ms=due if due >= 0 else None,
-            now_ms=now_ms,
-        )
+        reply = await self._client.run("exchange", *args)
+        with reading("exchange"):
+            now_ms, answers, fetched = reply
+            if len(answers) != len(settlements):
+                raise ValueError(f"{len(answers)} answers to {len(settlements)} settlements")
+            settled += [_ANSWERS[answer] for answer in answers]
+            if not fetched:
+                return Exchange(settled=settled, now_ms=whole(now_ms))
+            stale, more, due, rows = fetched
+            return Exchange(
+                settled=settled,
+                deliveries=[delivery_of(row) for row in rows],
+                more=bool(more),
+                stale=bool(stale),
+                next_due_ms=due if whole(due) >= 0 else None,
+                now_ms=whole(now_ms),
+            )
 
     async def idle(self, queues: Sequence[str], timeout_s: float) -> None:
         await self._bell.wait([self._keys.bell(queue) for queue in queues], min(timeout_s, LONGEST_IDLE_S))
 
     async def adopt(self, worker: str, queues: Sequence[str], known: Collection[str]) -> list[Delivery]:
-        _, rows = await self._client.run("adopt", worker, 30_000, len(queues), *queues, *known)
-        return [delivery_of(row) for row in rows]
+        reply = await self._client.run("adopt", worker, 30_000, len(queues), *queues, *known)
+        with reading("adopt"):
+            _, rows = reply
+            return [delivery_of(row) for row in rows]
 
     async def sweep(self, queues: Sequence[str], *, max_crashes: int = DEFAULT_MAX_CRASHES, worker: str = "") -> Swept:
         limits = self._limits
-        requeued, buried, skipped = await self._client.run(
+        reply = await self._client.run(
             "sweep",
             limits.dead_count,
             limits.dead_ttl_ms,
@@ -167,7 +175,9 @@ class RedisStreamsBroker:
             worker,
             *queues,
         )
-        return Swept(requeued=requeued, buried=buried, skipped=skipped.decode())
+        with reading("sweep"):
+            requeued, buried, skipped = reply
+            return Swept(requeued=whole(requeued), buried=whole(buried), skipped=skipped.decode())
 
     async def leave(self, worker: str, queues: Sequence[str]) -> None:
         await self._client.run("leave", worker, *queues)
@@ -178,20 +188,23 @@ class RedisStreamsBroker:
             *(worker, "", "", b"", self._limits.lost_after_ms, 1),
             *(lease.id, lease.token, lease.lease_ms, lease.queue, 0),
         )
-        return not reply[3]
+        with reading("beat"):
+            return not reply[3]
 
     async def statuses(self, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]:
         reads = [("HMGET", self._keys.task(task_id), *FIELDS) for task_id in ids]
         rows = await self._client.commands(reads, each=True)
-        return [status_of(task_id, row, timeline=timeline) for task_id, row in zip(ids, rows, strict=True)]
+        with reading("HMGET"):
+            return [status_of(task_id, row, timeline=timeline) for task_id, row in zip(ids, rows, strict=True)]
 
     async def body(self, task_id: str) -> tuple[bytes, bytes] | None:
         (row,) = await self._client.commands([("HMGET", self._keys.task(task_id), "b", "sg")], each=True)
-        return None if row is None or row[0] is None else (row[0], row[1] or b"")
+        with reading("HMGET"):
+            return None if row is None or row[0] is None else (row[0], row[1] or b"")
 
     async def wait(self, task_id: str, timeout_s: float) -> TaskStatus | None:
         deadline = asyncio.get_running_loop().time() + timeout_s
-        async with self._waits.told_of(task_id) as told:
+        async with self._waits.told_of(task_id, within_s=timeout_s) as told:
             while True:
                 left = deadline - asyncio.get_running_loop().time()
                 state = number(await self._client.run("wait", task_id, self._waits.client_id))
@@ -199,7 +212,8 @@ class RedisStreamsBroker:
                     return (await self.statuses([task_id]))[0]
                 # Told by pub/sub, which may lose a message: so look again every few seconds.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(told.wait(), min(left, _LOOK_AGAIN_S))
+                    async with asyncio.timeout(min(left, _LOOK_AGAIN_S)):
+                        await told.wait()
                 told.clear()
 
     async def replay(self, ids: Sequence[str]) -> dict[str, str]:
@@ -213,21 +227,29 @@ class RedisStreamsBroker:
         for first in range(0, len(ids), CHUNK):
             chunk = ids[first : first + CHUNK]
             reply = await self._client.run("revive", mode, *chunk)
-            outcomes |= {task_id: answer.decode() for task_id, answer in zip(chunk, reply, strict=True)}
+            with reading("revive"):
+                outcomes |= {task_id: answer.decode() for task_id, answer in zip(chunk, reply, strict=True)}
         return outcomes
 
     async def purge(self, queue: str, what: Literal["waiting", "dead"], *, limit: int = CHUNK) -> int:
-        return int(await self._client.run("purge", queue, what, min(limit, CHUNK), "purged"))
+        gone = await self._client.run("purge", queue, what, min(limit, CHUNK), "purged")
+        with reading("purge"):
+            return whole(gone)
 
     async def discard(self, queue: str, ids: Sequence[str]) -> int:
         gone = 0
         for first in range(0, len(ids), CHUNK):
-            gone += await self._client.run("purge", queue, "dead", CHUNK, "discarded", *ids[first : first + CHUNK])
+            reply = await self._client.run("purge", queue, "dead", CHUNK, "discarded", *ids[first : first + CHUNK])
+            with reading("purge"):
+                gone += whole(reply)
         return gone
 
     async def reconcile(self, cursor: str = "0", *, limit: int = CHUNK) -> tuple[str, int]:
-        following, keys = await self._client.command("SCAN", cursor, "MATCH", self._keys.tasks_pattern, "COUNT", limit)
-        named = [key.decode("utf-8", "replace").rpartition(":task:")[2] for key in keys]
+        page = await self._client.command("SCAN", cursor, "MATCH", self._keys.tasks_pattern, "COUNT", limit)
+        with reading("SCAN"):
+            following, keys = page[0].decode(), page[1]
+            named = [key.decode("utf-8", "replace").rpartition(":task:")[2] for key in keys]
         ids = [task_id for task_id in named if is_name("task id", task_id)]
         repaired = await self._client.run("reconcile", *ids) if ids else 0
-        return following.decode(), repaired
+        with reading("reconcile"):
+            return following, whole(repaired)

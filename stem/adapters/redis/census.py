@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 
 from stem.adapters.redis.client import RedisClient
 from stem.adapters.redis.presence import RedisPresence
+from stem.adapters.redis.reading import reading, whole
 from stem.adapters.redis.record import final_row_of, number, pauses_of, text
 from stem.contracts import FinalRow, ListState, Measured, MinuteRow, Pause, QueueRow, ServerInfo, TaskPage
 from stem.errors import BrokerRefusedError, InvalidInputError
@@ -37,39 +38,42 @@ class RedisCensus:
         consumers = Counter(
             queue for seen in workers if not (seen.stopped or seen.lost) for queue in set(seen.heartbeat.queues)
         )
-        now_ms, rows, flat = await self._client.run("queues", *names)
-        pauses = {pause.target: pause for pause in pauses_of(flat) if pause.kind == "queue"}
-        return sorted(
-            (
-                QueueRow(
-                    name=text(name),
-                    ready=ready,
-                    delayed=delayed,
-                    retrying=retrying,
-                    held=held,
-                    in_flight=in_flight,
-                    dead=dead,
-                    oldest_ms=max(0, now_ms - oldest) if oldest >= 0 else None,
-                    pause=pauses.get(text(name)),
-                    consumers=consumers[text(name)],
-                    enqueued_total=total,
-                )
-                for name, ready, delayed, retrying, held, in_flight, dead, oldest, total in rows
-                if is_name("queue", text(name))
-            ),
-            key=lambda row: row.name,
-        )
+        reply = await self._client.run("queues", *names)
+        with reading("queues"):
+            now_ms, rows, flat = reply
+            pauses = {pause.target: pause for pause in pauses_of(flat) if pause.kind == "queue"}
+            return sorted(
+                (
+                    QueueRow(
+                        name=text(name),
+                        ready=whole(ready),
+                        delayed=whole(delayed),
+                        retrying=whole(retrying),
+                        held=whole(held),
+                        in_flight=whole(in_flight),
+                        dead=whole(dead),
+                        oldest_ms=max(0, now_ms - oldest) if whole(oldest) >= 0 else None,
+                        pause=pauses.get(text(name)),
+                        consumers=consumers[text(name)],
+                        enqueued_total=whole(total),
+                    )
+                    for name, ready, delayed, retrying, held, in_flight, dead, oldest, total in rows
+                    if is_name("queue", text(name))
+                ),
+                key=lambda row: row.name,
+            )
 
     async def tasks(
         self, state: ListState, *, queue: str | None = None, cursor: str | None = None, limit: int = 50
     ) -> TaskPage:
         limit = max(1, min(limit, 500))
-        if state in ("succeeded", "failed", "revoked", "expired"):
-            return await self._final(TaskState(state), queue, cursor, limit)
-        queues = [queue] if queue is not None else await self._queue_names()
-        if state == "queued":
-            return await self._queued(queues, cursor, limit)
-        return await self._from_sets(state, queues, cursor, limit)
+        with reading("a listing of tasks"):
+            if state in ("succeeded", "failed", "revoked", "expired"):
+                return await self._final(TaskState(state), queue, cursor, limit)
+            queues = [queue] if queue is not None else await self._queue_names()
+            if state == "queued":
+                return await self._queued(queues, cursor, limit)
+            return await self._from_sets(state, queues, cursor, limit)
 
     async def _queue_names(self) -> list[str]:
         names = [text(name) for name in await self._client.command("SMEMBERS", self._client.keys.queues)]
@@ -155,43 +159,48 @@ class RedisCensus:
 
     async def history(self, limit: int = 1_000) -> list[FinalRow]:
         data = await self._client.command("LRANGE", self._client.keys.history, 0, max(0, min(limit, 10_000)) - 1)
-        return [row for line in data if (row := final_row_of(line)) is not None]
+        with reading("LRANGE"):
+            return [row for line in data if (row := final_row_of(line)) is not None]
 
     async def minutes(self, count: int = 60) -> list[MinuteRow]:
-        (seconds, _) = await self._client.command("TIME")
-        newest = int(seconds) // 60
+        time = await self._client.command("TIME")
+        with reading("TIME"):
+            newest = int(time[0]) // 60
         wanted = range(newest - min(max(count, 1), 180) + 1, newest + 1)
         hashes = await self._client.commands([("HGETALL", self._client.keys.stats(minute)) for minute in wanted])
-        return [row for minute, flat in zip(wanted, hashes, strict=True) for row in _minute_rows(minute, flat)]
+        with reading("HGETALL"):
+            return [row for minute, flat in zip(wanted, hashes, strict=True) for row in _minute_rows(minute, flat)]
 
     async def pauses(self) -> list[Pause]:
-        seconds, flat = await self._client.commands([("TIME",), ("HGETALL", self._client.keys.pauses)])
-        now_ms = int(seconds[0]) * 1000 + int(seconds[1]) // 1000
-        return [pause for pause in pauses_of(flat) if pause.until_ms is None or pause.until_ms > now_ms]
+        time, flat = await self._client.commands([("TIME",), ("HGETALL", self._client.keys.pauses)])
+        with reading("HGETALL"):
+            now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
+            return [pause for pause in pauses_of(flat) if pause.until_ms is None or pause.until_ms > now_ms]
 
     async def info(self) -> ServerInfo:
         raw, time = await self._client.commands([("INFO",), ("TIME",)])
-        said = _parse_info(text(raw))
         writable = True
         try:
             await self._client.command("SET", self._client.keys.probe, "1", "PX", 1000)
         except BrokerRefusedError:
             writable = False
-        valkey = "valkey_version" in said
-        return ServerInfo(
-            kind="valkey" if valkey else "redis",
-            version=str(said.get("valkey_version" if valkey else "redis_version", "")),
-            url=str(self._client.address),
-            namespace=self._client.keys.namespace,
-            policy=str(said.get("maxmemory_policy", "")),
-            persistent=str(said.get("aof_enabled", "0")) == "1",
-            used_memory_bytes=int(said.get("used_memory", 0)),
-            max_memory_bytes=int(said.get("maxmemory", 0)),
-            clients=int(said.get("connected_clients", 0)),
-            uptime_s=int(said.get("uptime_in_seconds", 0)),
-            now_ms=int(time[0]) * 1000 + int(time[1]) // 1000,
-            writable=writable,
-        )
+        with reading("INFO"):
+            said = _parse_info(text(raw))
+            valkey = "valkey_version" in said
+            return ServerInfo(
+                kind="valkey" if valkey else "redis",
+                version=str(said.get("valkey_version" if valkey else "redis_version", "")),
+                url=str(self._client.address),
+                namespace=self._client.keys.namespace,
+                policy=str(said.get("maxmemory_policy", "")),
+                persistent=str(said.get("aof_enabled", "0")) == "1",
+                used_memory_bytes=int(said.get("used_memory", 0)),
+                max_memory_bytes=int(said.get("maxmemory", 0)),
+                clients=int(said.get("connected_clients", 0)),
+                uptime_s=int(said.get("uptime_in_seconds", 0)),
+                now_ms=int(time[0]) * 1000 + int(time[1]) // 1000,
+                writable=writable,
+            )
 
 
 def _status_of_row(row: FinalRow) -> TaskStatus:

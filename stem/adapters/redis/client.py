@@ -25,7 +25,9 @@ from redis.retry import Retry
 
 from stem.adapters.redis import schema
 from stem.adapters.redis.address import Address
+from stem.adapters.redis.connections import TCPConnection, UnixConnection
 from stem.adapters.redis.keys import Keys
+from stem.adapters.redis.reading import MISREAD
 from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
 from stem.text import clean
 
@@ -98,9 +100,9 @@ def make_async(address: Address, *, reply_timeout_s: float, client_name: str, co
     A call that finds all `connections` busy waits for one, up to `reply_timeout_s`.
     """
     options = _options(address, reply_timeout_s=reply_timeout_s, client_name=client_name)
-    kind: type[redis.asyncio.Connection | redis.asyncio.UnixDomainSocketConnection] = redis.asyncio.Connection
+    kind: type[TCPConnection | UnixConnection] = TCPConnection
     if address.path is not None:
-        kind = redis.asyncio.UnixDomainSocketConnection
+        kind = UnixConnection
         options["path"] = options.pop("unix_socket_path")
     pool = redis.asyncio.BlockingConnectionPool(
         max_connections=connections,
@@ -146,6 +148,11 @@ def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
             )
         how = "did not answer in time" if isinstance(error, TimeoutError | redis.TimeoutError) else f"was lost ({text})"
         return UnknownOutcomeError(f"{broker} {how} during {what}: it may or may not have been done")
+    if isinstance(error, (redis.exceptions.InvalidResponse, *MISREAD)):
+        return UnknownOutcomeError(
+            f"{broker} answered {what} with no Redis protocol ({type(error).__name__}: {text}): it may or may not have "
+            "been done"
+        )
     code = _CODES.get(type(error), code)
     hint = _HINTS.get(code, "The server's log may say more")
     return BrokerRefusedError(f"{broker} refused {what}: {text}. {hint}", code=code)
@@ -202,7 +209,7 @@ class RedisClient:
             except redis.exceptions.NoScriptError:
                 # A server that was restarted or failed over: EVAL runs the script and loads it.
                 return await _awaited(self._commands.eval(code.text, 1, prefix, channels, *args))
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, *MISREAD) as error:
             self._raise(error, name)
 
     async def command(self, *args: Arg) -> Any:
@@ -211,7 +218,7 @@ class RedisClient:
             await self._admit()
         try:
             return await self._commands.execute_command(*args)  # type: ignore[no-untyped-call] # of redis-py
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, *MISREAD) as error:
             self._raise(error, str(args[0]))
 
     async def commands(self, many: Sequence[Sequence[Arg]], *, each: bool = False) -> list[Any]:
@@ -230,7 +237,7 @@ class RedisClient:
                 pipeline.execute_command(*one)
             replies = await pipeline.execute(raise_on_error=not each)
             return [None if isinstance(reply, redis.ResponseError) else reply for reply in replies]
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, *MISREAD) as error:
             self._raise(error, str(many[0][0]))
 
     async def block(self, *args: Arg) -> Any:
@@ -239,7 +246,7 @@ class RedisClient:
             await self._admit()
         try:
             return await self._blocking.execute_command(*args)  # type: ignore[no-untyped-call] # of redis-py
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, *MISREAD) as error:
             self._raise(error, str(args[0]))
 
     def lone_client(self) -> redis.asyncio.Redis:
@@ -261,7 +268,7 @@ class RedisClient:
                 # handle marks the keyspace then.
                 with contextlib.suppress(redis.ResponseError):
                     found = await _awaited(self._commands.execute_command(*schema.mark(key)))  # type: ignore[no-untyped-call]
-        except (redis.RedisError, OSError) as error:
+        except (redis.RedisError, OSError, *MISREAD) as error:
             if not schema.is_foreign(error):
                 self._raise(error, "GET")
             found = b""

@@ -9,8 +9,10 @@ from typing import Final
 import redis
 import redis.asyncio
 
+from stem.adapters.redis.address import Address
 from stem.adapters.redis.calls import issue_args, items_of, seen_of
 from stem.adapters.redis.client import RedisClient, translate
+from stem.adapters.redis.reading import MISREAD, reading, whole
 from stem.adapters.redis.record import number, pauses_of, text
 from stem.contracts import Change, Desired, Issued, Logged
 from stem.errors import BrokerUnreachableError, DecodeError
@@ -31,25 +33,29 @@ class RedisControl:
         self._asked: float | None = None
 
     async def issue(self, command: Command, change: Change | None = None) -> Issued:
-        epoch, now_ms, items, workers = await self._client.run("issue", *issue_args(command, change))
-        return Issued(epoch=epoch, now_ms=now_ms, items=items_of(items), workers=seen_of(workers, now_ms))
+        reply = await self._client.run("issue", *issue_args(command, change))
+        with reading("issue"):
+            epoch, now_ms, items, workers = reply
+            seen = seen_of(workers, whole(now_ms))
+            return Issued(epoch=whole(epoch), now_ms=now_ms, items=items_of(items), workers=seen)
 
     async def read(self, after_epoch: int) -> Desired:
-        epoch, fence, now_ms, log, pauses, drained, shutdown = await self._client.run("read", after_epoch)
-        reset = epoch < after_epoch
-        return Desired(
-            epoch=epoch,
-            fence=fence,
-            now_ms=now_ms,
-            log=[
-                Logged(epoch=int(at), issued_at_ms=number(time) or 0, command=command)
-                for at, time, command in zip(log[::3], log[1::3], log[2::3], strict=True)
-            ],
-            pauses=pauses_of(pauses),
-            drained=frozenset(text(worker) for worker in drained),
-            shutdown={text(worker): text(mode) for worker, mode in zip(shutdown[::2], shutdown[1::2], strict=True)},
-            reset=reset,
-        )
+        reply = await self._client.run("read", after_epoch)
+        with reading("read"):
+            epoch, fence, now_ms, log, pauses, drained, shutdown = reply
+            return Desired(
+                epoch=whole(epoch),
+                fence=whole(fence),
+                now_ms=whole(now_ms),
+                log=[
+                    Logged(epoch=int(at), issued_at_ms=number(time) or 0, command=command)
+                    for at, time, command in zip(log[::3], log[1::3], log[2::3], strict=True)
+                ],
+                pauses=pauses_of(pauses),
+                drained=frozenset(text(worker) for worker in drained),
+                shutdown={text(worker): text(mode) for worker, mode in zip(shutdown[::2], shutdown[1::2], strict=True)},
+                reset=epoch < after_epoch,
+            )
 
     async def subscribe(self) -> None:
         await self.close()
@@ -61,6 +67,9 @@ class RedisControl:
         except (redis.RedisError, OSError) as error:
             await self.close()
             raise translate(error, what="SUBSCRIBE", address=self._client.address) from error
+        except MISREAD as error:
+            await self.close()
+            raise _garbage(self._client.address) from error
         if confirmed is None:
             await self.close()
             raise BrokerUnreachableError(f"SUBSCRIBE on {self._client.address} was not confirmed in {PONG_WITHIN_S} s")
@@ -110,6 +119,9 @@ class RedisControl:
             raise BrokerUnreachableError(
                 f"the control subscription on {self._client.address} was lost: {type(error).__name__}"
             ) from error
+        except MISREAD as error:
+            await self.close()
+            raise _garbage(self._client.address) from error
         return message
 
     async def reply(self, reply: Reply, *, keep_ms: int) -> None:
@@ -120,9 +132,10 @@ class RedisControl:
         timeout = f"{min(max(timeout_s, 0.001), 5.0):.3f}"
         taken = await self._client.block("BLMPOP", timeout, 1, key, "LEFT", "COUNT", 500)
         replies = []
-        for data in taken[1] if taken else ():
-            with contextlib.suppress(DecodeError):
-                replies.append(Reply.decode(data))
+        with reading("BLMPOP"):
+            for data in taken[1] if taken else ():
+                with contextlib.suppress(DecodeError):
+                    replies.append(Reply.decode(data))
         return replies
 
     async def close(self) -> None:
@@ -135,3 +148,7 @@ class RedisControl:
         if connection is not None:
             with contextlib.suppress(redis.RedisError, OSError):
                 await connection.aclose()
+
+
+def _garbage(address: Address) -> BrokerUnreachableError:
+    return BrokerUnreachableError(f"the control subscription on {address} got what is no message")

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 
 from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient
+from stem.adapters.redis.reading import reading
 from stem.contracts import EventBatch
 from stem.errors import DecodeError, InvalidInputError
 from stem.messages.event import Event, decode_events, encode_events
@@ -31,22 +32,25 @@ class RedisEvents:
 
     async def tail(self) -> str:
         newest = await self._client.command("XREVRANGE", self._client.keys.events, "+", "-", "COUNT", 1)
-        return newest[0][0].decode() if newest else "0-0"
+        with reading("XREVRANGE"):
+            return newest[0][0].decode() if newest else "0-0"
 
     async def read(self, cursor: str, *, timeout_s: float) -> EventBatch:
         at = _time_of(cursor)
         key = self._client.keys.events
         missed = False
         if at:
-            (seconds, _), oldest = await self._client.commands([("TIME",), ("XRANGE", key, "-", "+", "COUNT", 1)])
-            missed = int(seconds) * 1000 - at > 60_000 and bool(oldest) and _time_of(oldest[0][0].decode()) > at
+            time, oldest = await self._client.commands([("TIME",), ("XRANGE", key, "-", "+", "COUNT", 1)])
+            with reading("XRANGE"):
+                missed = int(time[0]) * 1000 - at > 60_000 and bool(oldest) and _time_of(oldest[0][0].decode()) > at
         wait_ms = int(min(max(timeout_s, 0.001), LONGEST_BLOCK_S) * 1000)
         reply = await self._client.block("XREAD", "COUNT", _BATCHES, "BLOCK", max(1, wait_ms), "STREAMS", key, cursor)
         events: list[Event] = []
-        for entry, fields in reply[0][1] if reply else ():
-            cursor = entry.decode()
-            with contextlib.suppress(DecodeError):  # one bad batch hides no other
-                events += decode_events(fields[1])
+        with reading("XREAD"):
+            for entry, fields in reply[0][1] if reply else ():
+                cursor = entry.decode()
+                with contextlib.suppress(DecodeError):  # one bad batch hides no other
+                    events += decode_events(fields[1])
         return EventBatch(events=events, cursor=cursor, missed=missed)
 
 

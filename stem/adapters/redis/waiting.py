@@ -12,8 +12,11 @@ import redis
 import redis.asyncio
 
 from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient, translate
+from stem.adapters.redis.reading import MISREAD
+from stem.errors import StemError
 
 BELL_BLOCK_S: Final = 4.0
+SUBSCRIBED_WITHIN_S: Final = 3.0
 
 
 class Bell:
@@ -51,7 +54,7 @@ class Bell:
         except BaseException as error:
             # Whatever went wrong, the connection behind it is another one next time, with another id.
             await self.close()
-            if isinstance(error, redis.RedisError | OSError):
+            if isinstance(error, (redis.RedisError, OSError, *MISREAD)) and not isinstance(error, StemError):
                 raise translate(error, what="BLPOP", address=self._client.address) from error
             raise
 
@@ -78,10 +81,10 @@ class Waits:
         self._listener: asyncio.Task[None] | None = None
         self._subscribed = asyncio.Event()
 
-    def told_of(self, task_id: str) -> _Told:
-        return _Told(self, task_id)
+    def told_of(self, task_id: str, *, within_s: float) -> _Told:
+        return _Told(self, task_id, min(within_s, SUBSCRIBED_WITHIN_S))
 
-    async def add(self, task_id: str) -> asyncio.Event:
+    async def add(self, task_id: str, within_s: float) -> asyncio.Event:
         told = asyncio.Event()
         self._told.setdefault(task_id, []).append(told)
         if self._listener is None or self._listener.done():
@@ -89,7 +92,8 @@ class Waits:
             self._listener = asyncio.create_task(self._listen(), name="stem-waits")
         # Before the wish is stored the subscription must stand, or the answer could come before it.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._subscribed.wait(), 3)
+            async with asyncio.timeout(within_s):
+                await self._subscribed.wait()
         return told
 
     def remove(self, task_id: str, told: asyncio.Event) -> None:
@@ -115,7 +119,7 @@ class Waits:
                             for told in self._told.get(message["data"].decode("utf-8", "replace"), ()):
                                 told.set()
                         quiet = 0 if self._told else quiet + (message is None)
-            except (redis.RedisError, OSError):
+            except (redis.RedisError, OSError, *MISREAD):
                 # Whoever waits looks again by itself; meanwhile this comes back.
                 self._subscribed.set()
                 quiet = 0 if self._told else quiet + 1
@@ -135,13 +139,14 @@ class Waits:
 class _Told:
     """One wait's event, registered while the block runs."""
 
-    def __init__(self, waits: Waits, task_id: str) -> None:
+    def __init__(self, waits: Waits, task_id: str, within_s: float) -> None:
         self._waits = waits
         self._task_id = task_id
+        self._within_s = within_s
         self._event: asyncio.Event | None = None
 
     async def __aenter__(self) -> asyncio.Event:
-        self._event = await self._waits.add(self._task_id)
+        self._event = await self._waits.add(self._task_id, self._within_s)
         return self._event
 
     async def __aexit__(self, *_: object) -> None:
