@@ -17,7 +17,7 @@ log = logging.getLogger("stem.worker")
 
 HOPELESS_DEATHS: Final = 10
 HOPELESS_WITHIN_S: Final = 60.0
-CANCEL_AGAIN_S: Final = 0.2
+CANCEL_AGAIN_S: Final = 2.0
 RIGHTS: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM", "SCHEMA"})
 """Refusals that waiting does not heal: a person has to change something."""
 
@@ -96,8 +96,8 @@ async def keep_alive(
 async def end_all(tasks: Sequence[asyncio.Task[Any]]) -> None:
     """Cancel these and return when all have ended.
 
-    Asked again until they have: `asyncio.wait_for` of Python 3.11, through which redis-py sends each command, swallows
-    a cancellation that meets a finished send.
+    Asked again if they take long: `asyncio.wait_for` of Python 3.11 swallows a cancellation that meets what is done
+    already, and a broker or backend of somebody else may use it. Not sooner, or closing a connection is cut short.
     """
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
