@@ -54,7 +54,7 @@ def test_worker_stemctl_and_dashboard_in_three_terminals_share_the_embedded_serv
         assert not (project / "deep" / ".stem").exists()
 
         with at_terminal([program("stem-tui")], env=env, folder=project) as dashboard:
-            dashboard.await_text("default")
+            dashboard.await_text("QUEUE")
             dashboard.type("q")
             assert dashboard.wait() == 0, dashboard.seen[-3000:]
 
