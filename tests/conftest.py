@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -91,8 +92,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """Fail a test that leaves child processes or non-daemon threads behind."""
+    """Fail a test that leaves child processes, non-daemon threads or unclosed connections behind."""
     yield
+    # What is left to the collector complains now, in the test that left it, and not in a later one. Freezing what is
+    # still in use makes that cheap: the next collection looks only at what the next test made.
+    gc.collect()
+    gc.freeze()
     complaint = leaks.left_behind(*item.stash[_BEFORE])
     if complaint:
         pytest.fail(f"left behind: {complaint}", pytrace=False)

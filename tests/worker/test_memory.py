@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,20 +31,13 @@ class Big:
     """Stands for a large object."""
 
 
-def collect() -> None:
-    """Collect what others left; asyncio's transports that were closing when their loop ended complain then."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
-
-
 @pytest.fixture
 def no_collection() -> Iterator[None]:
-    collect()
+    gc.collect()
     gc.disable()
     yield
     gc.enable()
-    collect()
+    gc.collect()
 
 
 @pytest.mark.usefixtures("no_collection")
