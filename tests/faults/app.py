@@ -2,8 +2,6 @@
 
 Each handler writes a line before and after its work; the worker writes one more when the broker has recorded an end. A
 handler returns who ran it, under which token, so that a stored result can be told from a late one.
-
-The worker process ends with the tests (`PR_SET_PDEATHSIG`, Linux), also when they are killed with SIGKILL.
 """
 
 from __future__ import annotations
@@ -22,7 +20,8 @@ from stem.client import Stem
 from stem.retry import FixedRetryStrategy
 from stem.signals import StemSignals
 from stem.task import TaskContext
-from tests.faults.ledger import LEDGER_VARIABLE, PARENT_VARIABLE, Ledger
+from tests.faults.ledger import LEDGER_VARIABLE, Ledger
+from tests.faults.orphan import end_with_tests
 
 P = ParamSpec("P")
 Ran = dict[str, Any]
@@ -215,18 +214,8 @@ async def die(context: TaskContext) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _end_with_tests() -> None:
-    parent = os.environ.get(PARENT_VARIABLE)
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if parent is None or prctl is None:
-        return
-    prctl(1, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(parent):
-        os._exit(1)
-
-
 if LEDGER_VARIABLE in os.environ:
-    _end_with_tests()
+    end_with_tests()
     StemSignals.on_task_succeeded(lambda event, _: _ledger().write("final:succeeded", event.id))
     StemSignals.on_task_failed(lambda event, _: _ledger().write("final:failed", event.id))
     StemSignals.on_task_revoked(lambda event, _: _ledger().write("final:revoked", event.id))

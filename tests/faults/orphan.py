@@ -1,0 +1,20 @@
+"""A worker process under test ends with the tests that started it, also when they are killed with SIGKILL (Linux)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+from tests.faults.ledger import PARENT_VARIABLE
+
+
+def end_with_tests() -> None:
+    """Ask the kernel to kill this process when its parent is gone; nothing where there is no prctl."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if parent is None or prctl is None:
+        return
+    prctl(1, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(parent):
+        os._exit(1)
