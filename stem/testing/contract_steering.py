@@ -224,6 +224,16 @@ class BrokerContractPause:
             ("c", "already", False),
         ]
 
+    async def test_a_resume_after_the_end_of_a_pause_changes_nothing(self, broker_case: BrokerCase) -> None:
+        """Also when nobody has looked since it ended."""
+        operator = Operator(broker_case.broker)
+        await operator.issue("pause", SetPause(kind="queue", targets=[QUEUE], for_ms=20))
+        await broker_case.advance(0.06)
+
+        (item,) = (await operator.issue("resume", ClearPause(kind="queue", targets=[QUEUE]))).items
+
+        assert (item.outcome, item.changed) == ("already", False)
+
     async def test_a_pause_says_who_asked_and_why(self, broker_case: BrokerCase) -> None:
         """In the list of pauses, in the queue's row and in desired state, and no clock but the broker's says when."""
         broker = broker_case.broker

@@ -61,6 +61,7 @@ class Comparison(RuleBasedStateMachine):
         self.tokens: Counter[str] = Counter()
         self.commands: list[tuple[Command, Change, list[tuple[str, str, bool]], int]] = []
         self.last: Callable[[], None] | None = None
+        self.watched = True
         self.steps = 0
 
     async def _open(self) -> World:
@@ -84,10 +85,12 @@ class Comparison(RuleBasedStateMachine):
 
     @invariant()
     def the_broker_is_as_the_model_says(self) -> None:
+        """In some runs only at the end, because an adapter may mend something when it is looked at."""
         self.steps += 1
-        self._compare_records()
-        self._compare_queues()
-        self._compare_history()
+        if self.watched:
+            self._compare_records()
+            self._compare_queues()
+            self._compare_history()
 
     def _compare_records(self) -> None:
         model = self.model

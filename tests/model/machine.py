@@ -69,9 +69,10 @@ class BrokerMachine(Comparison):
 
     # ------------------------------------------------------------------------------------------------------- producing
 
-    @initialize(count=st.sampled_from([0, 1, 3, 6]), taken=st.booleans())
-    def begin(self, count: int, taken: bool) -> None:
+    @initialize(count=st.sampled_from([0, 1, 3, 6]), taken=st.booleans(), watched=st.sampled_from([True, True, False]))
+    def begin(self, count: int, taken: bool, watched: bool) -> None:
         """Some plain tasks are there, perhaps with a worker already."""
+        self.watched = watched
         self.enqueue([{"queue": QUEUES[number % 2]} for number in range(count)])
         if taken:
             self.fetch("ann", QUEUES, 100, False)
@@ -449,4 +450,5 @@ class BrokerMachine(Comparison):
         agree({}, left, "some never end")
         while self.in_state("failed"):
             self.drop_dead(0, False)
+        self.watched = True
         self.the_broker_is_as_the_model_says()

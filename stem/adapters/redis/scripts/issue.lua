@@ -52,6 +52,7 @@ if before[1] then
   for value in (before[2] or ''):gmatch('([^\t]*)\t') do items[#items + 1] = value end
 else
   epoch = redis.call('INCR', P .. 'epoch')
+  if change == 'resume' then read_pauses() end  -- one whose time has come is none
   for i = 11, #ARGV do
     local target = ARGV[i]
     if change == 'revoke' then
