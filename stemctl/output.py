@@ -79,7 +79,9 @@ class Output:
         if debug:
             import traceback  # here: rarely needed
 
-            sys.stderr.write(self.hide("".join(traceback.format_exception(error))))
+            # The message of an error may hold what was typed, or came from the server.
+            for line in self.hide("".join(traceback.format_exception(error))).splitlines():
+                sys.stderr.write(clean(line, 4_000) + "\n")
         if self.as_json:
             self.envelope(None, problem=problem)
         self.problem(problem)

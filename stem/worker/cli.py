@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(error: BaseException, code: int, *, debug: bool) -> int:
     if debug:
-        traceback.print_exception(error)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            sys.stderr.write(clean(line, 4_000) + "\n")
     sys.stderr.write(f"stem-worker: {clean(error, 600)}\n")
     return code
 

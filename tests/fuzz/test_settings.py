@@ -158,18 +158,20 @@ def test_any_duration_and_size_is_a_number_or_a_config_error() -> None:
             assert count is None or 0 <= count < 10**19
 
 
+URLS: Final = (
+    f"redis://user:{SECRET}@host:6379/0",
+    f"valkey://:{SECRET}@[::1]:6379/15?db=3",
+    "unix:///run/stem/s.sock?db=3",
+    "memory://name",
+    f"rediss://user:{SECRET}@host",
+    f"postgresql://user:{SECRET}@host/db",
+)
+
+
 def test_any_url_is_an_address_or_a_config_error() -> None:
     random = random_for("urls")
-    goods = (
-        f"redis://user:{SECRET}@host:6379/0",
-        f"valkey://:{SECRET}@[::1]:6379/15?db=3",
-        "unix:///run/stem/s.sock?db=3",
-        "memory://name",
-        f"rediss://user:{SECRET}@host",
-        f"postgresql://user:{SECRET}@host/db",
-    )
     with reported("urls") as counted:
-        for text in (*nasty_strings(), *(changed(random, random.choice(goods)) for _ in range(size(10_000)))):
+        for text in (*nasty_strings(), *(changed(random, random.choice(URLS)) for _ in range(size(10_000)))):
             counted.tried += 1
             # What stands in no password's place any more cannot be told from a host or a path.
             tried = partial(refused_or, secret=SECRET if f":{SECRET}@" in text else "\0")
@@ -182,8 +184,11 @@ def test_any_url_is_an_address_or_a_config_error() -> None:
                 assert 0 < address.port < 65_536
             tried(lambda text=text: check_url(text, name="X"), ConfigError)  # type: ignore[misc]
             tried(lambda text=text: resolve_url(text, interactive=False, env={}), ConfigError)  # type: ignore[misc]
+            env = {"STEM_BROKER_URL": text} if text.strip() else {"STEM_BROKER_URL": "memory://"}
+            tried(lambda env=env: resolve_url(None, interactive=False, env=env), ConfigError)  # type: ignore[misc]
             if not text.strip().lower().startswith("embedded") and text.strip():
                 tried(lambda text=text: connect_broker(text), ConfigError)  # type: ignore[misc]
+                tried(lambda text=text: connect_backend(text), ConfigError)  # type: ignore[misc]
                 blocking = tried(lambda text=text: connect_blocking(text), ConfigError)  # type: ignore[misc]
                 if blocking is not None:
                     blocking.close()
@@ -193,10 +198,9 @@ def test_any_url_is_an_address_or_a_config_error() -> None:
     "url", ["memory://[", "memory://[::1", "embedded://[x", "embedded://host", "embedded://[::1]x/a"]
 )
 def test_a_url_that_does_not_parse_is_a_config_error(url: str) -> None:
-    with pytest.raises(ConfigError):
-        connect_broker(url)
-    with pytest.raises(ConfigError):
-        connect_backend(url)
+    for connect in (connect_broker, connect_blocking, connect_backend):
+        with pytest.raises(ConfigError):
+            connect(url)
 
 
 @pytest.mark.parametrize(
