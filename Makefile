@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check format bench-quick clean
+.PHONY: demo test check format bench-quick mutants clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Stem needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say which with: make PYTHON=python3.12")'
@@ -26,6 +26,11 @@ check: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Plants known bugs in a copy of the tree, one at a time, and shows which test catches each: M1 or X3 alone by
+# `make mutants ONLY="M1 X3"`.
+mutants: $(VENV)/.installed
+	$(BIN)/python -m tests.mutants --jobs 2 $(ONLY)
 
 # The peers' client libraries exclude each other's versions and Stem's: they get an environment of their own.
 .venv-bench/.installed: benchmarks/peers/requirements.txt

@@ -109,6 +109,19 @@ class BrokerContractReclaim:
         assert (waiting, running, ended) == ("lost", "lost", "lost")
         assert (await status_of(broker, task_id)).result == "new"
 
+    async def test_a_worker_that_got_its_task_again_has_no_say_by_the_old_token(self, broker_case: BrokerCase) -> None:
+        """It lost the lease and was handed the same task anew: what is left of its first run changes nothing."""
+        owner = Hand(broker=broker_case.broker, id="owner")
+        await enqueue(broker_case.broker)
+        old = await owner.take(lease_ms=20)
+        await broker_case.advance(0.04)
+        await sweep_until(broker_case, broker_case.broker, owner)
+        new = await owner.take()
+
+        assert list((await owner.beat(old)).lost) == [old.id]
+        assert await owner.end(old) == "lost"
+        assert await owner.end(new) == "applied"
+
     async def test_a_task_that_kills_workers_is_buried(self, broker_case: BrokerCase) -> None:
         """At the limit of crashes a reclaim makes it a dead letter `poison`, and never starts it again."""
         broker = broker_case.limits(FLEET)
@@ -381,6 +394,19 @@ class BrokerContractAdopt:
 
         assert {d.id: d.lease_ms for d in lost} == {"t-1": 7_000, "t-2": 50_000}
         assert {d.id: d.lease_ms for d in adopted} == {d.id: d.lease_ms for d in again} == {"t-1": 7_000, "t-2": 50_000}
+
+    async def test_an_adopted_delivery_begins_its_lease_anew(self, broker_case: BrokerCase) -> None:
+        """Nobody renewed it while nobody knew of it: else it would be reclaimed as soon as it has begun."""
+        broker = broker_case.broker
+        owner = Hand(broker=broker, id="owner")
+        await broker.enqueue([new_task("unseen"), new_task("known")])
+        for _ in range(2):
+            await owner.take()
+            await broker_case.advance(0.01)
+
+        await broker.adopt("owner", [QUEUE], {"known"})
+
+        assert [item.id for item in (await broker.census.tasks("running")).items] == ["known", "unseen"]
 
     async def test_adopting_again_after_a_lost_reply_gives_the_same(self, broker_case: BrokerCase) -> None:
         """Adoption starts nothing, so it may be repeated."""

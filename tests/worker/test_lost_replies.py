@@ -1,0 +1,261 @@
+"""Replies that never come, and wake-ups that never come: what a worker makes of them, without waiting for a lease."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from stem.contracts import Exchange, FetchRequest, Settlement
+from stem.errors import BrokerUnreachableError, UnknownOutcomeError
+from stem.messages.command import Command
+from stem.messages.status import TaskState
+from stem.task import TaskContext
+from stem.worker import vitals
+from tests.waiting import eventually
+from tests.worker.conftest import House
+from tests.worker.handlers import on_loop
+
+HOUR: dict[str, Any] = {"visibility_timeout_s": 3600.0}
+"""A lease that outlasts every test: what comes back before its end did not come back by it."""
+
+
+async def note(context: TaskContext, args: Mapping[str, Any]) -> str:
+    return f"token {context.token}"
+
+
+def on_exchange(house: House, monkeypatch: pytest.MonkeyPatch, what: Any) -> list[str]:
+    """Put `what(applied, answer)` between the work loop and the broker, until it says that it was enough.
+
+    `applied()` sends the exchange and returns its answer; `what` returns None to let the exchange go its way.
+    """
+    done: list[str] = []
+    exchange = house.broker.exchange
+
+    async def between(worker: str, settlements: Sequence[Settlement], fetch: FetchRequest | None) -> Exchange:
+        if not done:
+            answer: Exchange | None = await what(done, lambda: exchange(worker, settlements, fetch), settlements)
+            if answer is not None:
+                return answer
+        return await exchange(worker, settlements, fetch)
+
+    monkeypatch.setattr(house.broker, "exchange", between)
+    return done
+
+
+def no_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vitals, "SHORTEST_SWEEP_S", 3600.0)
+
+
+async def test_deliveries_whose_reply_was_lost_begin_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker has handed them out; the worker knows only that something went wrong, and asks what is its own."""
+    no_sweeps(monkeypatch)
+    on_loop(house.registry, "note", note)
+
+    async def lose(done: list[str], send: Any, settlements: Sequence[Settlement]) -> Exchange:
+        answer: Exchange = await send()
+        if answer.deliveries:
+            done.append("lost")
+            raise UnknownOutcomeError("the reply was lost")
+        return answer
+
+    lost = on_exchange(house, monkeypatch, lose)
+    await house.worker(config=HOUR)
+    task_id = await house.stem.enqueue("note")
+
+    status = await house.stem.wait_for(task_id, timeout=10)
+
+    assert lost == ["lost"]
+    assert status.result == "token 1"
+
+
+async def test_deliveries_that_got_lost_unnoticed_are_found_by_the_next_sweep(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing failed that the worker could see: it looks for its own all the same, every few seconds."""
+    on_loop(house.registry, "note", note)
+
+    async def swallow(done: list[str], send: Any, settlements: Sequence[Settlement]) -> Exchange:
+        answer: Exchange = await send()
+        if answer.deliveries:
+            done.append("swallowed")
+            return replace(answer, deliveries=[])
+        return answer
+
+    on_exchange(house, monkeypatch, swallow)
+    monkeypatch.setattr(vitals, "LONGEST_SWEEP_S", 0.5)
+    await house.worker(config=HOUR)
+    task_id = await house.stem.enqueue("note")
+
+    status = await house.stem.wait_for(task_id, timeout=20)
+
+    assert status.result == "token 1"
+
+
+@pytest.mark.parametrize("applied", [True, False], ids=["applied", "not applied"])
+async def test_an_outcome_whose_reply_was_lost_is_sent_again(
+    house: House, monkeypatch: pytest.MonkeyPatch, applied: bool
+) -> None:
+    """Until the broker has answered it nobody knows that the task has ended: it would be held and renewed for ever."""
+    no_sweeps(monkeypatch)
+    on_loop(house.registry, "note", note)
+
+    async def lose(done: list[str], send: Any, settlements: Sequence[Settlement]) -> Exchange | None:
+        if not settlements:
+            return None
+        done.append("lost")
+        if applied:
+            await send()
+        raise UnknownOutcomeError("the reply was lost")
+
+    lost = on_exchange(house, monkeypatch, lose)
+    worker = await house.worker(config=HOUR)
+    task_id = await house.stem.enqueue("note")
+
+    await eventually(lambda: worker.stats()["counters"]["succeeded"] == 1)
+
+    assert lost == ["lost"]
+    assert worker.stats()["in_flight"] == 0
+    status = await house.stem.status(task_id)
+    assert (status.state, status.token) == (TaskState.SUCCEEDED, 1)
+
+
+async def test_a_pause_is_confirmed_only_once_what_was_handed_out_before_it_has_begun(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reply that is still under way may carry tasks: confirmed before, they would start after the confirmation."""
+    on_loop(house.registry, "note", note)
+    handed_out, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(done: list[str], send: Any, settlements: Sequence[Settlement]) -> Exchange:
+        answer: Exchange = await send()
+        if answer.deliveries:
+            done.append("held")
+            handed_out.set()
+            await release.wait()
+        return answer
+
+    on_exchange(house, monkeypatch, hold)
+    worker = await house.worker(config=HOUR)
+    task_id = await house.stem.enqueue("note")
+    await handed_out.wait()
+    controller = house.controller
+
+    pausing = asyncio.create_task(controller.pause("queue", ["default"]))
+    await eventually(lambda: worker._board.paused_queues)
+    await asyncio.wait({pausing}, timeout=1.0)
+    confirmed_too_early = pausing.done()
+    release.set()
+
+    assert not confirmed_too_early
+    paused = await pausing
+    assert (paused.failed, len(paused.silent)) == (0, 0)
+    assert (await house.stem.wait_for(task_id, timeout=10)).succeeded
+
+
+async def test_a_command_that_came_while_nobody_listened_is_read_once_somebody_listens_again(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listen first, read then: the other way round, what comes in between is heard by nobody until a later beat."""
+    worker = await memory_house.worker(config={"heartbeat_interval_s": 600.0})
+    control: Any = worker._vitals._broker.control
+    subscribe, wake = control.subscribe, control.wake
+    broken: list[str] = []
+    issued: list[int] = []
+
+    async def cut(timeout_s: float) -> bool:
+        if not broken:
+            broken.append("cut")
+            with control._core.lock:
+                del control._core.subscriptions[control._handle.subscription]
+                control._handle.subscription = None
+            raise BrokerUnreachableError("the subscription was lost")
+        return await wake(timeout_s)
+
+    async def subscribe_late() -> None:
+        # A question: a worker notices a pause when it asks for tasks, too.
+        issued.append((await memory_house.broker.control.issue(Command(id="c-1", type="ping"))).epoch)
+        await subscribe()
+
+    monkeypatch.setattr(control, "subscribe", subscribe_late)
+    monkeypatch.setattr(control, "wake", cut)
+    await memory_house.controller.ping()  # ends the wait that is under way
+
+    await eventually(lambda: issued and worker._vitals._responder.epoch == issued[0])
+
+    assert broken == ["cut"]
+
+
+async def test_a_worker_that_hears_nothing_learns_of_commands_from_its_heartbeat(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of those that change nothing it would notice when it asks for tasks: a question is answered."""
+    worker = await house.worker()
+    control = worker._vitals._broker.control
+    deaf = threading.Event()
+
+    async def hears_nothing(timeout_s: float) -> bool:
+        deaf.set()
+        await asyncio.sleep(timeout_s)
+        return False
+
+    monkeypatch.setattr(control, "wake", hears_nothing)
+    await house.controller.ping()
+    await eventually(deaf.is_set)
+
+    result = await house.controller.ping()
+
+    assert [one.id for one in result.workers] == [worker.id]
+
+
+async def test_a_task_that_was_revoked_before_its_worker_knew_of_it_is_ended_all_the_same(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its delivery got lost, the revoke found nothing to stop, then it was adopted: the next beat says so again."""
+    no_sweeps(monkeypatch)
+
+    async def forever(context: TaskContext, args: Mapping[str, Any]) -> None:
+        await asyncio.sleep(3600)
+
+    async def swallow(done: list[str], send: Any, settlements: Sequence[Settlement]) -> Exchange:
+        answer: Exchange = await send()
+        if answer.deliveries:
+            done.append("swallowed")
+            return replace(answer, deliveries=[])
+        return answer
+
+    on_loop(house.registry, "forever", forever)
+    swallowed = on_exchange(house, monkeypatch, swallow)
+    worker = await house.worker(config=HOUR)
+    task_id = await house.stem.enqueue("forever")
+    await eventually(lambda: swallowed)
+    await house.controller.revoke([task_id], terminate=True)
+
+    worker._vitals._work.adopt_soon()
+
+    status = await house.stem.wait_for(task_id, timeout=15)
+    assert status.state is TaskState.REVOKED
+
+
+async def test_every_page_of_records_is_looked_at_for_repair(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look goes on where the last one ended: from the start each time, what stands behind would never be seen."""
+    monkeypatch.setattr(vitals, "LONGEST_SWEEP_S", 0.5)
+    monkeypatch.setattr(vitals, "SHORTEST_SWEEP_S", 0.02)
+    asked: list[str] = []
+
+    async def pages(cursor: str = "0", *, limit: int = 500) -> tuple[str, int]:
+        asked.append(cursor)
+        return ("0" if cursor == "200" else str(int(cursor) + 100)), 0
+
+    worker = await memory_house.worker(config={"visibility_timeout_s": 0.1})
+    monkeypatch.setattr(worker._vitals._broker, "reconcile", pages)
+
+    await eventually(lambda: len(asked) >= 3, 20)
+
+    assert asked[:3] == ["0", "100", "200"]
