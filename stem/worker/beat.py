@@ -16,7 +16,8 @@ from stem.worker import host
 from stem.worker.board import Board
 from stem.worker.identity import Identity
 from stem.worker.job import Job
-from stem.worker.loops import Outage, happens
+from stem.worker.loops import happens
+from stem.worker.outage import Outages
 
 log = logging.getLogger("stem.worker")
 
@@ -47,6 +48,7 @@ class Beater:
         behind: Callable[[], None],
         watched: Callable[[], None],
         refresh: Callable[[], None],
+        outages: Outages,
     ) -> None:
         self._broker = broker
         self._board = board
@@ -63,7 +65,7 @@ class Beater:
         self._cpu = host.CpuMeter()
         self._cpu_percent = 0.0
         self._cpu_at = time.monotonic()
-        self._outage = Outage("heartbeat")
+        self._outage = outages.of("heartbeat")
         self._unsent: list[Measured] = []
         self._sending = asyncio.Lock()
         self._last = False

@@ -1,7 +1,8 @@
 """`stem-worker`: one worker as a process of its own.
 
-Exit codes: 0 all tasks settled or handed back, 1 some were not, 2 usage or configuration, 69 the broker does not let
-the worker in, 70 the worker broke (its loop stood still, or one of its parts kept dying).
+Exit codes: 0 all tasks settled or handed back, 1 some were not, 2 usage or configuration, 69 the broker is of no use,
+70 the worker broke (its loop stood still, or one of its parts kept dying), 78 the broker does not let the worker in
+(user, password, rights), at the start or later.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from typing import Any, Final, NoReturn
 from stem.client import Stem
 from stem.config import LOG_LEVELS, StemConfig, parse_duration
 from stem.contracts import Broker, ResultBackend
-from stem.errors import BrokerError, ConfigError, StemError
+from stem.errors import BrokerError, BrokerRefusedError, ConfigError, StemError
 from stem.messages.names import check_name
 from stem.text import clean
 from stem.worker import host, logs
-from stem.worker.lifecycle import WorkerLifecycleConfig
+from stem.worker.lifecycle import REFUSED_EXIT, WorkerLifecycleConfig
+from stem.worker.outage import RIGHTS
 from stem.worker.runtime import Worker
 
 EXIT_USAGE: Final = 2
@@ -66,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except BrokerError as error:
-        return _complain(error, EXIT_UNAVAILABLE, debug=args.debug)
+        shut_out = isinstance(error, BrokerRefusedError) and error.code in RIGHTS
+        return _complain(error, REFUSED_EXIT if shut_out else EXIT_UNAVAILABLE, debug=args.debug)
     except StemError as error:
         return _complain(error, EXIT_USAGE, debug=args.debug)
     except KeyboardInterrupt:

@@ -18,7 +18,8 @@ from stem.worker.board import Board
 from stem.worker.dispatch import Dispatcher
 from stem.worker.finisher import Finisher
 from stem.worker.job import Job
-from stem.worker.loops import Outage, happens
+from stem.worker.loops import happens
+from stem.worker.outage import Outages
 
 log = logging.getLogger("stem.worker")
 
@@ -45,6 +46,7 @@ class Intake:
         lease_ms: int,
         leases: dict[str, int],
         catch_up: Callable[[], None],
+        outages: Outages,
     ) -> None:
         self._broker = broker
         self._board = board
@@ -56,7 +58,7 @@ class Intake:
         self._catch_up = catch_up
         self._poked = asyncio.Event()
         self._hungry = asyncio.Event()
-        self._outage = Outage("tasks")
+        self._outage = outages.of("tasks")
         self._closed = False
         self._closing = asyncio.Event()
         self._serial = 0

@@ -33,6 +33,8 @@ RESCUE_S: Final = 5.0
 HAND_BACK_S: Final = 2.0
 """How long a stop tries to hand back what is left: whoever stops the process (Kubernetes after 30 s) does not wait."""
 WEDGED_EXIT: Final = 70
+REFUSED_EXIT: Final = 78
+"""The server does not let the worker in: user, password, rights. Starting it again changes nothing."""
 TASKS_LEFT: Final = 1
 
 
@@ -111,10 +113,10 @@ class Lifecycle:
         self.asked.set()
         self._changed.set()
 
-    def fail(self, why: str) -> None:
-        """Something is broken for good: hand everything back and end with exit code 70."""
+    def fail(self, why: str, *, exit_code: int = WEDGED_EXIT) -> None:
+        """Something is broken for good: hand everything back and end with this exit code."""
         log.critical("worker.broken", extra={"reason": why})
-        self.exit_code = WEDGED_EXIT
+        self.exit_code = exit_code
         self.ask(Level.HARD, why)
 
     def signalled(self, number: int) -> None:

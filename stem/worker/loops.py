@@ -1,16 +1,14 @@
-"""Keep a loop alive: log what kills it, back off, start it again; and tell an outage once, not once per attempt."""
+"""Keep a loop alive: log what kills it, back off, start it again."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from stem.errors import BrokerRefusedError
 from stem.text import clean
 
 log = logging.getLogger("stem.worker")
@@ -18,8 +16,6 @@ log = logging.getLogger("stem.worker")
 HOPELESS_DEATHS: Final = 10
 HOPELESS_WITHIN_S: Final = 60.0
 CANCEL_AGAIN_S: Final = 2.0
-RIGHTS: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM", "SCHEMA"})
-"""Refusals that waiting does not heal: a person has to change something."""
 
 
 async def happens(event: asyncio.Event, within_s: float) -> bool:
@@ -33,43 +29,6 @@ async def happens(event: asyncio.Event, within_s: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-class Outage:
-    """One stretch of time without the broker, as one loop sees it: the delays between attempts, one line at each end.
-
-    Belongs to one loop.
-    """
-
-    __slots__ = ("_failures", "_since", "_what")
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._failures = 0
-        self._since = 0.0
-
-    @property
-    def on(self) -> bool:
-        return self._failures > 0
-
-    def failed(self, error: BaseException) -> float:
-        """Note a failed attempt; return the seconds to wait before the next (0.1 to 5 s, with jitter)."""
-        if not self._failures:
-            self._since = time.monotonic()
-            refused = isinstance(error, BrokerRefusedError) and error.code in RIGHTS
-            log.log(
-                logging.ERROR if refused else logging.WARNING,
-                "broker.away",
-                extra={"what": self._what, "error": f"{type(error).__name__}: {clean(error, 300)}"},
-            )
-        self._failures += 1
-        return min(5.0, 0.1 * float(2 ** min(self._failures - 1, 6))) * random.uniform(0.5, 1.0)
-
-    def over(self) -> None:
-        """Note a success."""
-        if self._failures:
-            log.info("broker.back", extra={"what": self._what, "away_s": round(time.monotonic() - self._since, 1)})
-            self._failures = 0
 
 
 async def keep_alive(

@@ -37,6 +37,7 @@ from stem.worker.intake import LANES, Intake
 from stem.worker.lifecycle import Level, WorkerLifecycleConfig, signals_to, write_stacks
 from stem.worker.loops import end_all, keep_alive
 from stem.worker.orders import Orders
+from stem.worker.outage import Outages
 from stem.worker.plan import Defaults, Planner
 from stem.worker.steering import LEVELS
 from stem.worker.vitals import Vitals
@@ -262,6 +263,10 @@ class Worker:
             poke_vitals=lambda: self._vitals.poke(),
             max_body=config.max_body,
         )
+        # After three beats that were refused, others take this worker for lost.
+        outages = Outages(
+            patience_s=3 * config.heartbeat_interval_s, hopeless=lambda error: self._vitals.shut_out(error)
+        )
         self._intake = Intake(
             broker=self._broker,
             board=board,
@@ -271,6 +276,7 @@ class Worker:
             lease_ms=defaults.lease_ms,
             leases=planner.leases(),
             catch_up=lambda: self._vitals.catch_up(),
+            outages=outages,
         )
         self._vitals = Vitals(
             broker=self._broker,
@@ -287,6 +293,7 @@ class Worker:
             owns_process=self._lifecycle.install_signal_handlers,
             announce_stop=self._announce_stop,
             finished=self._finished,
+            outages=outages,
         )
         board.on_empty = self._on_empty
 

@@ -24,8 +24,18 @@ from stem.worker.beat import Beater
 from stem.worker.board import Board
 from stem.worker.identity import Identity
 from stem.worker.job import Job, Stop
-from stem.worker.lifecycle import RESCUE_S, TASKS_LEFT, WEDGED_EXIT, Level, Lifecycle, rescue, write_stacks
-from stem.worker.loops import RIGHTS, Outage, end_all, happens, keep_alive
+from stem.worker.lifecycle import (
+    REFUSED_EXIT,
+    RESCUE_S,
+    TASKS_LEFT,
+    WEDGED_EXIT,
+    Level,
+    Lifecycle,
+    rescue,
+    write_stacks,
+)
+from stem.worker.loops import end_all, happens, keep_alive
+from stem.worker.outage import RIGHTS, Outages
 from stem.worker.steering import Steering, WorkSide
 from stem.worker.watchdog import Watchdog
 
@@ -79,6 +89,7 @@ class Vitals:
         owns_process: bool,
         announce_stop: Callable[[Level, str], None],
         finished: Callable[[int], None],
+        outages: Outages,
     ) -> None:
         self._shared_broker = broker
         self._board = board
@@ -94,6 +105,7 @@ class Vitals:
         self._owns_process = owns_process
         self._announce_stop = announce_stop
         self._finished = finished
+        self._outages = outages
         self._ready: Future[bool] = Future()
         self._thread = threading.Thread(target=self._main, name="stem-vitals", daemon=True)
         self._acknowledged = threading.Event()
@@ -136,6 +148,10 @@ class Vitals:
 
     def fail(self, why: str) -> None:
         self.call(lambda: self._lifecycle.fail(why))
+
+    def shut_out(self, error: BrokerRefusedError) -> None:
+        """The broker does not let this worker in any more."""
+        self.call(lambda: self._lifecycle.fail(str(error), exit_code=REFUSED_EXIT))
 
     def signalled(self, number: int) -> None:
         self.call(lambda: self._lifecycle.signalled(number))
@@ -228,6 +244,7 @@ class Vitals:
             behind=self._behind.set,
             watched=self._seen.set,
             refresh=self._steering.refresh,
+            outages=self._outages,
         )
         self._responder = Responder(broker.control, self._steering)
         self._watchdog = Watchdog(
@@ -284,7 +301,7 @@ class Vitals:
 
     async def _register(self, broker: Broker) -> bool:
         """Subscribe, take over desired state and beat, for ever if need be; False if stopped meanwhile."""
-        outage = Outage("start")
+        outage = self._outages.of("start")
         while not self._lifecycle.asked.is_set():
             try:
                 await broker.control.subscribe()
@@ -303,7 +320,7 @@ class Vitals:
 
     async def _hear(self) -> None:
         """Listen for wake-ups; after a break, listen first and read then, so that nothing falls in between."""
-        control, outage = self._broker.control, Outage("control")
+        control, outage = self._broker.control, self._outages.of("control")
         listening = True
         while True:
             try:
@@ -322,7 +339,7 @@ class Vitals:
                 await asyncio.sleep(outage.failed(error))
 
     async def _catch_up(self) -> None:
-        outage = Outage("control log")
+        outage = self._outages.of("control log")
         while True:
             await self._behind.wait()
             self._behind.clear()
@@ -335,7 +352,7 @@ class Vitals:
 
     async def _sweep(self) -> None:
         """Give back what lost workers held, and look for deliveries of our own that we never saw."""
-        cursor, outage, turn = "0", Outage("sweep"), 0
+        cursor, outage, turn = "0", self._outages.of("sweep"), 0
         # Where leases are short, what they free shall not wait for long either; and one look at once, because a worker
         # often starts because another one has died.
         every_s = max(SHORTEST_SWEEP_S, min(LONGEST_SWEEP_S, self._lease_s / 2))

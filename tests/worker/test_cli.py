@@ -74,14 +74,14 @@ def test_a_wrong_call_is_one_clear_line_and_exit_2(args: list[str], extra: dict[
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_password_is_one_clear_line_and_exit_69(own_server: OwnServer) -> None:
+def test_a_wrong_password_is_one_clear_line_and_exit_78(own_server: OwnServer) -> None:
     server = own_server(tcp=True, aof=False)
     server.command("CONFIG", "SET", "requirepass", "right")
     url = server.tcp_url.replace("redis://", f"redis://:{SECRET}@")
 
     done = call("tests.worker.sample:app", "--url", url)
 
-    assert done.returncode == 69
+    assert done.returncode == 78
     assert "password" in done.stderr
     assert SECRET not in done.stderr
     assert "Traceback" not in done.stderr

@@ -23,7 +23,8 @@ from stem.registry import SimpleTaskRegistry
 from stem.worker import Worker, banner, host, logs, stacks, verdict
 from stem.worker.board import Board
 from stem.worker.executor.threads import ThreadExecutor
-from stem.worker.loops import Outage, keep_alive
+from stem.worker.loops import keep_alive
+from stem.worker.outage import Outages
 from stem.worker.wheel import Wheel
 from tests.waiting import eventually, wait_until
 from tests.worker.conftest import House
@@ -55,9 +56,9 @@ async def test_a_loop_that_keeps_dying_is_hopeless() -> None:
     assert told == ["test"]
 
 
-def test_an_outage_is_told_once_and_its_delays_grow_to_five_seconds(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_told_once_and_its_delays_grow_to_three_seconds(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "stem.worker")
-    outage = Outage("tasks")
+    outage = Outages().of("tasks")
 
     delays = [outage.failed(BrokerUnreachableError("gone")) for _ in range(20)]
     outage.over()
@@ -65,11 +66,67 @@ def test_an_outage_is_told_once_and_its_delays_grow_to_five_seconds(caplog: pyte
 
     assert [record.message.split()[0] for record in caplog.records] == ["broker.away", "broker.back"]
     assert delays[0] <= 0.1
-    assert 2.5 <= delays[-1] <= 5.0
+    assert 1.5 <= max(delays[-8:]) <= 3.0
+
+
+def test_all_loops_together_tell_one_outage(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "stem.worker")
+    outages = Outages()
+    loops = [outages.of(name) for name in ("tasks", "heartbeat", "sweep")]
+
+    for outage in loops:
+        outage.failed(BrokerUnreachableError("gone"))
+    for outage in loops[:2]:
+        outage.over()
+    loops[0].failed(BrokerUnreachableError("gone again, while one is still away"))
+    loops[0].over()
+    assert [record.message.split()[0] for record in caplog.records] == ["broker.away"]
+    loops[2].over()
+
+    assert [record.message.split()[0] for record in caplog.records] == ["broker.away", "broker.back"]
+
+
+def test_another_reason_during_an_outage_is_told_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "stem.worker")
+    outages = Outages()
+    tasks, heartbeat = outages.of("tasks"), outages.of("heartbeat")
+
+    tasks.failed(BrokerUnreachableError("gone"))
+    tasks.failed(BrokerRefusedError("no", code="WRONGPASS"))
+    heartbeat.failed(BrokerRefusedError("no", code="WRONGPASS"))
+
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+
+
+def test_a_loop_that_is_started_again_does_not_leave_its_outage_behind(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "stem.worker")
+    outages = Outages()
+    outages.of("sweep").failed(BrokerUnreachableError("gone"))
+
+    outages.of("sweep")
+
+    assert [record.message.split()[0] for record in caplog.records] == ["broker.away", "broker.back"]
+
+
+def test_missing_rights_are_hopeless_only_when_they_stay_away() -> None:
+    told: list[str] = []
+    outages = Outages(patience_s=0.0, hopeless=lambda error: told.append(error.code))
+    outage = outages.of("tasks")
+
+    outage.failed(BrokerRefusedError("no", code="NOPERM"))
+    outage.failed(BrokerUnreachableError("gone"))
+    outage.failed(BrokerRefusedError("no", code="NOPERM"))
+    outage.over()
+    outage.failed(BrokerRefusedError("no", code="NOPERM"))
+    assert told == []
+    outage.failed(BrokerRefusedError("no", code="NOPERM"))
+    outage.failed(BrokerRefusedError("no", code="NOPERM"))
+
+    assert told == ["NOPERM"]
 
 
 def test_missing_rights_are_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    Outage("tasks").failed(BrokerRefusedError("no", code="NOPERM"))
+    Outages().of("tasks").failed(BrokerRefusedError("no", code="NOPERM"))
 
     assert caplog.records[0].levelname == "ERROR"
 

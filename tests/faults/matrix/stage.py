@@ -79,10 +79,16 @@ class Stage:
         sys.stderr.flush()
 
     def server(
-        self, *, kind: Kind = "valkey", aof: bool = True, tcp: bool = False, options: Sequence[str] = ()
+        self,
+        *,
+        kind: Kind = "valkey",
+        aof: bool = True,
+        tcp: bool = False,
+        options: Sequence[str] = (),
+        in_memory: bool = False,
     ) -> Server:
         """Start a server of the family's own."""
-        server = Server(kind=kind, aof=aof, tcp=tcp, options=options)
+        server = Server(kind=kind, aof=aof, tcp=tcp, options=options, in_memory=in_memory)
         self._servers.append(server)
         return server.start()
 
