@@ -1,7 +1,7 @@
 """A cancelled call ends cancelled, whatever the client library makes of it.
 
-`asyncio.wait_for` of Python 3.11, through which redis-py sends, returns as if nothing had happened when the cancellation
-meets a send that is done already. A loop that is cancelled once would go on for ever.
+`asyncio.wait_for` of Python 3.11, through which redis-py sends, returns as if nothing had happened when the
+cancellation meets a send that is done already. A loop that is cancelled once would go on for ever.
 """
 
 from __future__ import annotations
