@@ -12,7 +12,7 @@ import pytest
 from stem.adapters.redis import RedisStreamsBroker
 from stem.contracts import Limits, Outcome
 from stem.errors import BrokerRefusedError
-from stem.testing.case import QUEUE, Hand, enqueue, new_task, settlement, state_of
+from stem.testing.case import QUEUE, Hand, enqueue, new_task, settlement, state_of, status_of
 from tests.contract.invariants import broken_in
 from tests.servers import Server
 from tests.waiting import eventually
@@ -87,6 +87,23 @@ async def test_a_retry_that_cannot_be_stored_takes_nothing_from_its_worker(
     keys.mend("retry")
     assert await hand.end(delivery, Outcome.RETRY, delay_ms=60_000) == "applied"
     assert keys.members("retry") == [task_id]
+    assert (await status_of(broker, task_id)).attempt == 1  # the refused one has not been counted
+
+
+async def test_a_crash_that_cannot_be_stored_is_counted_once(broker: RedisStreamsBroker, keys: Keys) -> None:
+    hand = Hand(broker=broker, id="w")
+    task_id = await enqueue(broker)
+    delivery = await hand.take()
+    keys.spoil("delayed")
+    for _ in range(3):
+        with pytest.raises(BrokerRefusedError, match="WRONGTYPE"):
+            await hand.end(delivery, Outcome.CRASHED, delay_ms=60_000)
+
+    keys.mend("delayed")
+
+    assert await hand.end(delivery, Outcome.CRASHED, delay_ms=60_000) == "applied"
+    status = await status_of(broker, task_id)
+    assert (status.state, status.crashes) == ("scheduled", 1)
 
 
 async def test_a_sweep_that_cannot_give_a_task_back_keeps_it_for_the_next(
@@ -105,12 +122,14 @@ async def test_a_sweep_that_cannot_give_a_task_back_keeps_it_for_the_next(
             return "WRONGTYPE" in str(error)
         return False
 
-    await eventually(refused)
+    for _ in range(3):
+        await eventually(refused)
 
     assert keys.members("lease") == [task_id]
     keys.mend("p0")
     assert await eventually(lambda: _swept(broker, here)) == 1
-    assert (await here.take()).id == task_id
+    again = await here.take()
+    assert (again.id, again.crashes) == (task_id, 1)  # not three: then it would have been buried as poison
     assert broken_in(valkey_server, namespace) == []
 
 

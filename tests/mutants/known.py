@@ -32,14 +32,40 @@ MOVES: Final = (
         edits=[
             Edit(
                 LUA + "settle.lua",
-                "        local state, place\n",
-                "        local state, place\n        drop_entries(stream_key(queue, priority), entry)\n"
-                "        redis.call('ZREM', queue_key(queue, 'lease'), id)\n",
+                "      if outcome == 'retry' then state, place = 'retrying', 'retry' end\n",
+                "      if outcome == 'retry' then state, place = 'retrying', 'retry' end\n"
+                "      drop_entries(stream_key(queue, priority), entry)\n"
+                "      redis.call('ZREM', queue_key(queue, 'lease'), id)\n",
             )
         ],
         tests=[HALF_WAY + "test_a_retry_that_cannot_be_stored_takes_nothing_from_its_worker"],
         how="nearest",
         note="the acknowledgement alone would lose nothing here: reclaiming goes by the lease, so that is given up too",
+    ),
+    Mutant(
+        id="M2b",
+        bug="a retry is counted before the task stands where it waits: what is refused is counted again and again",
+        edits=[
+            Edit(
+                LUA + "settle.lua",
+                "      local again = outcome == 'retry'",
+                "      if outcome == 'retry' then attempt = redis.call('HINCRBY', key, 'a', 1) - 1 end\n"
+                "      local again = outcome == 'retry'",
+            )
+        ],
+        tests=[HALF_WAY + "test_a_retry_that_cannot_be_stored_takes_nothing_from_its_worker"],
+    ),
+    Mutant(
+        id="M2c",
+        bug="a sweep counts the crash before the task is given back: what is refused is counted until it is poison",
+        edits=[
+            Edit(
+                LUA + "sweep.lua",
+                "        local state = r[8] and 'revoked'",
+                "        redis.call('HSET', key, 'c', crashes)\n        local state = r[8] and 'revoked'",
+            )
+        ],
+        tests=[HALF_WAY + "test_a_sweep_that_cannot_give_a_task_back_keeps_it_for_the_next"],
     ),
     Mutant(
         id="M3",

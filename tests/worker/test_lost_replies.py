@@ -174,7 +174,8 @@ async def test_a_command_that_came_while_nobody_listened_is_read_once_somebody_l
                 del control._core.subscriptions[control._handle.subscription]
                 control._handle.subscription = None
             raise BrokerUnreachableError("the subscription was lost")
-        return await wake(timeout_s)
+        heard: bool = await wake(timeout_s)
+        return heard
 
     async def subscribe_late() -> None:
         # A question: a worker notices a pause when it asks for tasks, too.

@@ -26,22 +26,33 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
         crashes = crashes + 1
         count(queue, task, 'crashed')
         if crashes >= max_crashes then outcome, reason = 'dead', 'poison' end
-        redis.call('HSET', key, 'c', crashes)
       end
       local ran = line(num(r[15]), 'started', worker, attempt)
+      local again = outcome == 'retry' or outcome == 'give_back' or outcome == 'crashed'
+
+      -- Its new place comes first: where that is refused (a spoilt key), nothing of this end is written, so that its
+      -- repetition counts no attempt or crash a second time.
+      local state, place = 'scheduled', 'delayed'
+      if outcome == 'retry' then state, place = 'retrying', 'retry' end
+      local set, stands = queue_key(queue, place), ''
+      if outcome == 'dead' then
+        redis.call('ZADD', queue_key(queue, 'dead'), now, id)
+      elseif again and delay > 0 then
+        redis.call('ZADD', set, now + delay, id)
+      elseif again then
+        stands = make_ready(id, queue, priority)
+      end
+      if crashes > num(r[12]) then redis.call('HSET', key, 'c', crashes) end
       if ARGV[i + 4] ~= '' then redis.call('HSET', key, 'er', ARGV[i + 4]) end
 
-      if outcome == 'retry' or outcome == 'give_back' or outcome == 'crashed' then
-        local state, place
+      if again then
         if outcome == 'retry' then
           redis.call('HSET', key, 'a', attempt + 1)
           redis.call('HDEL', key, 'gb', 'g1')
           add_timeline(key, ran .. line(now, 'retried', worker, attempt + 1, error_type))
           count(queue, task, 'retried')
-          state, place = 'retrying', 'retry'
         else
           add_timeline(key, ran .. line(now, outcome == 'crashed' and 'crashed' or 'handed_back', worker, attempt, reason))
-          state, place = 'scheduled', 'delayed'
           if outcome == 'give_back' then
             count(queue, task, 'handed_back')
             if ARGV[i + 8] == '1' then
@@ -51,16 +62,14 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
           end
         end
         if delay > 0 then
-          local set = queue_key(queue, place)
-          redis.call('ZADD', set, now + delay, id)
           redis.call('HSET', key, 'st', state, 'du', now + delay, 'e', '', 'sk', token, 'so', outcome, 'o', '')
           if redis.call('ZRANGE', set, 0, 0)[1] == id then bells[queue] = true end
         else
-          redis.call('HSET', key, 'st', 'queued', 'e', make_ready(id, queue, priority), 'sk', token, 'so', outcome, 'o', '')
+          redis.call('HSET', key, 'st', 'queued', 'e', stands, 'sk', token, 'so', outcome, 'o', '')
           bells[queue] = true
         end
       else
-        local state = outcome == 'dead' and 'failed' or outcome
+        state = outcome == 'dead' and 'failed' or outcome
         if outcome == 'succeeded' then
           redis.call('HSET', key, 'st', state, 'f1', now, 'sk', token, 'so', outcome, 're', ARGV[i + 3])
         else

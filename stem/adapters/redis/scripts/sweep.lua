@@ -29,10 +29,18 @@ for i = 8, #ARGV do
           and redis.call('HGET', P .. 'worker:' .. owner, 's') ~= 'stopped'
         local crashes = num(r[7]) + (alive and 0 or 1)
         local note = alive and 'the lease ran out' or 'the worker was lost'
+        local state = r[8] and 'revoked' or crashes >= max_crashes and not alive and 'failed'
+        -- Its new place first: where that is refused (a spoilt key), no crash is counted, or a task that was given back
+        -- by nobody would soon be poison.
+        local stands
+        if not state then
+          stands = make_ready(id, queue, priority)
+        elseif state == 'failed' then
+          redis.call('ZADD', queue_key(queue, 'dead'), now, id)
+        end
         add_timeline(key, line(num(r[9]), 'started', owner, attempt) .. line(now, 'reclaimed', owner, attempt, note))
         redis.call('HSET', key, 'c', crashes)
         if not alive then count(queue, task, 'crashed') end
-        local state = r[8] and 'revoked' or crashes >= max_crashes and not alive and 'failed'
         if state then
           redis.call('HSET', key, 'st', state, 'f1', now, 'ds', r[8] or 'poison')
           if state == 'failed' then
@@ -47,7 +55,7 @@ for i = 8, #ARGV do
           count(queue, task, state)
           add_history(id, state, task, queue, owner, attempt, r[12], r[9], state == 'failed' and 'WorkerLostError' or '')
         else
-          redis.call('HSET', key, 'st', 'queued', 'o', '', 'e', make_ready(id, queue, priority))
+          redis.call('HSET', key, 'st', 'queued', 'o', '', 'e', stands)
           requeued, woke = requeued + 1, true
         end
         drop_entries(stream, entry)
