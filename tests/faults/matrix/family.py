@@ -12,7 +12,18 @@ if TYPE_CHECKING:
 
 Scale = Literal["share", "full"]
 
-MODULES: Final = ("kills", "stops", "servers", "wire", "control", "crowds", "clean", "chaos_load")
+MODULES: Final = (
+    "kills",
+    "crashpoints",
+    "poison",
+    "stops",
+    "servers",
+    "wire",
+    "control",
+    "crowds",
+    "clean",
+    "chaos_load",
+)
 """The modules of this package that hold families, in the order in which they run."""
 
 

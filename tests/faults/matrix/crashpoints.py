@@ -1,0 +1,310 @@
+"""Processes that kill themselves at named points: each point alone, and two in a row over the same tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from stem.client import Stem
+from stem.contracts import FetchRequest
+from stem.messages.status import TaskState
+from tests.faults import crashing
+from tests.faults.crashing import CRASH_VARIABLE, CRASHES_VARIABLE, POINTS, Crash, Point
+from tests.faults.fleet import LEASE_S, ROOT, WorkerProcess
+from tests.faults.ledger import LEDGER_VARIABLE, PARENT_VARIABLE, Account, Disturbance
+from tests.faults.matrix.family import Row, family
+from tests.faults.matrix.invariants import Verdict, judge
+from tests.faults.matrix.stage import FaultWorld, Stage
+from tests.waiting import eventually
+
+APP: Final = "tests.faults.crashing:app"
+REACHED_S: Final = 30.0
+"""How long a process may take to come by its point; it takes about half a second."""
+SWEEP_S: Final = 1.0
+SLACK_S: Final = 10.0
+"""What a slow machine may add to lease and sweep; the table says how long it really took."""
+ASIDE: Final = "aside"
+"""A queue that the heir of a world does not take from."""
+GHOST: Final = "ghost"
+"""Holds tasks and has never beaten."""
+BURST: Final[Sequence[tuple[str, dict[str, Any]]]] = (
+    *(("quick", {}),) * 4,
+    *(("nap", {"seconds": 0.1}),) * 4,
+    ("thread_nap", {"seconds": 0.05}),
+    *(("flaky", {"failures": 1}),) * 2,
+    ("again", {"countdown": 0.1}),
+    ("raising", {}),
+)
+
+
+class Theatre:
+    """One world in which processes die at points, one after the other, while another worker stays."""
+
+    def __init__(self, stage: Stage, world: FaultWorld, folder: Path) -> None:
+        self.world = world
+        self._random = random.Random(stage.random.random())
+        self._crashes = folder / "crashes"
+        self._aside: set[str] = set()
+        self._spawned = 0
+        self.crashes: list[Crash] = []
+        self.complaints: list[str] = []
+
+    async def kill_at(self, point: Point, *, patience_s: float = 0.0) -> None:
+        """Let one process die at this point, and see that it did.
+
+        Args:
+            patience_s: how long to leave it to what is in the queues already, before more is enqueued.
+        """
+        t0 = time.monotonic()
+        spec = f"{point.name}:{self._random.randint(1, point.most)}"
+        if point.scene == "producer":
+            await self._kill_producer(point, spec)
+            return
+        self._spawned += 1
+        if point.scene == "sweep":
+            await self._leave_something_to_sweep()
+        queues = ("default", ASIDE) if point.scene in ("sweep", "control") else ("default",)
+        env = {CRASH_VARIABLE: spec, CRASHES_VARIABLE: str(self._crashes)}
+        worker = self.world.fleet.spawn(f"doomed-{self._spawned}", queues=queues, env=env, app=APP)
+        match point.scene:
+            case "load":
+                await self._offer_work(worker, spec, patience_s)
+            case "drain":
+                await self._drain(worker)
+            case "control":
+                await self._pause(worker, spec)
+        self._note(point, worker.pid, await worker.exit_code(REACHED_S), worker.log())
+
+    def _note(self, point: Point, pid: int, code: int, log: str) -> None:
+        found = [crash for crash in crashing.read_crashes(self._crashes) if crash.pid == pid]
+        if code != -signal.SIGKILL or [crash.point for crash in found] != [point.name]:
+            raise AssertionError(f"no death at {point.name} ({point.what}): exit code {code}, {found}\n{log[-3000:]}")
+        self.crashes += found
+        self.world.disturbances.append(Disturbance(found[0].at_ns, 2**63, frozenset([pid])))
+
+    # ------------------------------------------------------------------------------------------------------- scenes
+
+    async def _offer_work(self, worker: WorkerProcess, spec: str, patience_s: float) -> None:
+        deadline = time.monotonic() + REACHED_S
+        more_at = time.monotonic() + patience_s
+        while worker.running:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"it never came by {spec}\n{worker.log()[-3000:]}")
+            if time.monotonic() >= more_at:
+                await self.burst(60 if spec.startswith("P6b") else 0)
+                more_at = time.monotonic() + 0.2
+            await asyncio.sleep(0.01)
+
+    async def burst(self, quick: int = 0) -> None:
+        """Enqueue a dozen of all kinds, and so many quick ones."""
+        tasks = [*BURST, *(("quick", {}),) * quick]
+        self._random.shuffle(tasks)
+        await asyncio.gather(*(self.world.enqueue(name, **args) for name, args in tasks))
+
+    async def _leave_something_to_sweep(self) -> None:
+        """A worker that nobody hears from holds tasks, and nobody else is there to take them from its queue."""
+        wanted = {await self._aside_task() for _ in range(3)}
+        request = FetchRequest(queues=[ASIDE], count=10, lease_ms=50, epoch=2**53)
+        taken = await self.world.broker.exchange(GHOST, [], request)
+        assert wanted <= {one.id for one in taken.deliveries}
+
+    async def _aside_task(self) -> str:
+        task_id = await self.world.enqueue("quick", queue=ASIDE)
+        self._aside.add(task_id)
+        return task_id
+
+    async def _drain(self, worker: WorkerProcess) -> None:
+        await self.world.ready(worker)
+        await asyncio.gather(*(self.world.enqueue("nap", seconds=0.3) for _ in range(16)))
+        path = self.world.fleet.folder / "ledger"
+        await eventually(
+            lambda: f"\t{worker.pid}\t" in path.read_text(), REACHED_S, what=f"{worker.name} has begun something"
+        )
+        worker.send(signal.SIGTERM)
+
+    async def _pause(self, worker: WorkerProcess, spec: str) -> None:
+        """What is paused stays paused, whoever dies over it."""
+        world = self.world
+        await world.ready(worker)
+        await world.controller.pause("queue", [ASIDE], wait_s=5)
+        held = await self._aside_task()
+        self._spawned += 1
+        marker_queue = f"marker-{self._spawned}"
+        relief = await world.worker(f"relief-{self._spawned}", queues=(ASIDE, marker_queue))
+        marker = await world.enqueue("quick", queue=marker_queue)
+        self._aside.add(marker)
+        await world.reaches(marker, TaskState.SUCCEEDED, timeout=REACHED_S)
+        if world.ledger.read().starts(held):
+            self.complaints.append(f"{held} started while its queue was paused, after {spec}")
+        await world.controller.resume("queue", [ASIDE], wait_s=5)
+        await world.reaches(held, TaskState.SUCCEEDED, timeout=REACHED_S)
+        relief.send(signal.SIGTERM)
+        if (code := await relief.exit_code(REACHED_S)) != 0:
+            self.complaints.append(f"{relief.name} ended with {code} after {spec}")
+
+    async def _kill_producer(self, point: Point, spec: str) -> None:
+        """A producer dies over an enqueue; another one repeats it with the same id."""
+        world = self.world
+        task_id = f"repeated-{random.Random(self._random.random()).getrandbits(64):x}"
+        world.ledger.write("tried", task_id)
+        env = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("STEM_")},
+            "STEM_BROKER_URL": world.url,
+            "STEM_NAMESPACE": world.namespace,
+            CRASH_VARIABLE: spec,
+            CRASHES_VARIABLE: str(self._crashes),
+            LEDGER_VARIABLE: str(world.fleet.folder / "ledger"),
+            PARENT_VARIABLE: str(os.getpid()),
+        }
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.faults.crashing", task_id),
+            env=env,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(REACHED_S):
+                _, said = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            raise AssertionError(f"the producer did not die at {spec}") from None
+        assert process.returncode is not None
+        self._note(point, process.pid, process.returncode, said.decode(errors="replace"))
+        known = await world.broker.statuses([task_id], timeline=False)
+        sent = point.when == "after"
+        if (known[0] is not None) != sent:
+            self.complaints.append(f"{task_id} is {'un' if sent else ''}known after the death at {spec}")
+        async with Stem.connect(world.url, namespace=world.namespace, registry=crashing.app.registry) as another:
+            await another.enqueue("fault.quick", {}, task_id=task_id)
+        world.ledger.write("acked", task_id)
+
+    # -------------------------------------------------------------------------------------------------------- verdict
+
+    async def verdict(self) -> Verdict:
+        """Let a last worker finish everything, and judge."""
+        await self.world.worker("last", queues=("default", ASIDE))
+        verdict = await judge(self.world, keys=False)
+        await self.world.broker.leave(GHOST, [ASIDE])
+        verdict.violations += self.complaints
+        for task_id, status in verdict.statuses.items():
+            if status.reason == "poison" and status.crashes < 3:
+                verdict.violations.append(f"{task_id} was buried after {status.crashes} crashes")
+        buried = sum(status.reason == "poison" for status in verdict.statuses.values())
+        if buried:
+            verdict.notes.append(f"{buried} tasks met three of the kills and were buried")
+        found = recovery_s(verdict.account, self.crashes, aside=self._aside)
+        verdict.recovery_s = found
+        within = LEASE_S + SWEEP_S + SLACK_S
+        verdict.expect(found is None or found <= within, f"a task waited {found} s to be started again, not {within} s")
+        return verdict
+
+
+def recovery_s(account: Account, crashes: Sequence[Crash], *, aside: set[str]) -> float | None:
+    """Return the longest time from a death until a task that was with the dead one was started elsewhere (I7).
+
+    What ended without another start (its end was recorded, the answer unread) waited for nobody.
+    """
+    longest: float | None = None
+    for crash in crashes:
+        open_ids = set(crash.ids)
+        for line in account.lines:
+            if line.pid == crash.pid and line.at_ns <= crash.at_ns:
+                if line.kind == "start":
+                    open_ids.add(line.id)
+                elif line.kind == "retry" or line.kind.startswith("final:"):
+                    open_ids.discard(line.id)
+        later: dict[str, int] = {}
+        for line in account.lines:
+            if line.kind == "start" and line.id in open_ids and line.at_ns > crash.at_ns and line.pid != crash.pid:
+                later.setdefault(line.id, line.at_ns)
+        for task_id, at_ns in later.items():
+            if task_id not in aside:
+                longest = max(longest or 0.0, (at_ns - crash.at_ns) / 1e9)
+    return longest
+
+
+def summed(rows: Sequence[Row], *, injected: str, note: str = "") -> Row:
+    """Return one line for several worlds."""
+    recovered = [row.recovery_s for row in rows if row.recovery_s is not None]
+    return Row(
+        check=rows[0].check,
+        injected=injected,
+        tasks=sum(row.tasks for row in rows),
+        lost=sum(row.lost for row in rows),
+        doubled=sum(row.doubled for row in rows),
+        extra_starts=sum(row.extra_starts for row in rows),
+        unexplained=sum(row.unexplained for row in rows),
+        recovery_s=max(recovered, default=None),
+        violations=[text for row in rows for text in row.violations],
+        note="; ".join(filter(None, [note, *dict.fromkeys(row.note for row in rows)])),
+    )
+
+
+async def together(plays: Sequence[Coroutine[Any, Any, Row]]) -> list[Row]:
+    """Play all at once; the first that fails ends them all."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(play) for play in plays]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _theatre(stage: Stage, url: str) -> Theatre:
+    world = await stage.world(url)
+    return Theatre(stage, world, world.fleet.folder)
+
+
+@family("T-F1a", "kill -9 of a process at each crash point", share_s=120, full_s=900)
+async def at_each_point(stage: Stage) -> list[Row]:
+    for point in POINTS.values():
+        crashing.find(point)
+    kills = [point for point in POINTS.values() for _ in range(stage.times(full=20, share=1))]
+    stage.random.shuffle(kills)
+    url = stage.server().url
+
+    async def play(share: Sequence[Point]) -> Row:
+        theatre = await _theatre(stage, url)
+        await theatre.world.worker("heir", concurrency=4)
+        for point in share:
+            await theatre.kill_at(point)
+        return stage.row(await theatre.verdict(), injected="")
+
+    worlds = stage.times(full=6, share=4)
+    row = summed(
+        await together([play(kills[first::worlds]) for first in range(worlds)]),
+        injected=f"{len(kills)} kills at {len(POINTS)} points",
+        note="P17, the child of a process pool, does not exist yet",
+    )
+    return [row]
+
+
+@family("T-F1c", "kill -9 at two crash points in a row", share_s=120, full_s=600)
+async def at_two_points(stage: Stage) -> list[Row]:
+    places = [point for point in POINTS.values() if point.scene in ("load", "drain", "start")]
+    pairs = [stage.random.choices(places, k=2) for _ in range(stage.times(full=40, share=2))]
+    url = stage.server().url
+    doors = asyncio.Semaphore(8)
+
+    async def play(pair: Sequence[Point]) -> Row:
+        async with doors:
+            theatre = await _theatre(stage, url)
+            await theatre.burst()
+            await theatre.kill_at(pair[0])
+            await theatre.kill_at(pair[1], patience_s=LEASE_S + SWEEP_S)
+            row = stage.row(await theatre.verdict(), injected="")
+            row.violations = [f"{pair[0].name}, {pair[1].name}: {text}" for text in row.violations]
+            theatre.world.fleet.close()
+            return row
+
+    rows = await together([play(pair) for pair in pairs])
+    return [summed(rows, injected=f"{2 * len(pairs)} kills, {len(pairs)} pairs")]
