@@ -183,6 +183,7 @@ class Exchange:
         more: there was more to take than was asked for.
         stale: nothing was handed out, because the worker's epoch is behind the fence; read the control log first.
         next_due_ms: in how many milliseconds the next delayed task of these queues is due; None if there is none.
+        mended: queues that had lost a part that is never removed, and got it anew: look for tasks that stand nowhere.
     """
 
     settled: Sequence[SettleAnswer] = ()
@@ -191,6 +192,7 @@ class Exchange:
     stale: bool = False
     next_due_ms: int | None = None
     now_ms: int = 0
+    mended: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +252,7 @@ class BeatAnswer:
         revoked: ids of `leases` whose revoke was asked for.
         epoch: of the desired state; other than the one applied means: read the control log.
         watched: somebody holds a watch lease: emit events.
+        known: the broker had heard of this worker before. Not so at its first beat, and when the broker lost its data.
     """
 
     now_ms: int
@@ -257,6 +260,7 @@ class BeatAnswer:
     lost: Sequence[str] = ()
     revoked: Sequence[str] = ()
     watched: bool = False
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

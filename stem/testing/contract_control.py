@@ -85,6 +85,14 @@ class BrokerContractControlLog:
 
         assert [(item.target, item.outcome) for item in issued.items] == [(task_id, "revoked")]
 
+    async def test_a_repeated_question_answers_as_the_first(self, broker_case: BrokerCase) -> None:
+        """It changes nothing, so there is nothing to say of any change."""
+        control, command = broker_case.broker.control, Operator(broker_case.broker).command("ping")
+
+        issued = [await control.issue(command) for _ in range(2)]
+
+        assert [(one.epoch, list(one.items)) for one in issued] == [(1, [])] * 2
+
     async def test_questions_and_revokes_raise_no_fence(self, broker_case: BrokerCase) -> None:
         """Other changes do, to their own epoch."""
         control, operator = broker_case.broker.control, Operator(broker_case.broker)
@@ -176,6 +184,12 @@ class BrokerContractFence:
         await Operator(broker_case.broker).issue("ping")
 
         assert (before, (await hand.beat()).epoch) == (0, 1)
+
+    async def test_a_beat_tells_whether_the_worker_was_known(self, broker_case: BrokerCase) -> None:
+        """A worker that has beaten and is not known learns that the broker lost its data."""
+        hand = Hand(broker=broker_case.broker, id="w-1")
+
+        assert [(await hand.beat()).known for _ in range(2)] == [False, True]
 
 
 class BrokerContractDesired:

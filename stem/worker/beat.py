@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from stem.contracts import Beat, BeatAnswer, Broker, Lease, Measured
-from stem.errors import BrokerError, BrokerUnreachableError, UnknownOutcomeError
+from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
 from stem.messages.heartbeat import MAX_ROWS, Heartbeat, RunningTask
 from stem.signals import StemSignals, WorkerHeartbeat
 from stem.worker import host
@@ -69,6 +69,7 @@ class Beater:
         self._unsent: list[Measured] = []
         self._sending = asyncio.Lock()
         self._last = False
+        self._heard = False
         self.rtt_ms = 0.0
         self.confirmed_at = time.monotonic()
 
@@ -134,7 +135,7 @@ class Beater:
                 answer = await self._broker.presence.beat(beat)
         except TimeoutError as error:
             raise UnknownOutcomeError("the heartbeat got no answer in time") from error
-        except BrokerUnreachableError:
+        except (BrokerUnreachableError, BrokerRefusedError):
             self._unsent = measured[-MEASURED_KEPT:]
             for task_id, packed in progress.items():
                 board.progress.setdefault(task_id, packed)
@@ -151,6 +152,15 @@ class Beater:
 
     def _learn(self, answer: BeatAnswer, renewed: dict[str, tuple[Job, Lease]], sent_at: float) -> None:
         board = self._board
+        if self._heard and not answer.known:
+            log.warning(
+                "broker.lost_data",
+                extra={
+                    "hint": "the server does not know this worker any more: it lost its data (FLUSHALL, a restart "
+                    "without its file). Tasks of before are gone unless their producers enqueue them again"
+                },
+            )
+        self._heard = True
         lost = set(answer.lost)
         for task_id, (job, lease) in renewed.items():
             if task_id not in lost:

@@ -46,6 +46,7 @@ class Intake:
         lease_ms: int,
         leases: dict[str, int],
         catch_up: Callable[[], None],
+        missing: Callable[[], None],
         outages: Outages,
     ) -> None:
         self._broker = broker
@@ -56,6 +57,7 @@ class Intake:
         self._lease_ms = lease_ms
         self._leases = leases
         self._catch_up = catch_up
+        self._missing = missing
         self._poked = asyncio.Event()
         self._hungry = asyncio.Event()
         self._outage = outages.of("tasks")
@@ -220,6 +222,15 @@ class Intake:
             self._stale_at, self._stale_until = epoch, time.monotonic() + STALE_RETRY_S
             self._catch_up()
             return
+        if answer.mended:
+            log.warning(
+                "queue.mended",
+                extra={
+                    "queue": ",".join(dict.fromkeys(answer.mended)),
+                    "hint": "its stream or consumer group was gone and is made anew; tasks it held are looked for",
+                },
+            )
+            self._missing()
         self._more = answer.more
         self._dry = not answer.more
         due_ms = answer.next_due_ms

@@ -276,6 +276,7 @@ class Worker:
             lease_ms=defaults.lease_ms,
             leases=planner.leases(),
             catch_up=lambda: self._vitals.catch_up(),
+            missing=lambda: self._vitals.reconcile_soon(),
             outages=outages,
         )
         self._vitals = Vitals(

@@ -117,6 +117,7 @@ class Vitals:
         self._ended = False
         self._begun = False
         self._hopeless = False
+        self._missing = False
 
     # ------------------------------------------------------------------------------------------------------ any thread
 
@@ -163,6 +164,10 @@ class Vitals:
     def catch_up(self) -> None:
         """Read the control log now."""
         self.call(lambda: self._behind.set())
+
+    def reconcile_soon(self) -> None:
+        """The broker has lost something: look for tasks that stand in no queue with the next sweep."""
+        self._missing = True
 
     def emptied(self) -> None:
         """Nothing is in flight any more."""
@@ -365,7 +370,8 @@ class Vitals:
                 if swept.requeued or swept.buried:
                     log.info("tasks.reclaimed", extra={"requeued": swept.requeued, "buried": swept.buried})
                 turn += 1
-                if cursor != "0" or turn % RECONCILE_EVERY_SWEEPS == 0:
+                if cursor != "0" or turn % RECONCILE_EVERY_SWEEPS == 0 or self._missing:
+                    self._missing = False
                     cursor, repaired = await self._broker.reconcile(cursor)
                     if repaired:
                         log.warning("tasks.repaired", extra={"count": repaired})

@@ -222,8 +222,10 @@ async def test_a_destroyed_group_is_made_anew_and_nothing_is_passed_over(
     valkey_server.command("XGROUP", "DESTROY", f"{{{namespace}}}:q:q:p0", "stem")
 
     answer = await broker.exchange("w", [], fetch())
+    again = await broker.exchange("w", [], fetch())
 
     assert len(answer.deliveries) == 2
+    assert (answer.mended, again.mended) == (["q"], [])
 
 
 async def test_namespaces_and_databases_do_not_hear_each_other(valkey_url: str, namespace: str) -> None:

@@ -17,6 +17,7 @@ class InMemoryPresence:
     async def beat(self, beat: Beat) -> BeatAnswer:
         core, worker = self._core, beat.heartbeat.id
         with core.step() as now:
+            known = core.fleet.knows(worker)
             core.fleet.beat(beat.heartbeat, now)
             if beat.heartbeat.state == "stopped":
                 core.desired.forget(worker)
@@ -38,6 +39,7 @@ class InMemoryPresence:
                 lost=tuple(lost),
                 revoked=tuple(revoked),
                 watched=core.batches.watched(now),
+                known=known,
             )
 
     async def workers(self) -> list[Seen]:

@@ -144,7 +144,7 @@ class RedisStreamsBroker:
             settled += [_ANSWERS[answer] for answer in answers]
             if not fetched:
                 return Exchange(settled=settled, now_ms=whole(now_ms))
-            stale, more, due, rows = fetched
+            stale, more, due, rows, mended = fetched
             return Exchange(
                 settled=settled,
                 deliveries=[delivery_of(row) for row in rows],
@@ -152,6 +152,7 @@ class RedisStreamsBroker:
                 stale=bool(stale),
                 next_due_ms=due if whole(due) >= 0 else None,
                 now_ms=whole(now_ms),
+                mended=[queue.decode() for queue in mended],
             )
 
     async def idle(self, queues: Sequence[str], timeout_s: float) -> None:

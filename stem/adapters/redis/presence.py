@@ -19,17 +19,18 @@ class RedisPresence:
     async def beat(self, beat: Beat) -> BeatAnswer:
         lost: list[str] = []
         revoked: list[str] = []
-        first, reply = 0, None
+        first, reply, known = 0, None, True
         while reply is None or first < len(beat.leases):
             args = beat_args(beat, self._limits, leases=slice(first, first + CHUNK), first=first == 0)
             reply = await self._client.run("beat", *args)
             with reading("beat"):
                 lost += (task_id.decode() for task_id in reply[3])
                 revoked += (task_id.decode() for task_id in reply[4])
+                known = known and whole(reply[5]) == 1
             first += CHUNK
         with reading("beat"):
             now_ms, epoch, watched = (whole(value) for value in reply[:3])
-            return BeatAnswer(now_ms=now_ms, epoch=epoch, watched=watched > 0, lost=lost, revoked=revoked)
+            return BeatAnswer(now_ms=now_ms, epoch=epoch, watched=watched > 0, lost=lost, revoked=revoked, known=known)
 
     async def workers(self) -> list[Seen]:
         keys = self._client.keys

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import time
@@ -11,8 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-import redis
 
 from stem.errors import BrokerError
 from stem.messages.envelope import new_task_id
@@ -54,21 +51,16 @@ class Gauge:
         """Measure what workers use up while this block runs: nothing but waiting is to be done.
 
         Args:
-            server: it answers, with refusals: what it is asked meanwhile is counted too.
-            settle_s: at the start of the block, not measured: what runs comes to its end.
+            server: it answers before and after, and refuses in between: how often is counted too.
+            settle_s: waited for before the block: what runs comes to its end.
         """
+        await asyncio.sleep(settle_s)
         running = [worker for worker in self._world.fleet if worker.running]
-        begun = asyncio.get_running_loop().time() + settle_s
-
-        async def first() -> tuple[dict[int, float], int]:
-            await asyncio.sleep(settle_s)
-            return {worker.pid: cpu_s(worker.pid) for worker in running}, _asked(server)
-
-        reading = asyncio.create_task(first())
+        before, refused = {worker.pid: cpu_s(worker.pid) for worker in running}, _refused(server)
+        begun = asyncio.get_running_loop().time()
         try:
             yield
         finally:
-            before, asked = await reading
             seconds = max(0.001, asyncio.get_running_loop().time() - begun)
             for worker in running:
                 used = cpu_s(worker.pid) - before[worker.pid]
@@ -78,7 +70,7 @@ class Gauge:
                         f"{worker.name} used {used:.2f} s of processor in {seconds:.2f} s of waiting"
                     )
             if server is not None and running:
-                rate = (_asked(server) - asked) / seconds / len(running)
+                rate = (_refused(server) - refused) / seconds / len(running)
                 self.most_commands_s = max(self.most_commands_s, rate)
                 if rate > MOST_COMMANDS_S:
                     self.complaints.append(f"{rate:.0f} commands/s per worker while the server refused")
@@ -186,13 +178,13 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def _asked(server: Server | None) -> int:
+def _refused(server: Server | None) -> int:
+    """Return how many commands and connections the server has answered with an error so far."""
     if server is None:
         return 0
-    with contextlib.suppress(redis.RedisError), server.client() as client:
+    with server.client() as client:
         stats: dict[str, int] = client.info("stats")
-        return stats["total_commands_processed"] + stats["total_connections_received"]
-    return 0
+        return stats["total_error_replies"]
 
 
 async def off_loop(function: Callable[[], object]) -> None:

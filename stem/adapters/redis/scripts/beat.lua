@@ -2,15 +2,16 @@
 -- Store a heartbeat and renew leases, each only if owner and token still match: a late beat never takes a task back.
 -- ARGV from 2: worker, name, state, heartbeat ('' renews only), lost after, number of leases, four per lease (id, token,
 --   length, queue), number of progress values, two per value (id, packed), then four per measure (queue, task, field, by).
--- Returns now, epoch, watched, lost ids, revoked ids. Atomic: the epoch belongs to the moment of the renewal.
+-- Returns now, epoch, watched, lost ids, revoked ids, known before. Atomic: the epoch belongs to the moment of the renewal.
 local worker, name, state, heartbeat, lost_after = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
-local fleet = P .. 'fleet'
+local fleet, known = P .. 'fleet', 1
 if heartbeat ~= '' then
   -- A gap in the whole fleet's beats means that the server was away: nobody could renew, so nobody is to be robbed yet.
   local last = num(redis.call('HGET', fleet, 'last') or now)
   if now - last > lost_after then redis.call('HSET', fleet, 'resumed', now) end
   redis.call('HSET', fleet, 'last', now)
   local key = P .. 'worker:' .. worker
+  known = redis.call('EXISTS', key)
   -- The goodbye is the last word: a beat that was under way when it was said does not bring the worker back.
   if state == 'stopped' or redis.call('HGET', key, 's') ~= 'stopped' then
     redis.call('HSET', key, 'h', heartbeat, 'n', name, 's', state)
@@ -54,4 +55,4 @@ while ARGV[i] do
 end
 write_counts()
 local watched = redis.call('ZCOUNT', P .. 'watch', now, '+inf')
-return { now, num(redis.call('GET', P .. 'epoch')), watched, lost, revoked }
+return { now, num(redis.call('GET', P .. 'epoch')), watched, lost, revoked, known }

@@ -42,11 +42,13 @@ local function release_held(queue, pauses)
   if redis.call('ZCARD', held) == 0 then redis.call('HDEL', meta, 'hs', 'hd') end
 end
 
-local function read_stream(stream, worker, want)
+local mended = {}
+local function read_stream(queue, stream, worker, want)
   local reply = redis.pcall('XREADGROUP', 'GROUP', 'stem', worker, 'COUNT', want, 'STREAMS', stream, '>')
   if reply and reply.err then
     -- NOGROUP: the stream or its group vanished under us. Made anew at 0, so that nothing in it is passed over.
     redis.pcall('XGROUP', 'CREATE', stream, 'stem', '0', 'MKSTREAM')
+    mended[#mended + 1] = queue
     reply = redis.call('XREADGROUP', 'GROUP', 'stem', worker, 'COUNT', want, 'STREAMS', stream, '>')
   end
   return reply and reply[1] and reply[1][2] or {}
@@ -70,7 +72,7 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
     local stream = stream_key(queue, priority)
     while flags[slot] and got < want and skipped < skips do
       local asked = want - got
-      local entries, drop = read_stream(stream, worker, asked), {}
+      local entries, drop = read_stream(queue, stream, worker, asked), {}
       for _, entry in ipairs(entries) do
         local id = entry[2] and entry[2][2]
         local key = id and task_key(id)
@@ -122,14 +124,14 @@ end
 local function fetch(worker, i)
   local epoch, want, lease, n = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2], tonumber(ARGV[i + 3])
   local fence = num(redis.call('GET', P .. 'fence'))
-  if fence > epoch then return { 1, 0, -1, {} } end
+  if fence > epoch then return { 1, 0, -1, {}, {} } end
   local leases = {}
   for j = i + 4 + n, #ARGV - 1, 2 do leases[ARGV[j]] = ARGV[j + 1] end
   local pauses, next_due = read_pauses()
   if next(pauses) ~= nil then
     local name = redis.call('HGET', P .. 'worker:' .. worker, 'n')
     if pauses['worker:' .. worker] or name and pauses['worker:' .. name] then
-      return { 0, 0, next_due and math.max(next_due - now, 0) or -1, {} }
+      return { 0, 0, next_due and math.max(next_due - now, 0) or -1, {}, {} }
     end
   end
   local out, got, skipped, more = {}, 0, 0, 0
@@ -155,5 +157,5 @@ local function fetch(worker, i)
       end
     end
   end
-  return { 0, more, next_due and math.max(next_due - now, 0) or -1, out }
+  return { 0, more, next_due and math.max(next_due - now, 0) or -1, out, mended }
 end
