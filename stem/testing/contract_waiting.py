@@ -10,6 +10,7 @@ import pytest
 from stem.contracts import Outcome
 from stem.messages.codec import pack
 from stem.testing.case import (
+    LONG_MS,
     QUEUE,
     BrokerCase,
     Hand,
@@ -86,6 +87,32 @@ class BrokerContractIdle:
             await other.close()
 
         assert (await Hand(broker=broker_case.broker, id="w-1").take()).id == "t-1"
+
+    async def test_who_takes_a_part_of_a_burst_wakes_the_next(self, broker_case: BrokerCase) -> None:
+        """A burst rings once: what its first taker leaves is not left to those who sleep."""
+        await broker_case.broker.enqueue([new_task() for _ in range(3)])
+        await broker_case.broker.idle([QUEUE], 2.0)  # takes the ring of the burst
+        waiting = asyncio.create_task(broker_case.broker.idle([QUEUE], 2.0))
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+
+        await Hand(broker=broker_case.broker, id="w-1").take()
+        await waiting
+
+        assert time.monotonic() - began < 1.0
+
+    async def test_a_task_that_is_due_before_all_others_is_announced(self, broker_case: BrokerCase) -> None:
+        """An idle worker sleeps until the earliest time it knew of."""
+        await enqueue(broker_case.broker, delay_ms=LONG_MS)
+        await broker_case.broker.idle([QUEUE], 0.02)
+        waiting = asyncio.create_task(broker_case.broker.idle([QUEUE], 2.0))
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+
+        await enqueue(broker_case.broker, delay_ms=1_000)
+        await waiting
+
+        assert time.monotonic() - began < 1.0
 
     async def test_a_retry_that_becomes_due_is_announced(self, broker_case: BrokerCase) -> None:
         """Given back tasks wake an idle worker as new ones do."""

@@ -125,9 +125,52 @@ BROKERS: Final = (
         edits=[Edit(LUA + "settle.lua", "if r[13] and (outcome == 'retry'", "if false and (outcome == 'retry'")],
         tests=[VALKEY + "test_a_revoked_running_task_does_not_come_back"],
     ),
+    Mutant(
+        id="X21",
+        bug="whoever takes a part of a burst does not ring for the rest",
+        edits=[Edit(LUA + "fetch.lua", "        more = 1\n        ring(queue)\n", "        more = 1\n")],
+        tests=[VALKEY + "test_who_takes_a_part_of_a_burst_wakes_the_next"],
+    ),
+    Mutant(
+        id="X22",
+        bug="a task that is due before all others does not ring",
+        edits=[
+            Edit(
+                LUA + "enqueue.lua",
+                "        if redis.call('ZRANGE', delayed, 0, 0)[1] == id then ring(queue) end\n",
+                "",
+            )
+        ],
+        tests=[VALKEY + "test_a_task_that_is_due_before_all_others_is_announced"],
+    ),
+    Mutant(
+        id="X23",
+        bug="a wait for the bell that ends leaves its reader behind, which takes the next ring",
+        edits=[
+            Edit(
+                "stem/adapters/redis/waiting.py",
+                'await self._client.command("CLIENT", "UNBLOCK", self._id)\n',
+                "return\n",
+            ),
+            Edit(
+                "stem/adapters/redis/waiting.py",
+                "                if not read.done():\n",
+                "                if False:\n",
+            ),
+        ],
+        tests=["tests/adapters/test_redis.py::test_an_idle_wait_ends_on_time_and_leaves_no_reader_behind"],
+    ),
 )
 
 WORKERS: Final = (
+    Mutant(
+        id="X24",
+        bug="a command that comes twice is carried out twice",
+        edits=[
+            Edit("stem/control/responder.py", "        if self._seen_before(command.id):\n            return\n", "")
+        ],
+        tests=["tests/worker/test_steering.py::test_a_repeated_id_is_applied_once_and_a_late_question_not_at_all"],
+    ),
     Mutant(
         id="X6",
         bug="a worker does not compare the epoch that a beat tells it with its own",
