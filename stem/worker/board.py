@@ -148,8 +148,9 @@ class Board:
 
     def remove(self, job: Job) -> None:
         """Take a job off: it is settled, or lost."""
-        if self.jobs.get(job.id) is job:
-            del self.jobs[job.id]
+        if self.jobs.get(job.id) is not job:
+            return  # a later run of the same task has its place
+        del self.jobs[job.id]
         if self.awaited:
             told = self.awaited.pop(job.id, None)
             if told is not None:

@@ -99,7 +99,10 @@ class Dispatcher:
         """Start a delivery, or settle it at once if it cannot run here."""
         board = self._board
         job = Job(delivery, self, confirmed_at=confirmed_at)
+        older = board.jobs.get(delivery.id)
         board.jobs[delivery.id] = job
+        if older is not None:
+            self.lose(older)  # we lost it and got it back, before anybody told us of the loss
         if board.stopping:
             self._settle(job, verdict.hand_back(delivery, reason="worker stops"))
             return
@@ -259,7 +262,7 @@ class Dispatcher:
         return verdict.failure(delivery, plan, error)
 
     def dropped(self, job: Job) -> None:
-        """It was taken back before its thread began it."""
+        """It was taken back before its thread began it, or came to its start too late."""
         self._free(job)
         if job.settlement is None and not job.abandoned:
             self._end_unbegun(job)
@@ -303,6 +306,7 @@ class Dispatcher:
     def _forget(self, job: Job) -> None:
         """Its lease is gone: there is nothing to settle."""
         board = self._board
+        job.forgotten = True
         job.how = job.how or "lost"
         board.counters["lost"] += 1
         log.warning("task.lease_lost", extra=self._fields(job))

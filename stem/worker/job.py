@@ -49,6 +49,7 @@ class Job:
         settlement: how it ended; None while it runs.
         saw_revoke: the handler has been told so; when it returns then, it has stopped, not finished.
         abandoned: it was settled while the handler still ran; whatever comes of the handler counts no more.
+        forgotten: its lease is gone and nothing is left to settle.
         revoke_asked: an operator asked for its end; `terminate`: and not only politely.
         zombie: its thread goes on although it was given up.
         how: how it ended, in one word, for whoever revoked it.
@@ -64,6 +65,7 @@ class Job:
         "envelope",
         "error",
         "extended_until",
+        "forgotten",
         "holds_slot",
         "how",
         "lease_s",
@@ -101,6 +103,7 @@ class Job:
         self.terminate = False
         self.lost = False
         self.abandoned = False
+        self.forgotten = False
         self.extended_until = 0.0
         self.settlement: Settlement | None = None
         self.result: Any = None
@@ -127,7 +130,11 @@ class Job:
     @property
     def running(self) -> bool:
         """Its handler has a slot and its end is open."""
-        return self.settlement is None
+        return self.settlement is None and not self.forgotten
+
+    def unrenewed(self, now: float) -> bool:
+        """Two thirds of the lease have passed without a confirmed renewal: another worker may have the task soon."""
+        return now - self.confirmed_at > self.lease_s * 2 / 3
 
     @property
     def threaded(self) -> bool:
@@ -139,9 +146,14 @@ class Job:
     def limited(self) -> bool:
         return self.plan is not None and self.plan.soft_s is not None
 
+    @property
+    def late(self) -> bool:
+        """It comes to its start too late: the process stood still, and by now the lease may have run out."""
+        return self.unrenewed(time.monotonic())
+
     def begin(self) -> bool:
-        """Note the start; False when it was taken back while it waited for a thread."""
-        if self.stop is not None or self.settlement is not None:
+        """Note the start; False when it was taken back while it waited for a thread, or waited for too long."""
+        if self.stop is not None or not self.running or self.late:
             return False
         self.started_at = time.monotonic()
         self.began = True

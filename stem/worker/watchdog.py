@@ -69,7 +69,7 @@ class Watchdog:
 
     def _check_leases(self, now: float) -> None:
         for job in self._board.snapshot():
-            if job.settlement is None and not job.lost and now - job.confirmed_at > job.lease_s * 2 / 3:
+            if job.settlement is None and not job.lost and job.unrenewed(now):
                 job.lost = True
                 log.warning(
                     "task.lease_unrenewed",

@@ -25,6 +25,10 @@ class AioWork(Protocol):
     """True from the moment the soft limit has passed until it was raised in the handler."""
 
     @property
+    def late(self) -> bool:
+        """It may no longer begin."""
+
+    @property
     def limited(self) -> bool:
         """There is a soft limit."""
 
@@ -34,9 +38,14 @@ class AioWork(Protocol):
 
     def failed(self, error: BaseException) -> None: ...
 
+    def dropped(self) -> None: ...
+
 
 async def drive(work: AioWork) -> None:
     """Run one piece of work to its end, and report the end to it; never raises but for an interrupted program."""
+    if work.late:
+        work.dropped()
+        return
     try:
         coroutine = work.call()
         result = await (_raising_soft_limit(coroutine, work) if work.limited else coroutine)
