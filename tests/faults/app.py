@@ -90,6 +90,14 @@ async def nap(context: TaskContext, seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
+@app.task("fault.nap_first")
+@accounted
+async def nap_first(context: TaskContext, seconds: float) -> None:
+    """Sleep at the first start; later starts return at once."""
+    if context.token == 1:
+        await asyncio.sleep(seconds)
+
+
 @app.task("fault.thread_nap")
 @accounted_plain
 def thread_nap(context: TaskContext, seconds: float) -> None:
@@ -205,6 +213,15 @@ async def again(context: TaskContext, countdown: float) -> None:
     """Ask for another attempt at the first one."""
     if context.attempt == 0:
         context.retry(countdown=countdown)
+
+
+@app.task("fault.report")
+@accounted
+async def report(context: TaskContext, seconds: float) -> None:
+    """Sleep, and tell how far it is."""
+    for part in range(4):
+        context.progress({"part": part})
+        await asyncio.sleep(seconds / 4)
 
 
 @app.task("fault.die")
