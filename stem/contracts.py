@@ -434,15 +434,15 @@ class ControlChannel(Protocol):
         """
 
     async def reply(self, reply: Reply, *, keep_ms: int) -> None:
-        """Append a reply to its request's list, which expires `keep_ms` from now.
+        """Append a reply to its request's, which expire `keep_ms` from now.
 
         Repeated, it stands there twice: readers take the first of each worker and stage.
         """
 
     async def replies(self, command_id: str, *, timeout_s: float) -> list[Reply]:
-        """Take the replies that have come, waiting up to `timeout_s` for the first; [] when none came.
+        """Return the replies that this handle has not returned yet, waiting up to `timeout_s` for the first of them.
 
-        Ill-formed replies are dropped.
+        [] when none came. Ill-formed replies are dropped. What got lost on the way is returned by the next call.
         """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -10,6 +12,7 @@ from stem.clock import Clock
 from stem.contracts import Broker, Issued, Seen
 from stem.control.answer import Silent
 from stem.control.diagnose import diagnose
+from stem.errors import BrokerError, BrokerUnreachableError, UnknownOutcomeError
 from stem.messages.command import QUESTIONS, STAGES, Command, Reply
 
 _RANK: Final[Mapping[str, int]] = {stage: rank for rank, stage in enumerate(STAGES)}
@@ -17,6 +20,10 @@ APPLIED: Final = _RANK["applied"]
 EFFECT: Final = _RANK["effect"]
 LOOK_AGAIN_S: Final = 0.5
 """How often presence is read while an answer is out: a worker that dies or says goodbye ends the wait for it."""
+AGAIN_S: Final = 0.1
+"""Between two tries when the connection to the broker is lost."""
+LAST_LOOK_S: Final = 1.0
+"""For the look at presence after the deadline."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,30 +130,52 @@ class Request:
         Args:
             accept: says whether a reply is one to this very request (a ping compares its nonce).
             enough: says that a worker which has not reached the stage will not, and need not.
+
+        Raises:
+            BrokerError: the broker was away at the deadline: who is silent then, nobody can say.
         """
         self.parties = concerned
         by_id = {party.id: party for party in concerned}
         deadline = self._started + limit_s
         looked = self._clock.monotonic()
+        trouble: BrokerError | None = None
         while self.outstanding(enough):
             left = deadline - self._clock.monotonic()
             if left <= 0:
+                if trouble is not None:
+                    raise trouble
                 return
-            for reply in await self._broker.control.replies(self.command.id, timeout_s=min(left, LOOK_AGAIN_S)):
-                party = by_id.get(reply.worker)
-                if party is None or reply.command_id != self.command.id or reply.stage not in _RANK:
-                    continue
-                if accept(reply):
-                    party.take(reply, self.elapsed_ms)
-            if self._clock.monotonic() - looked >= LOOK_AGAIN_S and self.outstanding(enough):
-                await self._look(by_id)
-                looked = self._clock.monotonic()
+            try:
+                async with asyncio.timeout(left + AGAIN_S):
+                    replies = await self._broker.control.replies(self.command.id, timeout_s=min(left, LOOK_AGAIN_S))
+                    self._take(replies, by_id, accept)
+                    if self._clock.monotonic() - looked >= LOOK_AGAIN_S and self.outstanding(enough):
+                        await self._look(by_id)
+                        looked = self._clock.monotonic()
+                trouble = None
+            except TimeoutError:
+                trouble = UnknownOutcomeError(f"the broker at {self._broker.url} gave no answers of workers in time")
+            except (BrokerUnreachableError, UnknownOutcomeError) as error:
+                # What came meanwhile is still there for the next look.
+                trouble = error
+                await asyncio.sleep(min(left, AGAIN_S))
+
+    def _take(self, replies: Sequence[Reply], by_id: Mapping[str, Party], accept: Callable[[Reply], bool]) -> None:
+        for reply in replies:
+            party = by_id.get(reply.worker)
+            if party is None or reply.command_id != self.command.id or reply.stage not in _RANK:
+                continue
+            if accept(reply):
+                party.take(reply, self.elapsed_ms)
 
     async def silent(self) -> list[Silent]:
         """Name the workers that did not answer, or that were lost while they acted, by their newest heartbeat."""
         mute = {party.id: party for party in self.parties if self._mute(party)}
         if any(party.expected and not party.gone for party in mute.values()):
-            await self._look(mute)
+            # The evidence at hand must do where the broker does not answer now.
+            with contextlib.suppress(BrokerUnreachableError, UnknownOutcomeError, TimeoutError):
+                async with asyncio.timeout(LAST_LOOK_S):
+                    await self._look(mute)
         return [
             Silent(
                 id=party.id,

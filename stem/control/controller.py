@@ -5,6 +5,7 @@ Knows the contract and the messages; knows no adapter, no terminal and no worker
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
@@ -14,6 +15,7 @@ from stem.contracts import (
     Change,
     ClearDrain,
     ClearPause,
+    Issued,
     PauseKind,
     RevokeTasks,
     Seen,
@@ -23,8 +25,8 @@ from stem.contracts import (
 )
 from stem.control import outcome, target
 from stem.control.answer import Answers, CommandItem, CommandResult, PingResult
-from stem.control.collect import APPLIED, EFFECT, Party, Request, parties
-from stem.errors import InvalidInputError, UnknownOutcomeError
+from stem.control.collect import AGAIN_S, APPLIED, EFFECT, Party, Request, parties
+from stem.errors import BrokerUnreachableError, InvalidInputError, UnknownOutcomeError
 from stem.messages.command import Command, Reply
 from stem.messages.envelope import new_task_id
 from stem.messages.names import check_name
@@ -222,13 +224,30 @@ class Controller:
 
     async def _issue(self, command: Command, change: Change | None = None, wait_s: float | None = None) -> Request:
         started = self._clock.monotonic()
-        try:
-            issued = await self._broker.control.issue(command, change)
-        except UnknownOutcomeError:
-            # The answer got lost. A command is stored once per id, so asking again is safe and tells the outcome.
-            issued = await self._broker.control.issue(command, change)
+        issued = await self._store(command, change, until=started + self._timeout_s)
         want = APPLIED if wait_s is None else EFFECT
         return Request(self._broker, self._clock, command, issued, started=started, want=want)
+
+    async def _store(self, command: Command, change: Change | None, *, until: float) -> Issued:
+        """Issue a command, again while nobody knows whether it arrived: it is stored once per id."""
+        unknown: UnknownOutcomeError | None = None
+        while True:
+            try:
+                async with asyncio.timeout(max(AGAIN_S, until - self._clock.monotonic())):
+                    return await self._broker.control.issue(command, change)
+            except UnknownOutcomeError as error:
+                unknown = error
+            except TimeoutError:
+                unknown = UnknownOutcomeError(
+                    f"the broker at {self._broker.url} did not answer in time during {command.type}: it may or may not "
+                    "have been done. Look, then ask again"
+                )
+            except BrokerUnreachableError:
+                if unknown is None:
+                    raise  # certainly not stored; after an unknown outcome that would be a guess
+            if self._clock.monotonic() >= until - AGAIN_S:
+                raise unknown
+            await asyncio.sleep(AGAIN_S)
 
     async def _ask(
         self,

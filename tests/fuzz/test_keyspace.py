@@ -134,7 +134,7 @@ def spoil_keys(client: redis.Redis, stored: Stored) -> str:
         ("SET", f"{P}fence", random.choice((value, edge.encode()))),
         ("SET", f"{P}unique:a:u", value),
         ("ZADD", f"{P}watch", "inf", name),
-        ("RPUSH", f"{P}reply:c-1", value),
+        ("XADD", f"{P}reply:c-1", "*", random.choice((b"r", name)), value),
         ("HSET", f"{P}request:c-2", random.choice((b"epoch", b"items")), value),
         ("SET", f"{P}{random.choice(('queues', 'workers', 'history', 'events', 'watch', 'fleet', 'audit'))}", value),
     ]

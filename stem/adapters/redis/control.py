@@ -11,7 +11,7 @@ import redis.asyncio
 
 from stem.adapters.redis.address import Address
 from stem.adapters.redis.calls import issue_args, items_of, seen_of
-from stem.adapters.redis.client import RedisClient, translate
+from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient, translate
 from stem.adapters.redis.reading import MISREAD, reading, whole
 from stem.adapters.redis.record import number, pauses_of, text
 from stem.contracts import Change, Desired, Issued, Logged
@@ -20,6 +20,8 @@ from stem.messages.command import Command, Reply
 
 PING_EVERY_S: Final = 5.0
 PONG_WITHIN_S: Final = 3.0
+READ_AT_ONCE: Final = 100
+"""Commands whose replies are read at the same time by one handle."""
 
 
 class RedisControl:
@@ -31,6 +33,7 @@ class RedisControl:
         self._pubsub: redis.asyncio.client.PubSub | None = None
         self._heard = 0.0
         self._asked: float | None = None
+        self._read_to: dict[str, str] = {}
 
     async def issue(self, command: Command, change: Change | None = None) -> Issued:
         reply = await self._client.run("issue", *issue_args(command, change))
@@ -128,15 +131,25 @@ class RedisControl:
         await self._client.run("reply", reply.command_id, reply.encode(), keep_ms)
 
     async def replies(self, command_id: str, *, timeout_s: float) -> list[Reply]:
-        key = self._client.keys.reply(command_id)
-        timeout = f"{min(max(timeout_s, 0.001), 5.0):.3f}"
-        taken = await self._client.block("BLMPOP", timeout, 1, key, "LEFT", "COUNT", 500)
+        # Read, not taken away: an answer that gets lost with the connection is there for the next look.
+        key, cursor = self._client.keys.reply(command_id), self._read_to.get(command_id, "0-0")
+        wait_ms = int(min(max(timeout_s, 0.001), LONGEST_BLOCK_S) * 1000)
+        found = await self._client.block("XREAD", "COUNT", 500, "BLOCK", max(1, wait_ms), "STREAMS", key, cursor)
         replies = []
-        with reading("BLMPOP"):
-            for data in taken[1] if taken else ():
+        with reading("XREAD"):
+            for entry, fields in found[0][1] if found else ():
+                cursor = entry.decode()
                 with contextlib.suppress(DecodeError):
-                    replies.append(Reply.decode(data))
+                    replies.append(Reply.decode(fields[1]))
+        self._remember(command_id, cursor)
         return replies
+
+    def _remember(self, command_id: str, cursor: str) -> None:
+        """Keep how far the replies to the newest commands were read; an older one's would be read once more."""
+        self._read_to.pop(command_id, None)  # the dict stays in the order of use
+        self._read_to[command_id] = cursor
+        while len(self._read_to) > READ_AT_ONCE:
+            del self._read_to[next(iter(self._read_to))]
 
     async def close(self) -> None:
         """End the subscription; `subscribe` starts it again."""

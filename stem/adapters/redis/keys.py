@@ -14,7 +14,7 @@
 | `{ns}:epoch` `{ns}:fence` `{ns}:desired:<kind>` | strings, hashes | none: what operators asked for |
 | `{ns}:control:log` | stream | entries for 24 hours |
 | `{ns}:request:<id>` | hash | 10 minutes: makes issuing safe to repeat |
-| `{ns}:reply:<request>` | list | the deadline + 60 s |
+| `{ns}:reply:<request>` | stream | the deadline + 60 s |
 | `{ns}:events`, `{ns}:watch` | stream, zset | 2 minutes, 1 hour |
 | `{ns}:stats:<minute>` | hash | 3 hours |
 | `{ns}:history`, `{ns}:audit` | list, stream | capped at 10 000 |

@@ -101,7 +101,7 @@ else
       'targets', said, 'epoch', epoch)
   end
   -- Long lists of ids are looked at again by a repeated call; they answer 'already' then.
-  local kept = #items <= 2500 and table.concat(items, '\t') .. '\t' or ''
+  local kept = #items > 0 and #items <= 2500 and table.concat(items, '\t') .. '\t' or ''
   redis.call('HSET', request, 'epoch', epoch, 'items', kept)
   redis.call('PEXPIRE', request, 600000)
   write_history()
