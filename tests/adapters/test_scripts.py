@@ -57,10 +57,10 @@ def test_groups_begin_at_the_start_of_their_stream() -> None:
 
 
 def test_a_consumer_that_owns_something_is_never_deleted() -> None:
-    """What it owned could be delivered to nobody any more: the look and the deletion are one line of one script."""
+    """What it owned could be delivered to nobody any more: the look and the deletion are one line of one function."""
     deleted = uses("DELCONSUMER")
 
-    assert [name for name, _ in deleted] == ["leave"]
+    assert [name for name, _ in deleted] == ["lib"]
     assert all("#pending == 0 then" in line for _, line in deleted)
 
 

@@ -27,7 +27,7 @@ from tests.waiting import eventually, wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 APP: Final = "tests.faults.app:app"
-READY_S: Final = 20.0
+READY_S: Final = 60.0
 BEAT_S: Final = 0.4
 LEASE_S: Final = 1.5
 

@@ -214,7 +214,7 @@ MOVES: Final = (
     Mutant(
         id="M10",
         bug="a worker that leaves has its consumer deleted although it owns entries",
-        edits=[Edit(LUA + "leave.lua", "if not pending.err and #pending == 0 then", "if not pending.err then")],
+        edits=[Edit(LUA + "lib.lua", "if not pending.err and #pending == 0 then", "if not pending.err then")],
         tests=[
             VALKEY + "test_leaving_forgets_no_delivery",
             RULES + "test_a_consumer_that_owns_something_is_never_deleted",

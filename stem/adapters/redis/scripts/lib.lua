@@ -56,6 +56,12 @@ local function drop_entries(stream, ...)
   end
 end
 
+-- Forgets a consumer. One with pending entries stays: deleting it would make them undeliverable.
+local function forget_consumer(stream, worker)
+  local pending = redis.pcall('XPENDING', stream, 'stem', '-', '+', 1, worker)
+  if not pending.err and #pending == 0 then redis.pcall('XGROUP', 'DELCONSUMER', stream, 'stem', worker) end
+end
+
 local FINAL = { succeeded = true, failed = true, revoked = true, expired = true }
 
 -- unpack() is limited by Lua's C stack; ids travel to variadic commands in chunks well below it.

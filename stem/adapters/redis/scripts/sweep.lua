@@ -2,7 +2,8 @@
 -- Give tasks whose lease ran out back to their queues. Crashes + 1 only when the owner is lost (no beat, or goodbye); at
 -- the limit the task is poison. ARGV from 2: dead letters kept, for how long, crashes until poison, lost after, packed
 -- error of a lost worker, caller, then queues. Returns {requeued, buried, why nothing was looked at}.
--- Bounded (100 a queue); rate-limited over the fleet; and put off while a gap in all heartbeats is younger than two beats.
+-- Forget consumers, too, once a minute. Bounded (100 tasks and 500 consumers a queue); rate-limited over the fleet; and
+-- put off while a gap in all heartbeats is younger than two beats.
 local dead_cap, dead_keep, max_crashes = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local lost_after, lost_error = tonumber(ARGV[5]), ARGV[6]
 local fleet = redis.call('HMGET', P .. 'fleet', 'last', 'resumed')
@@ -10,6 +11,22 @@ if fleet[1] and now - num(fleet[1]) > lost_after
   or fleet[2] and now - num(fleet[2]) < lost_after * 2 / 3 then
   return { 0, 0, 'outage' }
 end
+-- Who said goodbye took its consumers along. Those of workers that nobody has heard of for an hour go here.
+local function reap(queue)
+  local left = 500
+  for priority = 0, 9 do
+    local stream = stream_key(queue, priority)
+    local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, 'stem')
+    for _, consumer in ipairs(consumers.err and {} or consumers) do
+      if left > 0 and not redis.call('ZSCORE', P .. 'workers', consumer[2]) then
+        forget_consumer(stream, consumer[2])
+        left = left - 1
+      end
+    end
+  end
+  return left > 0
+end
+
 local requeued, buried, looked = 0, 0, false
 for i = 8, #ARGV do
   local queue = ARGV[i]
@@ -63,6 +80,7 @@ for i = 8, #ARGV do
       redis.call('ZREM', leases, id)
     end
     if woke then ring(queue) end
+    if now - num(redis.call('HGET', meta, 'rp')) >= 60000 and reap(queue) then redis.call('HSET', meta, 'rp', now) end
   end
 end
 write_history()
