@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check format bench-quick mutants clean
+.PHONY: demo test check format bench-quick faults soak mutants clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Stem needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say which with: make PYTHON=python3.12")'
@@ -26,6 +26,13 @@ check: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Fault matrix, model, simulation and fuzzing in full, within 75 minutes on two cores; `make faults ONLY="model fuzz"`.
+faults: $(VENV)/.installed
+	$(BIN)/python -m tests.prove $(ONLY)
+
+soak: $(VENV)/.installed
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10)
 
 # Plants known bugs in a copy of the tree, one at a time, and shows which test catches each: M1 or X3 alone by
 # `make mutants ONLY="M1 X3"`.
