@@ -27,10 +27,10 @@ UNASKED: Final = (
 ROW: Final = [b"t", b"a", 1, b"q", b"body", b"", b"5", 0, 0, 30_000, 1, 2, 0, 0]
 RIGHT: Final[Mapping[str, Any]] = {
     "enqueue": [b"t", b"new"],
-    "exchange": [5, [1], [0, 0, -1, [ROW]]],
+    "exchange": [5, [1], [0, 0, -1, [ROW], [b"u"]]],
     "adopt": [5, [ROW]],
     "sweep": [1, 1, b""],
-    "beat": [5, 1, 1, [b"t"], [b"t"]],
+    "beat": [5, 1, 1, [b"t"], [b"t"], 1],
     "issue": [1, 5, [b"t", b"revoked", b"1", b"w", b"queued"], [b"w", b"5", b"beat"]],
     "read": [1, 1, 5, [b"1", b"5", b"command"], [b"queue:q", b"1\t0\tme\t"], [b"w"], [b"w", b"warm"]],
     "queues": [5, [[b"q", 1, 1, 1, 1, 1, 1, 5, 1]], []],
@@ -40,7 +40,10 @@ RIGHT: Final[Mapping[str, Any]] = {
     "store": 1,
     "wait": 0,
 }
-"""What each script gives; the garbage next to it is what reads as an answer, up to one wrong value."""
+"""What each script gives; the garbage next to it reads as an answer, up to one wrong value.
+
+Where a script gives something new, so does this: `test_the_replies_held_for_right_are_understood` says so.
+"""
 
 
 class Garbage:

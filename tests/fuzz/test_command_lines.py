@@ -102,15 +102,14 @@ def check(ran: Ran, argv: object) -> None:
 def test_any_command_line_ends_with_a_documented_code(cli: Cli) -> None:
     random = random_for("command lines")
     with reported("command lines") as counted:
-        for _ in range(size(400, 20_000)):
+        for _ in range(size(400)):
             argv = [random.choice(WORDS[: len(MODULES)])] if random.random() < 0.9 else []
             for _ in range(random.randrange(6)):
                 argv.append(random.choice(WORDS) if random.random() < 0.6 else random.choice(nasty_strings()))
             if LEFT_OUT & set(argv) or "--follow" in argv or any("embedded" in word.lower() for word in argv):
                 continue
             ran = cli(*argv)
-            counted.tried += 1
-            counted.accepted += ran.code == 0
+            counted.add(ran.code == 0)
             check(ran, argv)
             if "--json" in argv and ran.out and "--help" not in argv and "events" not in argv:
                 assert isinstance(json.loads(ran.out), dict), f"{argv!a}: {ran.out[:500]!a}"
@@ -132,7 +131,7 @@ def test_any_url_on_a_command_line_ends_with_a_documented_code(cli: Cli, monkeyp
     random = random_for("urls on a command line")
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     with reported("urls on a command line") as counted:
-        for text in (*nasty_strings(), *(changed(random, random.choice(URLS)) for _ in range(size(300, 20_000)))):
+        for text in (*nasty_strings(), *(changed(random, random.choice(URLS)) for _ in range(size(300)))):
             # Stem's own server would be started, and what is in memory is another one for each command.
             if text.strip().lower().startswith(("embedded", "memory")) or not text.strip():
                 continue
@@ -142,7 +141,7 @@ def test_any_url_on_a_command_line_ends_with_a_documented_code(cli: Cli, monkeyp
             else:
                 argv.append(f"--url={text}")
             ran = cli(*argv)
-            counted.tried += 1
+            counted.add(0)
             check(ran, argv)
             assert ran.code in (exits.USAGE, exits.UNREACHABLE, exits.REFUSED), f"{text!a}: {ran!a}"
             if f":{SECRET}@" in text:
@@ -174,7 +173,7 @@ def test_any_command_line_of_a_worker_ends_with_a_documented_code(
     monkeypatch.setattr(logs, "install", lambda **_: None)
     words = (*OPTIONS, "tests.worker.sample:app", "tests.worker.sample:not_an_app", "tests.nothing", "1", "1s", "json")
     with reported("command lines of a worker") as counted:
-        for _ in range(size(500, 20_000)):
+        for _ in range(size(500)):
             monkeypatch.setenv("STEM_BROKER_URL", "redis://127.0.0.1:1")
             monkeypatch.setenv("STEM_NAMESPACE", "stem")
             argv = ["tests.worker.sample:app"] if random.random() < 0.7 else []
@@ -187,8 +186,7 @@ def test_any_command_line_of_a_worker_ends_with_a_documented_code(
             except SystemExit as end:
                 code = end.code
             said = capsys.readouterr()
-            counted.tried += 1
-            counted.accepted += code == 0
+            counted.add(code == 0)
             assert code in (0, worker_cli.EXIT_USAGE, worker_cli.EXIT_UNAVAILABLE), f"{argv!a}: {code}"
             assert "Traceback" not in said.err or "--debug" in argv, f"{argv!a}: {said.err!a}"
             for text in (said.out, said.err):
@@ -288,14 +286,13 @@ async def prepare(server: Server, stored: Stored) -> tuple[list[str], list[str]]
 def test_any_state_of_the_server_is_shown_harmlessly(cli: Cli, server: Server) -> None:
     stored = Stored(random_for("shown"))
     with reported("stemctl on spoilt servers") as counted:
-        for _ in range(size(12, 1_000)):
+        for _ in range(size(12, 100)):
             ids, done = asyncio.run(prepare(server, stored))
             one = stored.random.choice(ids)
             for words in (*QUESTIONS, ("tasks", "show", one), ("why", one), ("result", one)):
                 argv = [*words, *stored.random.choice(((), ("--json",)))]
                 ran = cli(*argv)
-                counted.tried += 1
-                counted.accepted += ran.code == 0
+                counted.add(ran.code == 0)
                 check(ran, [argv, done])
 
 

@@ -31,7 +31,8 @@ FIELDS: Final = (
     *("n", "q", "p", "b", "sg", "st", "a", "c", "k", "sk", "so", "o", "e", "du", "l", "x", "er", "re", "w", "u", "rv"),
     *("gb", "g1", "at", "s1", "f1", "tl", "pg", "ds", "tb"),
 )
-LONGEST_S: Final = 5.0
+LONGEST_S: Final = 10.0
+"""What a client waits for a reply: whatever takes longer has met one that does not come."""
 
 
 def new_task(**set_: Any) -> NewTask:
@@ -208,7 +209,7 @@ async def test_spoilt_records_stop_nothing_and_good_tasks_run(server: Server) ->
     stored = Stored(random_for("spoilt records"))
     broker = RedisStreamsBroker(server.url)
     with server.client() as client, reported("records on a server") as counted:
-        for _ in range(size(150, 10_000)):
+        for _ in range(size(100, 1_000)):
             client.flushdb()
             ids = await fill(broker)
             done = [spoil_record(client, stored, one) for one in ids if stored.random.random() < 0.7]
@@ -218,7 +219,7 @@ async def test_spoilt_records_stop_nothing_and_good_tasks_run(server: Server) ->
             for name, call in calls_of(broker, ids, slow=counted.tried % 10 == 0).items():
                 await attempt(name, call, done, refusals=False)
             await run_good(broker, good, done)
-            counted.tried += len(done)
+            counted.add(len(done), tried=len(done))
     await broker.close()
 
 
@@ -245,7 +246,7 @@ async def test_spoilt_keys_give_named_errors_at_worst(server: Server) -> None:
     stored = Stored(random_for("spoilt keys"))
     broker = RedisStreamsBroker(server.url)
     with server.client() as client, reported("keys on a server") as counted:
-        for _ in range(size(150, 10_000)):
+        for _ in range(size(100, 1_000)):
             client.flushdb()
             ids = await fill(broker)
             done = [spoil_keys(client, stored) for _ in range(stored.random.choice((1, 2, 5)))]
@@ -253,7 +254,7 @@ async def test_spoilt_keys_give_named_errors_at_worst(server: Server) -> None:
                 await attempt(name, call, done, refusals=True)
             await attempt("enqueue", lambda: broker.enqueue([new_task()]), done, refusals=True)
             await attempt("exchange", lambda: broker.exchange("w1", [], fetch()), done, refusals=True)
-            counted.tried += len(done)
+            counted.add(len(done), tried=len(done))
     await broker.close()
 
 
