@@ -32,7 +32,8 @@ from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError,
 from stem.text import clean
 
 CONNECT_TIMEOUT_S: Final = 3.0
-REPLY_TIMEOUT_S: Final = 10.0
+REPLY_TIMEOUT_S: Final = 7.0
+"""An idle worker says something at least every 2 s: so a connection that carries nothing is noticed within 10 s."""
 LONGEST_BLOCK_S: Final = 5.0
 
 Arg = str | bytes | int

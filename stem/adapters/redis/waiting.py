@@ -11,12 +11,17 @@ from typing import Final
 import redis
 import redis.asyncio
 
-from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient, translate
+from stem.adapters.redis.client import RedisClient, translate
 from stem.adapters.redis.reading import MISREAD
-from stem.errors import StemError
+from stem.errors import StemError, UnknownOutcomeError
 
 BELL_BLOCK_S: Final = 4.0
+RELEASED_WITHIN_S: Final = 3.0
+"""After a bell's time-out: a connection on which the read does not end by then is one that carries nothing."""
 SUBSCRIBED_WITHIN_S: Final = 3.0
+QUIET_S: Final = 5.0
+PONG_WITHIN_S: Final = 3.0
+"""A subscription that was quiet for so long is asked whether it is there, and has so long to say so."""
 
 
 class Bell:
@@ -46,6 +51,12 @@ class Bell:
                 done, _ = await asyncio.wait({read}, timeout=timeout_s)
                 if not done:
                     await self._client.command("CLIENT", "UNBLOCK", self._id)
+                    done, _ = await asyncio.wait({read}, timeout=RELEASED_WITHIN_S)
+                if not done:
+                    raise UnknownOutcomeError(
+                        f"the broker at {self._client.address} did not release BLPOP in {RELEASED_WITHIN_S:g} s: its "
+                        "connection carries nothing"
+                    )
                 await read
             finally:
                 if not read.done():
@@ -114,11 +125,8 @@ class Waits:
                     await pubsub.get_message(timeout=3)
                     self._subscribed.set()
                     while quiet < 6:
-                        message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=LONGEST_BLOCK_S)
-                        if message is not None:
-                            for told in self._told.get(message["data"].decode("utf-8", "replace"), ()):
-                                told.set()
-                        quiet = 0 if self._told else quiet + (message is None)
+                        heard = await self._hear(pubsub)
+                        quiet = 0 if self._told else quiet + (not heard)
             except (redis.RedisError, OSError, *MISREAD):
                 # Whoever waits looks again by itself; meanwhile this comes back.
                 self._subscribed.set()
@@ -126,6 +134,24 @@ class Waits:
                 await asyncio.sleep(0.5)
             finally:
                 await connection.aclose()
+
+    async def _hear(self, pubsub: redis.asyncio.client.PubSub) -> bool:
+        """Pass on one message; False after a quiet while that ended with a sign of life.
+
+        Raises:
+            redis.ConnectionError: a half-open connection: it delivers nothing and says nothing.
+        """
+        message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=QUIET_S)
+        if message is None:
+            await pubsub.ping()
+            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=PONG_WITHIN_S)
+            if message is None:
+                raise redis.ConnectionError("no answer to a PING")
+        if message["type"] != "message":
+            return False
+        for told in self._told.get(message["data"].decode("utf-8", "replace"), ()):
+            told.set()
+        return True
 
     async def close(self) -> None:
         listener, self._listener = self._listener, None
