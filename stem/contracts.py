@@ -641,7 +641,11 @@ class Broker(Protocol):
         """Take a batch, in order, in one round trip per 500; one answer per task."""
 
     async def exchange(self, worker: str, settlements: Sequence[Settlement], fetch: FetchRequest | None) -> Exchange:
-        """Settle, then fetch, in one round trip. Settlements leave no task out when one of them is lost."""
+        """Settle, then fetch, in one round trip. Settlements leave no task out when one of them is lost.
+
+        A worker is handed only one task at a time that one more crash would bury; others are put off for a second. So
+        a task that kills its workers takes none with it that only ran beside it.
+        """
 
     async def idle(self, queues: Sequence[str], timeout_s: float) -> None:
         """Return when there may be something to fetch from these queues, or after `timeout_s`.

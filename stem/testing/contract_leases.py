@@ -26,6 +26,8 @@ from stem.testing.case import (
 
 SOON: int = FLEET.lost_after_ms // 3
 """The beat interval that belongs to `FLEET`, in milliseconds."""
+SUSPECT_DELAY_S: float = 1.05
+"""A little longer than a fetch puts off what may not run beside another."""
 
 
 class BrokerContractReclaim:
@@ -142,6 +144,40 @@ class BrokerContractReclaim:
         assert list(await here.fetch()) == []
         assert [item.id for item in (await broker.census.tasks("dead")).items] == [task_id]
         assert (await broker.enqueue([new_task("next", unique_key="k")]))[0].outcome == "queued"
+
+    async def test_a_worker_holds_one_task_that_another_crash_would_bury(self, broker_case: BrokerCase) -> None:
+        """Tasks that were twice with a worker that died are told apart: the one that kills is not beside another then.
+
+        What runs beside a poisonous task shares its first two crashes, and would be buried with it by the third.
+        """
+        broker = broker_case.limits(FLEET)
+        here = Hand(broker=broker, id="here", interval_ms=SOON)
+        suspects = {await enqueue(broker) for _ in range(3)}
+        for number in range(2):
+            victim = Hand(broker=broker, id=f"victim-{number}", interval_ms=SOON)
+            await victim.beat()
+            assert {one.id for one in await victim.fetch(3, lease_ms=10)} == suspects  # after one crash still together
+            await victim.beat(state="stopped")
+            await sweep_until(broker_case, broker, here, want=3)
+        fresh = await enqueue(broker)
+        one, other = Hand(broker=broker, id="one"), Hand(broker=broker, id="other")
+
+        first = await one.fetch(9)
+        later = [await state_of(broker, task_id) for task_id in suspects - {each.id for each in first}]
+        await broker_case.advance(SUSPECT_DELAY_S)
+        beside = await one.fetch(9)
+        await broker_case.advance(SUSPECT_DELAY_S)
+        elsewhere = await other.fetch(9)
+
+        assert [each.crashes for each in first if each.id != fresh] == [2]
+        assert fresh in {each.id for each in first}  # what never crashed may run beside it
+        assert later == ["scheduled", "scheduled"]
+        assert list(beside) == []
+        assert [each.crashes for each in elsewhere] == [2]
+        for each in first:
+            assert await one.end(each) == "applied"
+        await broker_case.advance(SUSPECT_DELAY_S)
+        assert {each.id for each in (*first, *elsewhere, *await one.fetch(9))} == {*suspects, fresh}
 
     async def test_a_former_owner_cannot_settle_a_buried_task(self, broker_case: BrokerCase) -> None:
         """Poison stays poison when the worker comes back after all."""

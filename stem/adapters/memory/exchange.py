@@ -13,6 +13,10 @@ from stem.messages.status import TaskState
 
 SKIP_LIMIT: Final = 200
 MAX_CRASHES: Final = 3
+LAST_CHANCE: Final = MAX_CRASHES - 1
+"""So many crashes, and one more buries the task. A worker holds only one such task at a time: whatever runs beside a
+poisonous one shares its crashes, and would be buried with it. The others are put off, for whoever is free then."""
+SUSPECT_DELAY_MS: Final = 1_000
 
 
 def exchange(
@@ -105,10 +109,10 @@ def _fetch(core: Core, worker: str, request: FetchRequest, now: int) -> Exchange
         if line is None or core.desired.paused("queue", queue):
             continue
         core.promote(line, now)
-        due = line.next_due_ms()
+        skips -= _take(core, line, worker, request, skips, deliveries, now)
+        due = line.next_due_ms()  # some may just have been put off
         if due is not None and (next_due is None or due < next_due):
             next_due = due
-        skips -= _take(core, line, worker, request, skips, deliveries, now)
         if line.ready and (len(deliveries) >= request.count or skips <= 0):
             more = True
             # Whoever leaves work behind wakes the next one; this worker has what it asked for.
@@ -132,11 +136,18 @@ def _take(
         elif core.desired.paused("task", record.task):
             core.hold(record)
             skipped += 1
+        elif record.crashes >= LAST_CHANCE and _holds_suspect(core, worker):
+            core.make_wait(record, now + SUSPECT_DELAY_MS, retrying=False)
+            skipped += 1
         else:
             lease_ms = record.lease_ms or request.leases.get(record.task, request.lease_ms)
             core.start(record, worker, lease_ms, now)
             deliveries.append(record.delivery())
     return skipped
+
+
+def _holds_suspect(core: Core, worker: str) -> bool:
+    return any(core.records[task_id].crashes >= LAST_CHANCE for task_id in core.owned.get(worker, ()))
 
 
 def _in(at_ms: int | None, now: int) -> int | None:

@@ -2,6 +2,16 @@
 -- No handler starts before its token is recorded here. What must not run is taken out on the way, at most 200 a call.
 local FETCHED = { 'st', 'e', 'k', 'x', 'n', 'a', 'c', 'l', 'b', 'sg', 'at', 'gb', 'g1', 'q', 'p', 'u', 'w', 's1', 'o' }
 local SKIP_LIMIT, PROMOTE_LIMIT = 200, 200
+-- So many crashes, and one more buries the task. A worker holds only one such task at a time: whatever runs beside a
+-- poisonous one shares its crashes, and would be buried with it. The others are put off, for whoever is free then.
+local LAST_CHANCE, SUSPECT_DELAY = math.max(1, tonumber(ARGV[5]) - 1), 1000
+
+-- Its worker's hash names the one it got last (`ls`).
+local function holds_suspect(worker)
+  local id = redis.call('HGET', P .. 'worker:' .. worker, 'ls')
+  local r = id and redis.pcall('HMGET', task_key(id), 'st', 'o') or { err = 'none' }
+  return not r.err and r[1] == 'running' and r[2] == worker
+end
 
 -- Moves what is due to the end of its stream; returns the time of the next one that is not.
 local function promote(queue, part)
@@ -64,9 +74,9 @@ end
 
 local FLAGS = { 'p9', 'p8', 'p7', 'p6', 'p5', 'p4', 'p3', 'p2', 'p1', 'p0', 'hd' }
 
--- Takes from one queue into `out`; returns how many were delivered and how many were skipped.
+-- Takes from one queue into `out`; returns how many were delivered and how many were skipped, and whether some were put off.
 local function take(queue, flags, worker, want, skips, pauses, lease, leases, out)
-  local got, skipped, deadlines = 0, 0, {}
+  local got, skipped, put_off, deadlines = 0, 0, false, {}
   for slot = 1, 10 do
     local priority = 10 - slot
     local stream = stream_key(queue, priority)
@@ -92,10 +102,19 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
           redis.call('HSET', queue_key(queue, 'meta'), 'hd', '1')
           redis.call('HSET', key, 'e', '')
           drop[#drop + 1] = entry[1]
+        elseif num(r[7]) >= LAST_CHANCE and holds_suspect(worker) then
+          put_off = true
+          redis.call('ZADD', queue_key(queue, 'delayed'), now + SUSPECT_DELAY, id)
+          redis.call('HSET', key, 'st', 'scheduled', 'du', now + SUSPECT_DELAY, 'e', '', 'q', queue, 'p', priority)
+          drop[#drop + 1] = entry[1]
         else
           local token, length = num(r[3]) + 1, length_of(r[8], tonumber(leases[r[5]] or lease))
           -- Where it stands is where it belongs: what settles it later finds it by these.
           if r[14] ~= queue or r[15] ~= tostring(priority) then redis.call('HSET', key, 'q', queue, 'p', priority) end
+          if num(r[7]) >= LAST_CHANCE then
+            redis.call('HSET', P .. 'worker:' .. worker, 'ls', id)
+            redis.call('PEXPIRE', P .. 'worker:' .. worker, 3660000)
+          end
           redis.call('HSET', key, 'st', 'running', 'k', token, 'o', worker, 's1', now, 'lg', length)
           deadlines[#deadlines + 1] = now + length
           deadlines[#deadlines + 1] = id
@@ -118,7 +137,7 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
     end
   end
   in_chunks(deadlines, 500, function(...) redis.call('ZADD', queue_key(queue, 'lease'), ...) end)
-  return got, skipped
+  return got, skipped, put_off
 end
 
 local function fetch(worker, i)
@@ -148,8 +167,10 @@ local function fetch(worker, i)
         flags = redis.call('HMGET', queue_key(queue, 'meta'), unpack(FLAGS))  -- what came back may have opened a stream
       end
       if got < want and skipped < SKIP_LIMIT then
-        local taken, dropped = take(queue, flags, worker, want - got, SKIP_LIMIT - skipped, pauses, lease, leases, out)
+        local taken, dropped, put_off =
+          take(queue, flags, worker, want - got, SKIP_LIMIT - skipped, pauses, lease, leases, out)
         got, skipped = got + taken, skipped + dropped
+        if put_off then next_due = math.min(next_due or math.huge, now + SUSPECT_DELAY) end
       end
       if (got >= want or skipped >= SKIP_LIMIT) and ready_in(queue, flags) > 0 then
         more = 1
