@@ -2,7 +2,7 @@
 
 Exit codes: 0 all tasks settled or handed back, 1 some were not, 2 usage or configuration, 69 the broker is of no use,
 70 the worker broke (its loop stood still, or one of its parts kept dying), 78 the broker does not let the worker in
-(user, password, rights), at the start or later.
+(user, password, rights, a newer keyspace), at the start or later.
 """
 
 from __future__ import annotations

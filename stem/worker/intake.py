@@ -61,6 +61,7 @@ class Intake:
         self._poked = asyncio.Event()
         self._hungry = asyncio.Event()
         self._outage = outages.of("tasks")
+        self._deaf = outages.of("bell")
         self._closed = False
         self._closing = asyncio.Event()
         self._serial = 0
@@ -154,9 +155,11 @@ class Intake:
                 continue  # the slots filled up meanwhile: the bell is for somebody else
             error = idle.exception()
             if isinstance(error, BrokerError):
-                await self._pause(self._outage.failed(error))
+                await self._pause(self._deaf.failed(error))
             elif error is not None:
                 raise error
+            else:
+                self._deaf.over()
             self._dry = False
             self._poked.set()
 
@@ -192,7 +195,7 @@ class Intake:
         self._under_way[serial] = count
         try:
             epoch = board.epoch  # after the number is taken: see `busy_before`
-            request = self._request(count, epoch) if count else None
+            request = self._request(count, epoch) if count and board.accepting else None
             sent_at = time.monotonic()
             try:
                 answer = await self._broker.exchange(
@@ -205,6 +208,8 @@ class Intake:
                 self._finisher.restore(jobs)
                 raise
             self._outage.over()
+            if not self._deaf.refused:
+                self._deaf.over()  # a busy worker does not listen, and would never learn that it could
             self._finisher.answered(jobs, answer.settled)
             self._under_way[serial] = 0  # from here on the deliveries count themselves
             if request is not None:
@@ -255,8 +260,9 @@ class Intake:
 
     def _failed(self, error: BrokerError) -> float:
         """Return how long to wait; after an unknown outcome, deliveries may have been lost with the reply."""
-        if isinstance(error, UnknownOutcomeError) or self._outage.on:
+        if isinstance(error, UnknownOutcomeError) or self._outage.on or self._deaf.on:
             self._adopt = True
+        self._dry = False
         return self._outage.failed(error)
 
     async def _pause(self, seconds: float) -> None:
@@ -283,7 +289,9 @@ class Intake:
             except BrokerError as error:
                 return self._failed(error)
             self._adopt = False
-            self._outage.over()
+            # Where an exchange is to follow, that one says whether the outage is over: it may need more rights.
+            if not self._wanted() and not len(self._finisher):
+                self._outage.over()
             for delivery in deliveries:
                 held: Job | None = board.jobs.get(delivery.id)
                 if held is not None and held.delivery.token >= delivery.token:

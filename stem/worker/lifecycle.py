@@ -31,10 +31,11 @@ log = logging.getLogger("stem.worker")
 
 RESCUE_S: Final = 5.0
 HAND_BACK_S: Final = 2.0
+LAST_ANSWERS_S: Final = 2.0
 """How long a stop tries to hand back what is left: whoever stops the process (Kubernetes after 30 s) does not wait."""
 WEDGED_EXIT: Final = 70
 REFUSED_EXIT: Final = 78
-"""The server does not let the worker in: user, password, rights. Starting it again changes nothing."""
+"""The server does not let the worker in: user, password, rights, a newer keyspace. A new start changes nothing."""
 TASKS_LEFT: Final = 1
 
 
@@ -78,6 +79,7 @@ class Lifecycle:
     Args:
         announce: called with each new level, before anything is done about it.
         stop_handlers: asks the work loop to stop everything that runs; `hand_back_waiting` what has not begun.
+        under_way: says whether an answer of the broker that may carry tasks is still to come.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Lifecycle:
         announce: Callable[[Level, str], None],
         stop_handlers: Callable[[], None],
         hand_back_waiting: Callable[[], None],
+        under_way: Callable[[], bool],
     ) -> None:
         self._board = board
         self._worker_id = worker_id
@@ -98,6 +101,7 @@ class Lifecycle:
         self._announce = announce
         self._stop_handlers = stop_handlers
         self._hand_back_waiting = hand_back_waiting
+        self._under_way = under_way
         self._changed = asyncio.Event()
         self.level = Level.NONE
         self.asked = asyncio.Event()
@@ -146,12 +150,26 @@ class Lifecycle:
             await self._until_empty(self._soft_timeout_s, below=Level.HARD)
             if self._board.jobs:
                 self.ask(Level.HARD, "the soft timeout has passed")
+        await self._until_answered()
         if self._board.jobs:
             left = await rescue(broker, self._board, self._worker_id, crashed=False, timeout_s=HAND_BACK_S)
             if left:
                 log.error("worker.tasks_left", extra={"count": left, "hint": "their leases will run out"})
                 return self.exit_code or TASKS_LEFT
         return self.exit_code
+
+    async def _until_answered(self) -> None:
+        """Wait for what the broker was asked before the stop: tasks that come with it are handed back.
+
+        Left to themselves they would stand as running until their leases end, and count as a crash of this worker.
+        """
+        deadline = time.monotonic() + LAST_ANSWERS_S
+        while self._under_way() or self._board.jobs:
+            left = deadline - time.monotonic()
+            if left <= 0 or self.level is Level.HARD:
+                return
+            self._changed.clear()
+            await happens(self._changed, min(left, 0.02))
 
     async def _until_empty(self, timeout_s: float, *, below: Level) -> None:
         """Wait until nothing is in flight, a harder stop is asked for, or time has run out."""

@@ -87,13 +87,15 @@ class Outages:
 class Outage:
     """One stretch of time without the broker, as one loop sees it. Belongs to that loop."""
 
-    __slots__ = ("_all", "_failures", "_refused_since", "_what")
+    __slots__ = ("_all", "_failures", "_refused_since", "_what", "refused")
 
     def __init__(self, what: str, outages: Outages) -> None:
         self._what = what
         self._all = outages
         self._failures = 0
         self._refused_since: float | None = None
+        self.refused = False
+        """The last attempt was answered, with a refusal: that another one succeeds says nothing of this one."""
 
     @property
     def on(self) -> bool:
@@ -104,6 +106,7 @@ class Outage:
         if not self._failures:
             self._all.away(self._what, error)
         self._failures += 1
+        self.refused = isinstance(error, BrokerRefusedError)
         if not isinstance(error, BrokerRefusedError) or error.code not in RIGHTS:
             self._refused_since = None
         elif self._refused_since is None:
@@ -119,4 +122,5 @@ class Outage:
         if self._failures:
             self._failures = 0
             self._refused_since = None
+            self.refused = False
             self._all.back(self._what)

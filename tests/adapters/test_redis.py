@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -213,6 +214,74 @@ async def test_nobody_there_is_said_at_once() -> None:
         await RedisStreamsBroker.connect("redis://127.0.0.1:1")
     with pytest.raises(BrokerUnreachableError, match="Is the server running"):
         await RedisStreamsBroker.connect("unix:///nonexistent/socket")
+
+
+@pytest.mark.parametrize("kind", ["valkey", pytest.param("redis", marks=pytest.mark.debian_redis)])
+@pytest.mark.parametrize("transport", ["tcp", "unix"])
+async def test_a_wrong_password_is_a_refusal_that_waiting_does_not_heal(
+    own_server: OwnServer, kind: str, transport: str
+) -> None:
+    server = own_server(kind=kind, tcp=True, aof=False)
+    server.command("ACL", "SETUSER", "worker", "on", ">right", "~*", "&*", "+@all")
+    where = server.tcp_url if transport == "tcp" else server.url
+    broker = RedisStreamsBroker(where.replace("://", "://worker:wrong@"))
+
+    with pytest.raises(BrokerRefusedError) as caught:
+        await broker.census.queues()
+
+    assert caught.value.code == "NOAUTH"
+    await broker.close()
+
+
+@pytest.mark.parametrize("kind", ["valkey", pytest.param("redis", marks=pytest.mark.debian_redis)])
+async def test_a_right_that_only_a_script_needs_is_told_as_a_missing_right(own_server: OwnServer, kind: str) -> None:
+    server = own_server(kind=kind, aof=False)
+    server.command("ACL", "SETUSER", "worker", "on", ">right", "~*", "&*", "+@all", "-hset")
+    broker = RedisStreamsBroker(server.url.replace("://", "://worker:right@"))
+
+    with pytest.raises(BrokerRefusedError, match="enqueue") as caught:
+        await broker.enqueue([new_task()])
+
+    assert caught.value.code == "NOPERM"
+    await broker.close()
+
+
+async def test_a_server_that_became_a_replica_is_left_for_whoever_the_url_means_now(
+    own_server: OwnServer, tmp_path: Path
+) -> None:
+    """It keeps its connections, so they would lead there for ever."""
+    first, second = own_server(tcp=True, aof=False), own_server(tcp=True, aof=False)
+    here = tmp_path / "s"
+    here.symlink_to(first.socket)
+    broker = RedisStreamsBroker(f"unix://{here}")
+    await broker.enqueue([new_task()])
+    first.command("REPLICAOF", "127.0.0.1", second.port)
+    here.unlink()
+    here.symlink_to(second.socket)
+
+    with pytest.raises(BrokerRefusedError, match="replica"):
+        await broker.enqueue([new_task()])
+    (answer,) = await broker.enqueue([new_task()])
+
+    assert answer.outcome == "queued"
+    await broker.close()
+
+
+async def test_an_entry_that_somebody_was_given_and_never_started_is_put_back(
+    broker: RedisStreamsBroker, valkey_server: Server, namespace: str
+) -> None:
+    """A script that was refused half way left it with a consumer; nobody else is given it, and no lease runs out."""
+    task = new_task()
+    await broker.enqueue([task])
+    stream = f"{{{namespace}}}:q:q:p0"
+    valkey_server.command("XREADGROUP", "GROUP", "stem", "gone", "COUNT", 1, "STREAMS", stream, ">")
+    assert (await broker.exchange("w", [], fetch())).deliveries == []
+
+    _, repaired = await broker.reconcile()
+
+    answer = await broker.exchange("w", [], fetch())
+    assert (repaired, [delivery.id for delivery in answer.deliveries]) == (1, [task.id])
+    assert valkey_server.command("XLEN", stream) == 1
 
 
 async def test_a_destroyed_group_is_made_anew_and_nothing_is_passed_over(

@@ -212,7 +212,7 @@ async def test_a_worker_that_meets_a_full_server_can_still_settle(own_server: Ow
     assert settled.settled == ["applied"]
 
 
-async def test_a_worker_refuses_a_newer_keyspace_with_one_line_and_69(
+async def test_a_worker_refuses_a_newer_keyspace_with_one_line_and_78(
     valkey_server: Server, namespace: str, tmp_path: Path
 ) -> None:
     valkey_server.command("SET", f"{{{namespace}}}:schema", 2)
@@ -224,7 +224,7 @@ async def test_a_worker_refuses_a_newer_keyspace_with_one_line_and_69(
     finally:
         fleet.close()
 
-    assert code == 69
+    assert code == 78
     lines = [line for line in worker.log().splitlines() if not _is_record(line)]
     assert len(lines) == 1, worker.log()
     assert lines[0].startswith("stem-worker: the namespace ")

@@ -75,6 +75,9 @@ class BlockingRedisBroker:
             except redis.exceptions.NoScriptError:
                 return self._client.eval(code.text, 1, prefix, channels, *args)
         except (redis.RedisError, OSError, *MISREAD) as error:
+            if isinstance(error, redis.exceptions.ReadOnlyError):
+                with contextlib.suppress(redis.RedisError, OSError):
+                    self._client.connection_pool.disconnect(inuse_connections=False)
             raise translate(error, what=name, address=self._address) from error
 
     def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:

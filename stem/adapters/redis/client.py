@@ -129,10 +129,13 @@ def make_blocking(address: Address, *, reply_timeout_s: float, client_name: str)
 
 def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
     """Return the Stem error for one of the client library: applied no, unknown, or refused."""
+    if type(error) is redis.ConnectionError and isinstance(error.__cause__, redis.RedisError):
+        error = error.__cause__  # what the server answered while connecting to a unix socket
     text = clean(str(error), 300).rstrip(".")
     broker = f"the broker at {address}"
-    if isinstance(error, redis.AuthenticationError | redis.exceptions.NoPermissionError):
-        code = "NOPERM" if isinstance(error, redis.exceptions.NoPermissionError) else "NOAUTH"
+    forbidden = isinstance(error, redis.exceptions.NoPermissionError) or text.startswith(_FORBIDDEN_IN_SCRIPT)
+    if forbidden or isinstance(error, redis.AuthenticationError):
+        code = "NOPERM" if forbidden else "NOAUTH"
         return BrokerRefusedError(
             f"{broker} refused {what}: {text}. Check user, password and rights of the URL", code=code
         )
@@ -159,6 +162,8 @@ def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
     return BrokerRefusedError(f"{broker} refused {what}: {text}. {hint}", code=code)
 
 
+_FORBIDDEN_IN_SCRIPT: Final = ("ACL failure in script", "The user executing the script can't")
+"""How servers put it that a script was let in, and one of its commands, keys or channels was not."""
 _CODES: Final[Mapping[type[Exception], str]] = {
     redis.exceptions.OutOfMemoryError: "OOM",
     redis.exceptions.ReadOnlyError: "READONLY",
@@ -211,7 +216,7 @@ class RedisClient:
                 # A server that was restarted or failed over: EVAL runs the script and loads it.
                 return await _awaited(self._commands.eval(code.text, 1, prefix, channels, *args))
         except (redis.RedisError, OSError, *MISREAD) as error:
-            self._raise(error, name)
+            await self._fail(error, name)
 
     async def command(self, *args: Arg) -> Any:
         """Run one plain command that reads, or that is safe to send twice."""
@@ -220,7 +225,7 @@ class RedisClient:
         try:
             return await self._commands.execute_command(*args)  # type: ignore[no-untyped-call] # of redis-py
         except (redis.RedisError, OSError, *MISREAD) as error:
-            self._raise(error, str(args[0]))
+            await self._fail(error, str(args[0]))
 
     async def commands(self, many: Sequence[Sequence[Arg]], *, each: bool = False) -> list[Any]:
         """Run plain commands in one round trip.
@@ -239,7 +244,7 @@ class RedisClient:
             replies = await pipeline.execute(raise_on_error=not each)
             return [None if isinstance(reply, redis.ResponseError) else reply for reply in replies]
         except (redis.RedisError, OSError, *MISREAD) as error:
-            self._raise(error, str(many[0][0]))
+            await self._fail(error, str(many[0][0]))
 
     async def block(self, *args: Arg) -> Any:
         """Run a blocking command (at most `LONGEST_BLOCK_S`) on a connection of its own."""
@@ -248,7 +253,7 @@ class RedisClient:
         try:
             return await self._blocking.execute_command(*args)  # type: ignore[no-untyped-call] # of redis-py
         except (redis.RedisError, OSError, *MISREAD) as error:
-            self._raise(error, str(args[0]))
+            await self._fail(error, str(args[0]))
 
     def lone_client(self) -> redis.asyncio.Redis:
         """Return a client with one connection, for one subscription or one blocking read; the caller closes it."""
@@ -271,13 +276,17 @@ class RedisClient:
                     found = await _awaited(self._commands.execute_command(*schema.mark(key)))  # type: ignore[no-untyped-call]
         except (redis.RedisError, OSError, *MISREAD) as error:
             if not schema.is_foreign(error):
-                self._raise(error, "GET")
+                await self._fail(error, "GET")
             found = b""
         schema.check(found, namespace=self.keys.namespace, address=self.address)
         self._readable = True
         self._marked = self._marked or writes or found is not None
 
-    def _raise(self, error: Exception, what: str) -> NoReturn:
+    async def _fail(self, error: Exception, what: str) -> NoReturn:
+        if isinstance(error, redis.exceptions.ReadOnlyError):
+            # The server was made a replica, and keeps its connections: only new ones lead to where the URL points now.
+            with contextlib.suppress(redis.RedisError, OSError):
+                await self._commands.connection_pool.disconnect(inuse_connections=False)
         raise translate(error, what=what, address=self.address) from error
 
     async def close(self) -> None:

@@ -11,7 +11,7 @@ if heartbeat ~= '' then
   if now - last > lost_after then redis.call('HSET', fleet, 'resumed', now) end
   redis.call('HSET', fleet, 'last', now)
   local key = P .. 'worker:' .. worker
-  known = redis.call('EXISTS', key)
+  known = redis.call('HEXISTS', key, 'h')
   -- The goodbye is the last word: a beat that was under way when it was said does not bring the worker back.
   if state == 'stopped' or redis.call('HGET', key, 's') ~= 'stopped' then
     redis.call('HSET', key, 'h', heartbeat, 'n', name, 's', state)

@@ -13,7 +13,13 @@ for i = 2, #ARGV do
       local entry = r[4]
       if not entry or entry == '' then return false end
       local found = redis.pcall('XRANGE', stream_key(queue, r[3]), entry, entry)
-      return not found.err and found[1] and found[1][2][2] == id
+      if found.err or not found[1] or found[1][2][2] ~= id then return false end
+      if state ~= 'queued' then return true end
+      -- Given to a consumer, and never started: a script was refused half way, and nobody would be given it again.
+      local given = redis.pcall('XPENDING', stream_key(queue, r[3]), 'stem', entry, entry, 1)
+      if given.err or not given[1] then return true end
+      drop_entries(stream_key(queue, r[3]), entry)
+      return false
     end
     local fixed = false
     if state == 'queued' and not in_stream() and not stands_in('held') then
