@@ -20,6 +20,7 @@ from stem.testing.case import (
     new_task,
     state_of,
     status_of,
+    sweep_until,
 )
 
 
@@ -112,6 +113,40 @@ class BrokerContractIdle:
         await enqueue(broker_case.broker, delay_ms=1_000)
         await waiting
 
+        assert time.monotonic() - began < 1.0
+
+    async def test_what_a_sweep_gives_back_is_announced(self, broker_case: BrokerCase) -> None:
+        """A task that a worker lost shall not wait for the next look of one that sleeps."""
+        hand = Hand(broker=broker_case.broker, id="w-1")
+        await enqueue(broker_case.broker)
+        await hand.take(lease_ms=20)
+        await broker_case.broker.idle([QUEUE], 0.02)
+        await broker_case.advance(0.04)
+        waiting = asyncio.create_task(broker_case.broker.idle([QUEUE], 2.0))
+        await asyncio.sleep(0.05)
+
+        await sweep_until(broker_case, broker_case.broker, hand)
+        began = time.monotonic()
+        await waiting
+
+        assert time.monotonic() - began < 1.0
+
+    async def test_what_is_found_standing_nowhere_is_announced(self, broker_case: BrokerCase) -> None:
+        """A repaired task is one that has waited too long already."""
+        task_id = await enqueue(broker_case.broker)
+        await broker_case.broker.idle([QUEUE], 0.02)
+        await broker_case.misplace(task_id, QUEUE)
+        waiting = asyncio.create_task(broker_case.broker.idle([QUEUE], 2.0))
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+
+        cursor, repaired = await broker_case.broker.reconcile()
+        while cursor != "0":
+            cursor, more = await broker_case.broker.reconcile(cursor)
+            repaired += more
+        await waiting
+
+        assert repaired == 1
         assert time.monotonic() - began < 1.0
 
     async def test_a_retry_that_becomes_due_is_announced(self, broker_case: BrokerCase) -> None:

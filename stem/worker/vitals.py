@@ -226,6 +226,7 @@ class Vitals:
             announce=self._stopping,
             stop_handlers=work.stop_all,
             hand_back_waiting=work.hand_back_unbegun,
+            under_way=lambda: work.busy_before(work.serial),
         )
         self._steering = Steering(
             identity=self._identity,

@@ -132,6 +132,18 @@ BROKERS: Final = (
         tests=[VALKEY + "test_who_takes_a_part_of_a_burst_wakes_the_next"],
     ),
     Mutant(
+        id="X21b",
+        bug="a sweep does not ring for what it gives back",
+        edits=[Edit(LUA + "sweep.lua", "    if woke then ring(queue) end\n", "")],
+        tests=[VALKEY + "test_what_a_sweep_gives_back_is_announced"],
+    ),
+    Mutant(
+        id="X21c",
+        bug="a repair does not ring for what it has found",
+        edits=[Edit(LUA + "reconcile.lua", "      ring(queue)\n", "")],
+        tests=[VALKEY + "test_what_is_found_standing_nowhere_is_announced"],
+    ),
+    Mutant(
         id="X22",
         bug="a task that is due before all others does not ring",
         edits=[
@@ -232,6 +244,64 @@ WORKERS: Final = (
             )
         ],
         tests=[LOST + "test_a_pause_is_confirmed_only_once_what_was_handed_out_before_it_has_begun"],
+        only="memory",
+    ),
+    Mutant(
+        id="X25",
+        bug="a worker that stops does not leave: its consumers pile up",
+        edits=[
+            Edit(
+                "stem/worker/vitals.py",
+                "                await broker.leave(self._identity.id, self._board.queues)\n",
+                "                pass\n",
+            )
+        ],
+        tests=["tests/worker/test_leaving.py::test_a_worker_that_has_stopped_is_no_consumer_any_more"],
+    ),
+    Mutant(
+        id="X27",
+        bug="what arrives while the worker stops is begun",
+        edits=[
+            Edit(
+                "stem/worker/dispatch.py",
+                "        if board.stopping:\n            self._settle(job",
+                "        if False:\n            self._settle(job",
+            )
+        ],
+        tests=[LOST + "test_what_arrives_while_the_worker_stops_is_handed_back_and_does_not_begin"],
+        only="memory",
+    ),
+    Mutant(
+        id="X28",
+        bug="a worker with nothing in flight stops although the broker's answer may still bring tasks",
+        edits=[Edit("stem/worker/lifecycle.py", "        await self._until_answered()\n", "")],
+        tests=[LOST + "test_what_arrives_while_the_worker_stops_is_handed_back_and_does_not_begin"],
+        only="memory",
+    ),
+    Mutant(
+        id="X26",
+        bug="a renewed lease counts from the answer: over a slow connection the worker stops itself too late",
+        edits=[
+            Edit(
+                "stem/worker/beat.py",
+                "self._learn(answer, renewed, sent_at)",
+                "self._learn(answer, renewed, time.monotonic())",
+            )
+        ],
+        tests=[LOST + "test_a_lease_counts_from_when_it_was_asked_for_and_not_from_the_answer"],
+        only="memory",
+    ),
+    Mutant(
+        id="X26b",
+        bug="a lease that comes with a delivery counts from the answer",
+        edits=[
+            Edit(
+                "stem/worker/intake.py",
+                "            begin(delivery, sent_at)\n",
+                "            begin(delivery, time.monotonic())\n",
+            )
+        ],
+        tests=[LOST + "test_a_lease_counts_from_when_it_was_asked_for_and_not_from_the_answer"],
         only="memory",
     ),
 )

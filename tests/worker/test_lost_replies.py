@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from stem.contracts import Exchange, FetchRequest, Settlement
+from stem.contracts import Beat, BeatAnswer, Exchange, FetchRequest, Settlement
 from stem.errors import BrokerUnreachableError, UnknownOutcomeError
 from stem.messages.command import Command
 from stem.messages.status import TaskState
@@ -124,6 +125,51 @@ async def test_an_outcome_whose_reply_was_lost_is_sent_again(
     assert (status.state, status.token) == (TaskState.SUCCEEDED, 1)
 
 
+async def test_a_lease_counts_from_when_it_was_asked_for_and_not_from_the_answer(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker's clock runs from its side of the call: counted from a late answer, a lease would seem to last longer
+    than it does, and the worker would stop itself too late."""
+    asked: dict[str, float] = {}
+
+    async def forever(context: TaskContext, args: Mapping[str, Any]) -> None:
+        await asyncio.sleep(3600)
+
+    async def answer_late(done: list[str], send: Any, settlements: Sequence[Settlement]) -> Exchange:
+        at = time.monotonic()
+        answer: Exchange = await send()
+        if answer.deliveries:
+            done.append("late")
+            asked["fetch"] = at
+            await asyncio.sleep(0.3)
+        return answer
+
+    on_loop(house.registry, "forever", forever)
+    on_exchange(house, monkeypatch, answer_late)
+    worker = await house.worker(config=HOUR | {"heartbeat_interval_s": 600.0})
+    presence = worker._vitals._broker.presence
+    beat = presence.beat
+
+    async def beat_late(sent: Beat) -> BeatAnswer:
+        at = time.monotonic()
+        answer: BeatAnswer = await beat(sent)
+        await asyncio.sleep(0.3)
+        asked["beat"] = at
+        return answer
+
+    monkeypatch.setattr(presence, "beat", beat_late)
+    task_id = await house.stem.enqueue("forever")
+    await eventually(lambda: worker.stats()["in_flight"] == 1)
+    job = worker._board.jobs[task_id]
+    assert job.confirmed_at <= asked["fetch"]
+    granted_at = job.confirmed_at
+
+    worker._vitals.poke()
+
+    await eventually(lambda: job.confirmed_at > granted_at)
+    assert job.confirmed_at <= asked["beat"]
+
+
 async def test_a_pause_is_confirmed_only_once_what_was_handed_out_before_it_has_begun(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +201,40 @@ async def test_a_pause_is_confirmed_only_once_what_was_handed_out_before_it_has_
     paused = await pausing
     assert (paused.failed, len(paused.silent)) == (0, 0)
     assert (await house.stem.wait_for(task_id, timeout=10)).succeeded
+
+
+async def test_what_arrives_while_the_worker_stops_is_handed_back_and_does_not_begin(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[str] = []
+
+    async def begin(context: TaskContext, args: Mapping[str, Any]) -> None:
+        began.append(context.id)
+
+    on_loop(house.registry, "begin", begin)
+    handed_out, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(done: list[str], send: Any, settlements: Sequence[Settlement]) -> Exchange:
+        answer: Exchange = await send()
+        if answer.deliveries:
+            done.append("held")
+            handed_out.set()
+            await release.wait()
+        return answer
+
+    on_exchange(house, monkeypatch, hold)
+    worker = await house.worker(config=HOUR)
+    task_id = await house.stem.enqueue("begin")
+    await handed_out.wait()
+    stopping = asyncio.create_task(worker.shutdown())
+    await eventually(lambda: worker._board.stopping)
+
+    release.set()
+
+    assert await stopping == 0
+    assert began == []
+    status = await house.stem.status(task_id)
+    assert (status.state, status.attempt, status.crashes) == (TaskState.QUEUED, 0, 0)
 
 
 async def test_a_command_that_came_while_nobody_listened_is_read_once_somebody_listens_again(
