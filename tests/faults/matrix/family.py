@@ -24,6 +24,7 @@ MODULES: Final = (
     "rights",
     "wire",
     "control",
+    "clocks",
     "crowds",
     "clean",
     "chaos_load",

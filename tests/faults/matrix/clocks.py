@@ -1,0 +1,195 @@
+"""Workers whose wall clocks are wrong, drift and jump: leases, delays, pauses and expiry go by the server's clock.
+
+The server's own clock is right here; what one that jumps would do is read from the scripts, which take no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from stem.messages.status import TaskState
+from tests.faults.fleet import WorkerProcess
+from tests.faults.ledger import Account
+from tests.faults.matrix.family import Row, family
+from tests.faults.matrix.invariants import Verdict, judge
+from tests.faults.matrix.load import Load
+from tests.faults.matrix.logbook import entries
+from tests.faults.matrix.stage import FaultWorld, Stage
+
+CLOCK_VARIABLE: Final = "FAULTS_CLOCK"
+LEASE_S: Final = 1.5
+CLOCKS: Final[Mapping[str, str]] = {
+    "hour-ahead": "3600 0 0 0",
+    "hour-behind": "-3600 0 0 0",
+    "gains": "0 30 0 0",
+    "loses": "0 -30 0 0",
+    "jumps-ahead": "0 0 3600 4",
+    "jumps-back": "0 0 -3600 4",
+}
+"""Ahead by, gain per second, jump, and when: in seconds. Five minutes of drift in ten seconds."""
+EARLY_S: Final = 0.02
+"""Two clocks, in milliseconds and rounded."""
+LATE_S: Final = 20.0
+"""Far more than anything due needs to start."""
+DELAY_S: Final = 1.0
+COUNTDOWN_S: Final = 0.6
+PAUSE_S: Final = 2.5
+
+
+@dataclass(slots=True)
+class Times:
+    """When each thing was asked for, by the ledger's clock: id -> nanoseconds."""
+
+    delayed: dict[str, int] = field(default_factory=dict)
+    paused: dict[str, int] = field(default_factory=dict)
+    again: list[str] = field(default_factory=list)
+    naps: dict[str, str] = field(default_factory=dict)
+    expiring: list[str] = field(default_factory=list)
+    lasting: list[str] = field(default_factory=list)
+    robbed: dict[str, int] = field(default_factory=dict)
+
+
+@family("T-F16", "workers whose wall clocks are wrong", share_s=90)
+async def wrong_clocks(stage: Stage) -> list[Row]:
+    """Six workers, six wrong clocks: nothing starts early, nobody alive is robbed, the dead are robbed in time."""
+    world = await stage.world(stage.server().url)
+    rounds = stage.times(full=6, share=1)
+    times, complaints, kills = Times(), [], 0
+    for number in range(rounds):
+        crew = await _hire(world)
+        async with Load(world, stage.random, per_s=15):
+            await _ask(world, crew, times)
+            victim = stage.random.choice(sorted(crew))
+            right = await _kill(world, crew, victim, times)
+            kills += 1
+            await world.all_final([*times.delayed, *times.paused, *times.again, *times.naps.values()], timeout=60)
+        complaints += _really_wrong(crew)
+        for name, worker in crew.items():
+            if name != victim:
+                complaints += await _as_others_see_it(world, name, worker)
+                worker.process.terminate()
+                if code := await worker.exit_code(30):
+                    complaints.append(f"{name} ended with {code}")
+        if number < rounds - 1:  # the last one ends what is left
+            right.process.terminate()
+            await right.exit_code(30)
+    verdict = await judge(world)
+    verdict.violations += complaints
+    late_s = await _examine(world, verdict, times)
+    note = f"6 clocks: an hour off, ±30 s a second, jumps of an hour; due tasks at most {late_s:.1f} s late"
+    return [stage.row(verdict, injected=f"{6 * rounds} workers, {kills} killed", note=note)]
+
+
+async def _hire(world: FaultWorld) -> dict[str, WorkerProcess]:
+    crew = {
+        name: world.fleet.spawn(
+            name, queues=("default", "calm", name), env={CLOCK_VARIABLE: clock}, app="tests.faults.skewed:app"
+        )
+        for name, clock in CLOCKS.items()
+    }
+    for worker in crew.values():
+        await world.ready(worker)
+    return crew
+
+
+async def _ask(world: FaultWorld, crew: Mapping[str, WorkerProcess], times: Times) -> None:
+    """Ask for everything that is a matter of time."""
+    for name in crew:
+        times.naps[f"{name} {len(times.naps)}"] = await world.enqueue("nap", queue=name, seconds=3 * LEASE_S)
+    for _ in range(12):
+        asked_ns = time.monotonic_ns()
+        times.delayed[await world.enqueue("quick", delay=DELAY_S)] = asked_ns
+        times.again.append(await world.enqueue("again", countdown=COUNTDOWN_S))
+    times.lasting += await world.enqueue_some(6, "quick", delay=0.5, expires=120.0)
+    asked_ns = time.monotonic_ns()
+    paused = await world.controller.pause("queue", ["calm"], for_s=PAUSE_S)
+    assert paused.applied == len(crew), paused
+    times.expiring += await world.enqueue_some(3, "quick", queue="calm", expires=PAUSE_S / 5)
+    times.paused |= dict.fromkeys(await world.enqueue_some(6, "quick", queue="calm"), asked_ns)
+
+
+async def _kill(world: FaultWorld, crew: Mapping[str, WorkerProcess], victim: str, times: Times) -> WorkerProcess:
+    """Kill one whose tasks others can take over; return who takes from the queue that was its own."""
+    await world.started(*times.naps.values(), timeout=30)
+    held = await world.enqueue_some(18, "nap", seconds=1.2)
+    await world.started(*held, timeout=30)
+    world.kill9(victim)
+    killed_ns = time.monotonic_ns()
+    account = world.ledger.read()
+    pid = crew[victim].pid
+    for task_id in held:
+        if account.starts(task_id)[-1].pid == pid and not account.of(task_id, "done"):
+            times.robbed[task_id] = killed_ns
+    right = world.fleet.spawn("right", queues=("default", "calm", victim))
+    await world.ready(right)
+    await world.all_final([*held, *times.naps.values()], timeout=60)
+    return right
+
+
+def _really_wrong(crew: Mapping[str, WorkerProcess]) -> list[str]:
+    """The fault itself: the times in the logs of these workers are wrong by minutes."""
+    complaints = []
+    for name, worker in crew.items():
+        lines = entries(worker, "worker.ready", "task.retried", "control.command", "task.failed")
+        stamps = [datetime.fromisoformat(line["ts"]).timestamp() for line in lines]
+        off_s = max(abs(stamp - time.time()) for stamp in stamps)
+        if off_s < 100:
+            complaints.append(f"{name}: its clock was wrong by {off_s:.0f} s only")
+    return complaints
+
+
+async def _as_others_see_it(world: FaultWorld, name: str, worker: WorkerProcess) -> list[str]:
+    """Heartbeats carry the broker's clock, and how far off the worker's own is."""
+    beat = (await world.seen(worker)).heartbeat
+    ahead_s, gains, jump_s, _ = (float(part) for part in CLOCKS[name].split())
+    found = []
+    if not gains and abs(beat.clock_offset_ms / 1000 + ahead_s + jump_s) > 5:
+        found.append(f"{name} believes its clock to be off by {beat.clock_offset_ms / 1000:.0f} s")
+    if not gains and not jump_s and abs(beat.started_at_ms / 1000 - time.time()) > 300:
+        found.append(f"{name} says that it started at {beat.started_at_ms}")
+    return found
+
+
+async def _examine(world: FaultWorld, verdict: Verdict, times: Times) -> float:
+    """Compare when things happened with when they were due; return the largest lateness in seconds."""
+    account = verdict.account
+    late_s = [0.0]
+    for asked, due_s in ((times.delayed, DELAY_S), (times.paused, PAUSE_S)):
+        for task_id, asked_ns in asked.items():
+            late_s.append(_lateness(verdict, account, task_id, asked_ns, due_s))
+    for task_id in times.again:
+        first, second = account.starts(task_id)[:2]
+        late_s.append((second.at_ns - first.at_ns) / 1e9 - COUNTDOWN_S)
+        verdict.expect(late_s[-1] > -EARLY_S, f"{task_id} was tried again {-late_s[-1]:.2f} s too early")
+    verdict.expect(max(late_s) < LATE_S, f"something due started {max(late_s):.1f} s late")
+    await _states(world, verdict, times.expiring, TaskState.EXPIRED)
+    await _states(world, verdict, [*times.lasting, *times.naps.values()], TaskState.SUCCEEDED)
+    for what, task_id in times.naps.items():
+        starts = account.starts(task_id)
+        pids = {line.pid for line in starts}
+        killed = any(pids & (fault.pids or set()) for fault in world.disturbances)
+        verdict.expect(len(starts) == 1 or killed, f"the long task of {what} was taken from it while it lived")
+    waits_s = [(account.starts(one)[-1].at_ns - at_ns) / 1e9 for one, at_ns in times.robbed.items()]
+    if waits_s:
+        verdict.recovery_s = max(waits_s)
+        # A renewal is at most a beat old when its worker dies.
+        verdict.expect(min(waits_s) > LEASE_S - 0.8, f"tasks of the dead were started again after {min(waits_s):.2f} s")
+    return max(late_s)
+
+
+def _lateness(verdict: Verdict, account: Account, task_id: str, asked_ns: int, due_s: float) -> float:
+    start = account.starts(task_id)[0]
+    late_s = (start.at_ns - asked_ns) / 1e9 - due_s
+    verdict.expect(late_s > -EARLY_S, f"{task_id} started {-late_s:.2f} s before its time")
+    return late_s
+
+
+async def _states(world: FaultWorld, verdict: Verdict, ids: Sequence[str], wanted: TaskState) -> None:
+    states = await asyncio.gather(*(world.state(task_id) for task_id in ids))
+    wrong = [f"{task_id} is {state.value}" for task_id, state in zip(ids, states, strict=True) if state is not wanted]
+    verdict.expect(not wrong, f"to be {wanted.value}: {wrong[:5]}")
