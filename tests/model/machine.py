@@ -26,42 +26,19 @@ from stem.contracts import (
 )
 from stem.messages.codec import pack
 from stem.messages.command import Command
-from stem.messages.envelope import Envelope
 from stem.testing.case import Hand, lease, settlement
-from tests.model.comparison import NAMES, QUEUES, TARGETS, WORKERS, Comparison, Worker, agree
+from tests.model.comparison import QUEUES, WORKERS, Comparison, Worker, agree
+from tests.model.draws import deliveries, ends, kinds, make_task, orders, places, queues, several_ends, targets, workers
 from tests.model.model import FINAL, LATER, Record
 
 LEASE_MS: Final = 20_000
 BEAT_MS: Final = 2_000
 
-queues = st.sampled_from(QUEUES)
-orders = st.sampled_from([("alpha",), ("beta",), ("alpha", "beta"), ("beta", "alpha")])
-workers = st.sampled_from(WORKERS)
-targets = st.sampled_from([(kind, target) for kind, named in TARGETS.items() for target in named])
-places = st.sampled_from(range(8))
-"""Which of several things, counted from the newest."""
 
-
-def make_task(
-    task_id: str, *, task: str = "mail", queue: str = "alpha", version: int = 1, unique: bool = False, **set_: Any
-) -> NewTask:
-    """Return a task whose body tells versions of the same id apart."""
-    body = Envelope(id=task_id, task=task, args={"version": version}).encode()
-    return NewTask(id=task_id, task=task, queue=queue, body=body, unique_key="k" if unique else None, **set_)
-
-
-kinds = st.fixed_dictionaries(
-    {},
-    optional={
-        "task": st.sampled_from(NAMES),
-        "queue": queues,
-        "unique": st.booleans(),
-        "priority": st.sampled_from([0, 5, 9]),
-        "delay_ms": st.sampled_from([0, 500, 5_000]),
-        "expires_in_ms": st.sampled_from([800, 10_000]),
-        "lease_ms": st.just(3_000),
-    },
-)
+def _end(delivery: Delivery, *, outcome: Outcome, **set_: Any) -> Settlement:
+    if outcome is Outcome.SUCCEEDED:
+        set_["result"] = pack(delivery.token)
+    return settlement(delivery, outcome, **set_)
 
 
 class BrokerMachine(Comparison):
@@ -117,85 +94,100 @@ class BrokerMachine(Comparison):
             return
         wanted = [queue for queue in wanted if not model.paused("queue", queue)]
         model.promote(wanted)
-        may = {queue: model.startable(queue) for queue in wanted}
-        best = [
-            (queue, priority)
-            for queue in wanted
-            for priority in sorted((model.tasks[task_id].new.priority for task_id in may[queue]), reverse=True)
-        ]
-        agree([(one.queue, one.priority) for one in answer.deliveries], best[:count], "deliveries")
+        may = [task_id for queue in wanted for task_id in model.startable(queue)]
+        news = {task_id: model.tasks[task_id].new for task_id in may}
+        best = {task_id: (wanted.index(new.queue), -new.priority) for task_id, new in news.items()}
         for delivery in answer.deliveries:
-            assert delivery.id in may[delivery.queue], f"{delivery.id} must not start"
-            may[delivery.queue].remove(delivery.id)
+            assert delivery.id in may, f"{delivery.id} must not start"
+            assert not (model.suspect(delivery.id) and model.has_suspect(hand.id)), f"{delivery.id} may poison another"
             assert delivery.token > self.tokens[delivery.id], "a token came twice"
+            may.remove(delivery.id)
             self.tokens[delivery.id] = delivery.token
             self._same(delivery, model.start(delivery.id, hand.id, LEASE_MS))
             self.given.append((hand.id, delivery))
             hand.held |= {} if lost else {delivery.id: delivery}
             self.seen["started"] += 1
-        assert answer.more or not any(may.values())
-        self._see_expired(wanted)
+        for task_id in self._shown_as("scheduled", may):
+            agree(True, model.suspect(task_id) and model.has_suspect(hand.id), f"{task_id} was put off")
+            model.put_off(task_id)
+            may.remove(task_id)
+            del best[task_id]
+            self.seen["put off"] += 1
+        agree([best[one.id] for one in answer.deliveries], sorted(best.values())[:count], "deliveries")
+        assert answer.more or not may
+        late = [each for queue in wanted for each, one in model.of(queue).items() if model.expired(one)]
+        late = [each for each in late if model.tasks[each].state == "queued"]
+        for task_id in self._shown_as("expired", late):
+            model.end(task_id, "expired")
+            self.seen["expired"] += 1
+
+    def _shown_as(self, state: str, ids: Sequence[str]) -> list[str]:
+        """Return those that are in this state: a fetch moves what must not start, as far as it looks."""
+        shown = zip(ids, self.run(self.broker.statuses(ids)), strict=True) if ids else ()
+        return [task_id for task_id, status in shown if status is not None and status.state.value == state]
 
     def _same(self, delivery: Delivery, record: Record) -> None:
         said = (delivery.token, delivery.attempt, delivery.crashes, delivery.lease_ms, delivery.give_backs)
         agree(said, (record.token, record.attempt, record.crashes, record.lease_ms, record.give_backs), delivery.id)
-        agree((delivery.task, delivery.body), (record.new.task, record.new.body), delivery.id)
+        new = record.new
+        agree((delivery.task, delivery.queue, delivery.body), (new.task, new.queue, new.body), delivery.id)
 
-    def _see_expired(self, wanted: Sequence[str]) -> None:
-        """A fetch ends what has expired as far as it looks; ask how far that was."""
-        late = [each for each, one in self.model.tasks.items() if one.new.queue in wanted and self.model.expired(one)]
-        late = [each for each in late if self.model.tasks[each].state == "queued"]
-        for task_id, status in zip(late, self.run(self.broker.statuses(late)), strict=True):
-            if status is not None and status.state.value == "expired":
-                self.model.end(task_id, "expired")
-                self.seen["expired"] += 1
+    @rule(worker=workers, how=several_ends, twice=st.booleans())
+    def work(self, worker: str, how: Sequence[Mapping[str, Any]], twice: bool) -> None:
+        """A worker that is up to date takes all there is and ends it; perhaps it never hears that it has."""
+        self.take_all(worker)
+        self.end_all(worker, how)
+        if twice:
+            self.the_reply_was_lost()
 
-    @rule(worker=workers, outcome=st.sampled_from([None, *Outcome]), delay_ms=st.sampled_from([0, 700]))
-    def work(self, worker: str, outcome: Outcome | None, delay_ms: int) -> None:
-        """A worker that is up to date takes all there is, and ends it all alike."""
+    def take_all(self, worker: str) -> None:
         self.catch_up(worker)
         self.fetch(worker, QUEUES, 100, False)
-        if outcome is not None:
-            self.end_all(worker, outcome, delay_ms)
 
-    def end_all(self, worker: str, outcome: Outcome, delay_ms: int) -> None:
-        """End all that the worker believes to hold."""
+    def end_all(self, worker: str, how: Sequence[Mapping[str, Any]]) -> None:
+        """End all that the worker believes to hold, in turn as `how` says."""
         held = [one for one in self.workers[worker].held.values() if one.id not in self.model.dropped]
-        self._settle(self.workers[worker].id, [self._end(delivery, outcome, delay_ms) for delivery in held])
+        self._settle(self.workers[worker].id, [_end(one, **how[at % len(how)]) for at, one in enumerate(held)])
+
+    @rule(worker=workers, back=st.sampled_from([Outcome.GIVE_BACK, Outcome.RETRY]), how=ends)
+    def start_again(self, worker: str, back: Outcome, how: Mapping[str, Any]) -> None:
+        """What a worker has for the second time is not ended by its first token, nor by another worker."""
+        self.take_all(worker)
+        self.end_all(worker, [{"outcome": back}])
+        self.take_all(worker)
+        if self.given:
+            self.beat(worker, False, ("old", 0))
+            self.settle(("old", 0), how, "the owner")
+            self.settle(("running", 0), how, "ann")
+            self.settle(("running", 0), how, "bob")
 
     @precondition(lambda self: self.given)
-    @rule(
-        back=places,
-        running=st.booleans(),
-        outcome=st.sampled_from(list(Outcome)),
-        delay_ms=st.sampled_from([0, 700]),
-        by=st.sampled_from([None, None, None, *WORKERS]),
-        unknown=st.booleans(),
-    )
-    def settle(self, back: int, running: bool, outcome: Outcome, delay_ms: int, by: str | None, unknown: bool) -> None:
-        """End any delivery that was ever made, as its worker or as another."""
-        owner, delivery = self._delivery(back, running)
+    @rule(which=deliveries, how=ends, by=st.sampled_from(["its worker", "the owner", *WORKERS]))
+    def settle(self, which: tuple[str, int], how: Mapping[str, Any], by: str) -> None:
+        """End any delivery that was ever made, as its worker, as who has the task now, or as another."""
+        worker, delivery = self._delivery(which)
         if delivery.id not in self.model.dropped:
-            ends = [self._end(delivery, outcome, delay_ms, unknown=unknown)]
-            self._settle(owner if by is None else self.workers[by].id, ends)
+            owner = self.model.tasks[delivery.id].owner or worker
+            known = {"its worker": worker, "the owner": owner, **{name: one.id for name, one in self.workers.items()}}
+            self._settle(known[by], [_end(delivery, **how)])
 
-    def _delivery(self, back: int, running: bool) -> tuple[str, Delivery]:
-        """Return a delivery and its worker's id; only `running` ones if there are any."""
-        live = [(owner, one) for owner, one in self.given if running and self.model.holds(one.id, one.token, owner)]
-        given = live or self.given
-        return given[-1 - back % len(given)]
+    def _delivery(self, which: tuple[str, int]) -> tuple[str, Delivery]:
+        """Return a delivery with its worker's id: one that holds, one whose task was started again since, or any."""
+        apt = [(worker, one) for worker, one in self.given if which[0] in ("any", self._age(one))] or self.given
+        return apt[-1 - which[1] % len(apt)]
 
-    @staticmethod
-    def _end(delivery: Delivery, outcome: Outcome, delay_ms: int, **set_: Any) -> Settlement:
-        if outcome is Outcome.SUCCEEDED:
-            set_["result"] = pack(delivery.token)
-        return settlement(delivery, outcome, delay_ms=delay_ms, **set_)
+    def _age(self, delivery: Delivery) -> str:
+        record = self.model.tasks.get(delivery.id)
+        if record is None or record.token != delivery.token:
+            return "old"
+        return "running" if record.state == "running" else "ended"
 
     def _settle(self, worker_id: str, ends: Sequence[Settlement]) -> None:
         def call() -> None:
             answers = list(self.run(self.broker.exchange(worker_id, ends, None)).settled)
             agree(answers, [self.model.settle(worker_id, end) for end in ends])
             self.seen.update(f"settle: {answer}" for answer in answers)
+            self.seen.update(end.outcome for end, answer in zip(ends, answers, strict=True) if answer == "applied")
 
         self.do(call)
         for hand in self.workers.values():
@@ -203,14 +195,14 @@ class BrokerMachine(Comparison):
                 if hand.id == worker_id:
                     hand.held.pop(end.id, None)
 
-    @rule(worker=workers, stopped=st.sampled_from([False, False, False, False, True]), stray=st.none() | places)
-    def beat(self, worker: str, stopped: bool, stray: int | None) -> None:
+    @rule(worker=workers, stopped=st.sampled_from([False, False, False, False, True]), stray=st.none() | deliveries)
+    def beat(self, worker: str, stopped: bool, stray: tuple[str, int] | None) -> None:
         """Renew what the worker believes to hold, and perhaps a delivery that may be anybody's."""
         hand, model = self.workers[worker], self.model
         leases = {delivery.id: lease(delivery) for delivery in hand.held.values()}
         if stray is not None and self.given:
-            _, delivery = self._delivery(stray, False)
-            leases.setdefault(delivery.id, lease(delivery))
+            _, delivery = self._delivery(stray)
+            leases[delivery.id] = lease(delivery)
 
         def call() -> None:
             answer = self.run(self.broker.presence.beat(self._beat(worker, stopped, leases=list(leases.values()))))
@@ -231,10 +223,10 @@ class BrokerMachine(Comparison):
         return Beat(heartbeat=hand.heartbeat(**({"state": "stopped"} if stopped else {})), **set_)
 
     @precondition(lambda self: self.given)
-    @rule(back=places, running=st.booleans(), by=st.sampled_from([None, None, *WORKERS]))
-    def extend(self, back: int, running: bool, by: str | None) -> None:
-        owner, delivery = self._delivery(back, running)
-        worker_id = owner if by is None else self.workers[by].id
+    @rule(which=deliveries, by=st.sampled_from(["its worker", *WORKERS]))
+    def extend(self, which: tuple[str, int], by: str) -> None:
+        worker, delivery = self._delivery(which)
+        worker_id = self.workers[by].id if by in self.workers else worker
 
         def call() -> None:
             answer = self.run(self.broker.extend(worker_id, lease(delivery, 9_000)))
@@ -257,14 +249,18 @@ class BrokerMachine(Comparison):
             self.seen["adopted"] += 1
         hand.held |= found
 
-    @rule(worker=workers, outcome=st.none() | st.sampled_from(Outcome))
-    def lose_deliveries(self, worker: str, outcome: Outcome | None) -> None:
-        """A worker never sees what it was handed, until it asks."""
+    @rule(worker=workers, waits=st.booleans(), how=several_ends)
+    def lose_deliveries(self, worker: str, waits: bool, how: Sequence[Mapping[str, Any]]) -> None:
+        """A worker never sees what it was handed until it asks, perhaps late; from then on it has the whole lease."""
         self.catch_up(worker)
-        self.fetch(worker, QUEUES, 2, True)
+        self.fetch(worker, QUEUES, 3, True)
+        if waits:
+            self.time_passes(15.0, frozenset(WORKERS))
         self.adopt(worker)
-        if outcome is not None:
-            self.end_all(worker, outcome, 0)
+        if waits:
+            self.time_passes(7.0, frozenset(WORKERS))
+            self.sweep_all()
+        self.end_all(worker, how)
 
     @rule(worker=workers)
     def crash(self, worker: str) -> None:
@@ -272,13 +268,30 @@ class BrokerMachine(Comparison):
         name, _, number = self.workers[worker].id.rpartition("-")
         self.workers[worker] = Worker(f"{name}-{int(number) + 1}")
 
-    @rule(worker=workers)
-    def die_at_work(self, worker: str) -> None:
-        """A worker takes all there is and crashes; the other lives on until that has gone back."""
-        self.work(worker, None, 0)
-        self.crash(worker)
-        alive = frozenset(WORKERS) - {worker}
-        self.time_passes(25.0, alive)
+    @rule(
+        worker=workers,
+        how=st.sampled_from(["crash", "goodbye", "stuck", "all silent"]),
+        seconds=st.sampled_from([4.0, 25.0]),
+        times=st.sampled_from([1, 1, 3]),
+    )
+    def lose_leases(self, worker: str, how: str, seconds: float, times: int) -> None:
+        """A worker takes all there is and renews nothing until it is taken away.
+
+        It crashes, says goodbye, or only does not renew; or nobody can reach the broker for so long.
+        """
+        for _ in range(times):
+            self.take_all(worker)
+            if how == "goodbye":
+                self.beat(worker, True, None)
+            beating = {"all silent": (), "crash": set(WORKERS) - {worker}}.get(how, WORKERS)
+            self.time_passes(seconds, frozenset(beating))
+            if how == "crash":
+                self.crash(worker)
+            for _ in range(2 if how != "all silent" else 4):
+                self.sweep_all()
+                self.time_passes(1.5, frozenset(WORKERS))
+
+    def sweep_all(self) -> None:
         for queue in QUEUES:
             self.sweep(queue)
 
@@ -327,10 +340,26 @@ class BrokerMachine(Comparison):
         agree([(item.target, item.outcome, item.changed) for item in issued.items], wanted)
 
     @rule(back=places, which=st.sampled_from(["new", "known", "waiting", "running"]))
-    def revoke(self, back: int, which: str) -> None:
+    def revoke_one(self, back: int, which: str) -> None:
+        self.revoke(back, which)
+
+    def revoke(self, back: int, which: str) -> str:
+        """Revoke a task and return its id."""
         apt = {"new": [], "known": self.ids, "waiting": self.in_state("queued", *LATER)}
         task_id = self.pick(back, apt.get(which, self.in_state("running")))
         self.issue("revoke", RevokeTasks(ids=[task_id]), (task_id, *self.model.revoke(task_id)))
+        return task_id
+
+    @rule(worker=workers, how=several_ends, buried=st.booleans())
+    def revoke_at_work(self, worker: str, how: Sequence[Mapping[str, Any]], buried: bool) -> None:
+        """What is revoked while it runs never starts again, unless it was buried and somebody replays it."""
+        self.take_all(worker)
+        revoked = self.revoke(0, "running")
+        self.end_all(worker, [{"outcome": Outcome.DEAD}] if buried else how)
+        if buried and revoked not in self.model.dropped:
+            self._run_again(revoked, now=False)
+            self.take_all(worker)
+            self.end_all(worker, how)
 
     @rule(what=targets, for_ms=st.sampled_from([None, None, 1_000]))
     def pause(self, what: tuple[PauseKind, str], for_ms: int | None) -> None:
@@ -348,14 +377,25 @@ class BrokerMachine(Comparison):
         outcome = "cleared" if was else "already"
         self.issue("resume", ClearPause(kind=what[0], targets=[what[1]]), (what[1], outcome, was))
 
-    @rule(what=targets, worker=workers, looks=st.sampled_from([1, 2]))
-    def pause_for_a_while(self, what: tuple[PauseKind, str], worker: str, looks: int) -> None:
-        """What waited through a pause is handed out at the first look after it."""
+    @rule(
+        what=targets, kind=kinds, worker=workers, then=st.sampled_from(["look again", "reconcile", "purge", "revoke"])
+    )
+    def pause_for_a_while(self, what: tuple[PauseKind, str], kind: Mapping[str, Any], worker: str, then: str) -> None:
+        """What waits through a pause is handed out at the first look after it, if it still waits."""
+        self.enqueue([{**kind, **({what[0]: what[1]} if what[0] != "worker" else {})}])
         self.pause(what, None)
-        for _ in range(looks):
-            self.work(worker, None, 0)
+        self.take_all(worker)
+        if then == "look again":
+            self.time_passes(0.6, frozenset(WORKERS))
+            self.take_all(worker)
+        elif then == "reconcile":
+            self.reconcile()
+        elif then == "purge":
+            self.purge("alpha")
+        elif then == "revoke":
+            self.revoke(0, "waiting")
         self.resume(what)
-        self.work(worker, None, 0)
+        self.take_all(worker)
 
     @precondition(lambda self: self.commands)
     @rule(back=places)
@@ -378,8 +418,9 @@ class BrokerMachine(Comparison):
     def run_again(self, back: int, apt: bool, now: bool) -> None:
         """Replay a dead letter, or make whatever it is due now."""
         likely = self.in_state("failed", *LATER) if now else self.in_state("failed")
-        task_id = self.pick(back, likely if apt else self.ids)
+        self._run_again(self.pick(back, likely if apt else self.ids), now=now)
 
+    def _run_again(self, task_id: str, *, now: bool) -> None:
         def call() -> None:
             if now:
                 answer, wanted = self.run(self.broker.retry_now([task_id])), self.model.retry_now(task_id)
@@ -438,14 +479,17 @@ class BrokerMachine(Comparison):
         """Nothing more comes, and whoever is left ends it all: every task is final, and nothing is left standing."""
         for target in [target for target in self.model.pauses if self.model.paused(*target)]:
             self.resume(target)
+        self.take_all("ann")
+        self.beat("ann", True, None)
         self.crash("ann")
+        # Long enough for every lease to run out, while nobody reaches the broker.
+        self.time_passes(25.0, frozenset())
         for _ in range(40):
-            self.work("ann", Outcome.SUCCEEDED, 0)
+            self.sweep_all()
+            self.work("ann", [{"outcome": Outcome.SUCCEEDED}], True)
             if all(record.state in FINAL for record in self.model.tasks.values()):
                 break
             self.time_passes(BEAT_MS / 1_000, frozenset({"ann"}))
-            for queue in QUEUES:
-                self.sweep(queue)
         left = {task_id: one.state for task_id, one in self.model.tasks.items() if one.state not in FINAL}
         agree({}, left, "some never end")
         while self.in_state("failed"):

@@ -102,6 +102,17 @@ class Model:
     def expired(self, record: Record) -> bool:
         return record.expires is not None and record.expires <= self.now
 
+    def suspect(self, task_id: str) -> bool:
+        """One more crash would bury it."""
+        return self.tasks[task_id].crashes >= MAX_CRASHES - 1
+
+    def has_suspect(self, worker: str) -> bool:
+        return any(one.owner == worker and self.suspect(task_id) for task_id, one in self.tasks.items())
+
+    def put_off(self, task_id: str) -> None:
+        record = self.tasks[task_id]
+        record.state, record.due = "scheduled", self.now + 1_000
+
     def start(self, task_id: str, worker: str, lease_ms: int) -> Record:
         record = self.tasks[task_id]
         record.state, record.owner, record.token = "running", worker, record.token + 1
