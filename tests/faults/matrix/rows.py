@@ -1,0 +1,36 @@
+"""Several worlds of one family at the same time, and one line of the table for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from tests.faults.matrix.family import Row
+
+
+async def together(plays: Sequence[Coroutine[Any, Any, Row]]) -> list[Row]:
+    """Play all at once; the first that fails ends them all."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(play) for play in plays]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def summed(rows: Sequence[Row], *, injected: str, note: str = "") -> Row:
+    """Return one line for several worlds."""
+    recovered = [row.recovery_s for row in rows if row.recovery_s is not None]
+    return Row(
+        check=rows[0].check,
+        injected=injected,
+        tasks=sum(row.tasks for row in rows),
+        lost=sum(row.lost for row in rows),
+        doubled=sum(row.doubled for row in rows),
+        extra_starts=sum(row.extra_starts for row in rows),
+        unexplained=sum(row.unexplained for row in rows),
+        recovery_s=max(recovered, default=None),
+        violations=[text for row in rows for text in row.violations],
+        note="; ".join(filter(None, [note, *dict.fromkeys(row.note for row in rows)])),
+    )
