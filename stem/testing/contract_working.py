@@ -358,6 +358,23 @@ class BrokerContractSettle:
 
         assert (second.crashes, second.give_backs, second.first_give_back_ms) == (1, 0, 0)
 
+    async def test_a_replayed_task_puts_no_other_off(self, broker_case: BrokerCase) -> None:
+        """Its crashes are forgiven: beside it may run what one more crash would bury."""
+        broker = broker_case.broker
+        one, other = Hand(broker=broker, id="w-1"), Hand(broker=broker, id="w-2")
+        await enqueue(broker, task_id="replayed")
+        for outcome in (Outcome.CRASHED, Outcome.CRASHED, Outcome.DEAD):
+            await one.end(await one.take(), outcome)
+        await broker.replay(["replayed"])
+        beside = await one.take()
+        await enqueue(broker, task_id="suspect")
+        for _ in range(2):
+            await other.end(await other.take(), Outcome.CRASHED)
+
+        suspect = await one.take()
+
+        assert [(each.id, each.crashes) for each in (beside, suspect)] == [("replayed", 0), ("suspect", 2)]
+
     async def test_a_crash_is_counted_apart_from_attempts(self, broker_case: BrokerCase) -> None:
         """A crashed task runs again with crashes + 1 and the attempt it had."""
         hand = Hand(broker=broker_case.broker, id="w-1")

@@ -9,8 +9,8 @@ local LAST_CHANCE, SUSPECT_DELAY = math.max(1, tonumber(ARGV[5]) - 1), 1000
 -- Its worker's hash names the one it got last (`ls`).
 local function holds_suspect(worker)
   local id = redis.call('HGET', P .. 'worker:' .. worker, 'ls')
-  local r = id and redis.pcall('HMGET', task_key(id), 'st', 'o') or { err = 'none' }
-  return not r.err and r[1] == 'running' and r[2] == worker
+  local r = id and redis.pcall('HMGET', task_key(id), 'st', 'o', 'c') or { err = 'none' }
+  return not r.err and r[1] == 'running' and r[2] == worker and num(r[3]) >= LAST_CHANCE
 end
 
 -- Moves what is due to the end of its stream; returns the time of the next one that is not.
