@@ -112,6 +112,11 @@ class Server:
     def running(self) -> bool:
         return self._process is not None
 
+    @property
+    def exited(self) -> bool:
+        """It was started, and has ended by itself; `kill9` cleans up after it."""
+        return self._process is not None and self._process.poll() is not None
+
     def start(self) -> Server:
         """Start it and return once it answers."""
         if self._process is not None:

@@ -29,8 +29,8 @@ MOST_CPU: Final = 0.6
 CPU_SLACK_S: Final = 0.3
 """What runs when the server goes is finished meanwhile, and stacks are unwound: a fixed cost of each outage."""
 MOST_LINES_S: Final = 1.0
-MOST_COMMANDS_S: Final = 60.0
-"""Per worker, while the server refuses: heartbeats, and five loops that ask again."""
+MOST_COMMANDS: Final = (20.0, 40.0)
+"""Per worker, while the server refuses: at first, and a second: heartbeats, and six loops that ask again."""
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -70,10 +70,10 @@ class Gauge:
                         f"{worker.name} used {used:.2f} s of processor in {seconds:.2f} s of waiting"
                     )
             if server is not None and running:
-                rate = (_refused(server) - refused) / seconds / len(running)
-                self.most_commands_s = max(self.most_commands_s, rate)
-                if rate > MOST_COMMANDS_S:
-                    self.complaints.append(f"{rate:.0f} commands/s per worker while the server refused")
+                each = (_refused(server) - refused) / len(running)
+                self.most_commands_s = max(self.most_commands_s, each / seconds)
+                if each > MOST_COMMANDS[0] + MOST_COMMANDS[1] * seconds:
+                    self.complaints.append(f"{each:.0f} refused commands per worker in {seconds:.2f} s")
 
     async def working(self, since_ns: int | None = None) -> float:
         """Wait until every worker has started a task since then; return after how many seconds the last one had.

@@ -88,9 +88,21 @@ class Stage:
         in_memory: bool = False,
     ) -> Server:
         """Start a server of the family's own."""
+        return self.make_server(kind=kind, aof=aof, tcp=tcp, options=options, in_memory=in_memory).start()
+
+    def make_server(
+        self,
+        *,
+        kind: Kind = "valkey",
+        aof: bool = True,
+        tcp: bool = False,
+        options: Sequence[str] = (),
+        in_memory: bool = False,
+    ) -> Server:
+        """Return a server of the family's own, not started."""
         server = Server(kind=kind, aof=aof, tcp=tcp, options=options, in_memory=in_memory)
         self._servers.append(server)
-        return server.start()
+        return server
 
     async def world(
         self, url: str, *, workers: int = 0, beat_s: float = BEAT_S, concurrency: int = 8, **env: str
@@ -133,6 +145,7 @@ class Stage:
                     server.folder,
                     self.folder / f"server-{number}",
                     ignore=shutil.ignore_patterns("s"),
+                    symlinks=True,
                     dirs_exist_ok=True,
                 )
             server.remove()
