@@ -54,6 +54,10 @@ def _small_disk(server: Server) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
+def _resize(place: Path, size: int | str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True)
+
+
 def _fill(place: Path) -> None:
     """Leave no byte free there."""
     with contextlib.suppress(OSError), (place / "ballast").open("ab", buffering=0) as ballast:
@@ -99,16 +103,15 @@ async def _disk_full(stage: Stage, fsync: str, *, times: int) -> Row:
                         slowest = max(slowest, took)
                         errors += [error] if error is not None else []
                     (place / "ballast").unlink()
-                    subprocess.run(["mount", "-o", f"remount,size={ROOMY}", str(place)], check=True)
+                    _resize(place, ROOMY)
                     if fsync == "always":
                         server.kill9()
                         await off_loop(server.start)
                     else:
                         await eventually(lambda: not _is_full(server, fsync), 20.0, what="the server writes again")
                     await gauge.working()
-                    subprocess.run(["mount", "-o", f"remount,size={_used_and_more(place)}", str(place)], check=True)
-            # Room enough for the rest of it.
-            subprocess.run(["mount", "-o", f"remount,size={ROOMY}", str(place)], check=True)
+                    _resize(place, _used_and_more(place))
+            _resize(place, ROOMY)
         verdict = await judge(world)
         verdict.expect(len(errors) == times, f"{len(errors)} of {times} enqueues were refused with a full disk")
         if fsync == "everysec":
@@ -158,7 +161,7 @@ async def memory_full(stage: Stage) -> list[Row]:
             await world.started(*running)
             server.command("CONFIG", "SET", "maxmemory", 1_000_000)
             async with gauge.quiet():
-                took, error = await _ask_for_it(world)
+                _, error = await _ask_for_it(world)
                 errors += [error] if error is not None else []
                 for status in await world.all_final(running, timeout=10.0):
                     stuck += [] if status.succeeded else [status.id]
