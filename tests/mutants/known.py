@@ -75,16 +75,16 @@ MOVES: Final = (
         ],
         tests=[VALKEY + "test_a_late_beat_takes_nothing_back", VALKEY + "test_a_beat_reports_what_was_lost"],
         how="nearest",
-        note="there is no XCLAIM (M3b keeps it so): a lease is a score that the owner alone may raise",
+        note="there is no XCLAIM (M3c keeps it so): a lease is a score that the owner alone may raise",
     ),
     Mutant(
-        id="M3c",
+        id="M3b",
         bug="a beat of the right worker renews a lease whatever its token",
         edits=[Edit(LUA + "beat.lua", "r[1] == ARGV[i + 1] and r[2] == worker", "r[2] == worker")],
         tests=[VALKEY + "test_a_worker_that_got_its_task_again_has_no_say_by_the_old_token"],
     ),
     Mutant(
-        id="M3b",
+        id="M3c",
         bug="a beat claims the entry with XCLAIM, whoever owns it",
         edits=[
             Edit(

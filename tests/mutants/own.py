@@ -71,7 +71,7 @@ BROKERS: Final = (
     Mutant(
         id="X11",
         bug="a settlement that is repeated is told lost",
-        edits=[Edit(LUA + "settle.lua", "elseif not r.err and r[4] == token then", "elseif false then")],
+        edits=[Edit(LUA + "settle.lua", "      answer = 2\n", "      answer = 0\n")],
         tests=[VALKEY + "test_settling_again_after_a_lost_reply_changes_nothing"],
     ),
     Mutant(
@@ -230,8 +230,20 @@ WORKERS: Final = (
                 "        job.lost = True\n",
             )
         ],
-        tests=["tests/worker/test_limits.py::test_a_task_that_another_worker_holds_is_cancelled_and_not_settled"],
+        tests=[LOST + "test_the_answer_to_a_beat_that_a_lease_is_gone_ends_the_handler"],
         only="memory",
+    ),
+    Mutant(
+        id="X19b",
+        bug="a worker that gets a task again, before it heard of the loss, runs both",
+        edits=[
+            Edit(
+                "stem/worker/dispatch.py",
+                "            self.lose(older)  # we lost it",
+                "            pass  # we lost it",
+            )
+        ],
+        tests=["tests/worker/test_lost_leases.py::test_a_task_that_comes_back_to_its_worker_ends_the_first_run"],
     ),
     Mutant(
         id="X20",

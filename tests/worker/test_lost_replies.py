@@ -322,6 +322,31 @@ async def test_a_task_that_was_revoked_before_its_worker_knew_of_it_is_ended_all
     assert status.state is TaskState.REVOKED
 
 
+async def test_the_answer_to_a_beat_that_a_lease_is_gone_ends_the_handler(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and not only when the worker is handed the same task again or its time without renewal is over."""
+    no_sweeps(monkeypatch)
+    ended: list[bool] = []
+
+    async def forever(context: TaskContext, args: Mapping[str, Any]) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(context.lease_lost)
+
+    on_loop(house.registry, "forever", forever)
+    worker = await house.worker(config=HOUR)
+    task_id = await house.stem.enqueue("forever")
+    await eventually(lambda: worker.stats()["in_flight"] == 1)
+    # As if its lease had run out and been given to another one: the token in hand is an old one.
+    worker._board.jobs[task_id].delivery.token -= 1
+
+    await eventually(lambda: ended == [True])
+
+    assert (await house.stem.status(task_id)).state is TaskState.RUNNING
+
+
 async def test_every_page_of_records_is_looked_at_for_repair(
     memory_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
