@@ -21,6 +21,7 @@ from stem.testing.case import (
     settlement,
     state_of,
     status_of,
+    sweep_until,
 )
 
 
@@ -205,16 +206,31 @@ class BrokerContractSettle:
         assert (status.state, status.worker, status.attempt, status.token) == ("running", "w-2", 1, 2)
         assert await second.end(delivery) == "applied"
 
+    async def test_a_late_repetition_is_known_after_the_next_start_has_ended(self, broker_case: BrokerCase) -> None:
+        """Its worker is not told that an end was refused which the record has."""
+        first, second = Hand(broker=broker_case.broker, id="w-1"), Hand(broker=broker_case.broker, id="w-2")
+        task_id = await enqueue(broker_case.broker)
+        end = settlement(await first.take(), Outcome.RETRY)
+        await first.settle(end)
+        await second.end(await second.take(), Outcome.GIVE_BACK)
+        await second.end(await second.take())
+
+        (answer,) = await first.settle(end)
+
+        assert answer == "already"
+        assert await state_of(broker_case.broker, task_id) == "succeeded"
+
     @pytest.mark.parametrize("outcome", list(Outcome))
     async def test_a_stale_token_settles_nothing(self, broker_case: BrokerCase, outcome: Outcome) -> None:
         """Once the task was started again, the old delivery is `lost`, whatever it says."""
         old, new = Hand(broker=broker_case.broker, id="w-1"), Hand(broker=broker_case.broker, id="w-2")
         task_id = await enqueue(broker_case.broker)
-        delivery = await old.take()
-        await old.end(delivery, Outcome.GIVE_BACK)
-        # A token that was never settled: the one between.
-        middle = await old.take()
-        await old.end(middle, Outcome.GIVE_BACK)
+        await old.beat()
+        delivery = await old.take(lease_ms=20)
+        await broker_case.advance(0.04)
+        await sweep_until(broker_case, broker_case.broker, old, new)
+        between = await new.take()
+        await new.end(between, Outcome.GIVE_BACK)
         await new.take()
 
         (answer,) = await old.settle(settlement(delivery, outcome))

@@ -23,7 +23,10 @@ AGAIN: Final = (Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED)
 
 @dataclass(slots=True)
 class Record:
-    """One task. `settled` is the last token that ended a delivery of it, `ends` how often it became final."""
+    """One task. `settled` is the last token that ended a delivery of it, `settled_by` the last four.
+
+    `ends` is how often it became final.
+    """
 
     new: NewTask
     state: str = "queued"
@@ -31,6 +34,7 @@ class Record:
     crashes: int = 0
     token: int = 0
     settled: int = 0
+    settled_by: tuple[int, ...] = ()
     owner: str = ""
     lease_ms: int = 0
     deadline: int = 0
@@ -127,8 +131,8 @@ class Model:
     def settle(self, worker: str, settlement: Settlement) -> str:
         record, outcome = self.tasks[settlement.id], settlement.outcome
         if not self.holds(settlement.id, settlement.token, worker):
-            return "already" if record.settled == settlement.token else "lost"
-        record.settled = settlement.token
+            return "already" if settlement.token in record.settled_by else "lost"
+        record.settled, record.settled_by = settlement.token, (settlement.token, *record.settled_by[:3])
         if record.revoking and outcome in AGAIN:
             outcome = Outcome.REVOKED
         if outcome is Outcome.CRASHED:

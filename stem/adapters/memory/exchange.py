@@ -13,6 +13,8 @@ from stem.messages.status import TaskState
 
 SKIP_LIMIT: Final = 200
 MAX_CRASHES: Final = 3
+SETTLED_KEPT: Final = 4
+"""Tokens of ends that are remembered: a worker whose answer got lost may repeat itself after others have gone on."""
 LAST_CHANCE: Final = MAX_CRASHES - 1
 """So many crashes, and one more buries the task. A worker holds only one such task at a time: whatever runs beside a
 poisonous one shares its crashes, and would be buried with it. The others are put off, for whoever is free then."""
@@ -37,7 +39,7 @@ def _settle(core: Core, worker: str, settlement: Settlement, now: int) -> Settle
     if record is None:
         return "lost"
     if not core.holds(record, worker, settlement.token):
-        return "already" if settlement.token == record.settled_token > 0 else "lost"
+        return "already" if settlement.token in record.settled_tokens else "lost"
     outcome, reason = settlement.outcome, settlement.reason
     if settlement.error:
         record.error = settlement.error
@@ -48,7 +50,7 @@ def _settle(core: Core, worker: str, settlement: Settlement, now: int) -> Settle
         core.stats.count(now, record.queue, record.task, "crashed")
         if record.crashes >= MAX_CRASHES:
             outcome, reason = Outcome.DEAD, "poison"
-    record.settled_token = settlement.token
+    record.settled_tokens = (settlement.token, *record.settled_tokens[: SETTLED_KEPT - 1])
     if outcome in (Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED):
         _run_again(core, record, settlement, outcome, now)
         return "applied"

@@ -36,7 +36,7 @@ class Record:
 
     Attributes:
         seq: grows with each new record; the order of `reconcile`.
-        settled_token: the last token that settled it.
+        settled_tokens: the last ones that settled it, newest first.
         owner: the worker that holds the lease now; `worker` the one that last started it.
         gone_ms: when the record itself is forgotten; None while it is not final, and while it is dead.
     """
@@ -57,7 +57,7 @@ class Record:
     attempt: int = 0
     crashes: int = 0
     token: int = 0
-    settled_token: int = 0
+    settled_tokens: tuple[int, ...] = ()
     owner: str = ""
     worker: str = ""
     lease_granted_ms: int = 0

@@ -2,6 +2,18 @@
 -- unknown, ttl. Answers per entry 1 applied, 2 already (this very token settled it before), 0 lost.
 -- Only the owner with the current token may settle, and only while the record says running: a worker that lost its
 -- lease changes nothing, whatever it sends and however late.
+--
+-- `sk` holds the last four tokens that settled it, newest first: a worker whose answer got lost may repeat itself after
+-- others have started and settled the task, and is not to be told that its own end was refused.
+local function settled_by(before, token)
+  local tokens, n = token, 1
+  for one in (before or ''):gmatch('%d+') do
+    if n == 4 then break end
+    tokens, n = tokens .. ',' .. one, n + 1
+  end
+  return tokens
+end
+
 local SETTLED = { 'k', 'o', 'st', 'sk', 'q', 'p', 'e', 'n', 'u', 'w', 'a', 'c', 'rv', 'at', 's1', 'gb' }
 
 local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
@@ -17,7 +29,7 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
       answer = 1
       local queue, priority, entry, task, attempt = queue_of(r[5]) or 'default', r[6], r[7] or '', r[8] or '', num(r[11])
       local crashes = num(r[12])
-      local error_type = ARGV[i + 5]
+      local error_type, tokens = ARGV[i + 5], settled_by(r[4], token)
       if r[13] and (outcome == 'retry' or outcome == 'give_back' or outcome == 'crashed') then
         -- Revoked while it ran: it never starts again.
         outcome, reason = 'revoked', r[13]
@@ -62,18 +74,18 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
           end
         end
         if delay > 0 then
-          redis.call('HSET', key, 'st', state, 'du', now + delay, 'e', '', 'sk', token, 'so', outcome, 'o', '')
+          redis.call('HSET', key, 'st', state, 'du', now + delay, 'e', '', 'sk', tokens, 'so', outcome, 'o', '')
           if redis.call('ZRANGE', set, 0, 0)[1] == id then bells[queue] = true end
         else
-          redis.call('HSET', key, 'st', 'queued', 'e', stands, 'sk', token, 'so', outcome, 'o', '')
+          redis.call('HSET', key, 'st', 'queued', 'e', stands, 'sk', tokens, 'so', outcome, 'o', '')
           bells[queue] = true
         end
       else
         state = outcome == 'dead' and 'failed' or outcome
         if outcome == 'succeeded' then
-          redis.call('HSET', key, 'st', state, 'f1', now, 'sk', token, 'so', outcome, 're', ARGV[i + 3])
+          redis.call('HSET', key, 'st', state, 'f1', now, 'sk', tokens, 'so', outcome, 're', ARGV[i + 3])
         else
-          redis.call('HSET', key, 'st', state, 'f1', now, 'sk', token, 'so', outcome, 'ds', reason)
+          redis.call('HSET', key, 'st', state, 'f1', now, 'sk', tokens, 'so', outcome, 'ds', reason)
         end
         if outcome == 'dead' then bury(queue, id, dead_cap, dead_keep) else redis.call('PEXPIRE', key, ttl) end
         release_unique(task, r[9], id)
@@ -86,7 +98,7 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
       table.insert(acks[stream], entry)
       leases[queue] = leases[queue] or {}
       table.insert(leases[queue], id)
-    elseif not r.err and r[4] == token then
+    elseif not r.err and r[4] and (',' .. r[4] .. ','):find(',' .. token .. ',', 1, true) then
       answer = 2
     end
     answers[#answers + 1] = answer
