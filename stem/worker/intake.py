@@ -292,12 +292,16 @@ class Intake:
             # Where an exchange is to follow, that one says whether the outage is over: it may need more rights.
             if not self._wanted() and not len(self._finisher):
                 self._outage.over()
+            adopted = []
             for delivery in deliveries:
                 held: Job | None = board.jobs.get(delivery.id)
                 if held is not None and held.delivery.token >= delivery.token:
                     continue
-                log.info("task.adopted", extra={"task_id": delivery.id, "task": delivery.task})
+                adopted.append(delivery.id)
                 self._dispatcher.begin(delivery, asked_at)
+            if adopted:
+                # One line, not one each: a wire that breaks often makes many.
+                log.info("tasks.adopted", extra={"count": len(adopted), "task_ids": " ".join(adopted[:10])})
             if deliveries:
                 await asyncio.sleep(0)
             return 0.0

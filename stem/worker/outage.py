@@ -20,6 +20,8 @@ log = logging.getLogger("stem.worker")
 
 LONGEST_DELAY_S: Final = 3.0
 """Between two attempts: whoever waits for the worker after an outage waits for this at most."""
+SAID_EVERY_S: Final = 10.0
+"""A connection that breaks again and again is one piece of news, not one each time."""
 RIGHTS: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM", "SCHEMA"})
 """Refusals that waiting does not heal: a person has to change something."""
 
@@ -40,6 +42,9 @@ class Outages:
         self._guard = threading.Lock()
         self._failing: set[str] = set()
         self._told: set[str] = set()
+        self._said = False
+        self._said_at = -SAID_EVERY_S
+        self._unsaid = 0
         self._since = 0.0
         self._given_up = False
 
@@ -49,20 +54,30 @@ class Outages:
         return Outage(what, self)
 
     def away(self, what: str, error: BaseException) -> None:
-        """A loop failed."""
+        """A loop failed, for the first time or once more.
+
+        Said once per outage and reason, and of one that begins soon after the last was said only once it lasts. `times`
+        counts the outages since then.
+        """
         kind = error.code if isinstance(error, BrokerRefusedError) else ""
+        now = time.monotonic()
         with self._guard:
             if not self._failing:
-                self._since = time.monotonic()
+                self._since = now
                 self._told.clear()
+                self._said = False
+                self._unsaid += 1
             self._failing.add(what)
-            news = kind not in self._told
-            self._told.add(kind)
-        log.log(
-            logging.DEBUG if not news else logging.ERROR if kind in RIGHTS else logging.WARNING,
-            "broker.away",
-            extra={"what": what, "error": f"{type(error).__name__}: {clean(error, 300)}"},
-        )
+            soon = now - self._said_at < SAID_EVERY_S and not self._said and kind not in RIGHTS
+            news = kind not in self._told and not soon
+            extra: dict[str, object] = {"what": what, "error": f"{type(error).__name__}: {clean(error, 300)}"}
+            if news:
+                if self._unsaid > 1:
+                    extra["times"] = self._unsaid
+                self._told.add(kind)
+                self._said, self._said_at, self._unsaid = True, now, 0
+        level = logging.DEBUG if not news else logging.ERROR if kind in RIGHTS else logging.WARNING
+        log.log(level, "broker.away", extra=extra)
 
     def back(self, what: str) -> None:
         """A loop that failed has succeeded."""
@@ -73,7 +88,8 @@ class Outages:
             if self._failing:
                 return
             away_s = time.monotonic() - self._since
-        log.info("broker.back", extra={"away_s": round(away_s, 1)})
+            said = self._said
+        log.log(logging.INFO if said else logging.DEBUG, "broker.back", extra={"away_s": round(away_s, 1)})
 
     def refused(self, error: BrokerRefusedError, for_s: float) -> None:
         """A loop has been refused for lack of rights, again and again for so long."""
@@ -103,16 +119,13 @@ class Outage:
 
     def failed(self, error: BaseException) -> float:
         """Note a failed attempt; return the seconds to wait before the next (0.1 to 3 s, with jitter)."""
-        if not self._failures:
-            self._all.away(self._what, error)
+        self._all.away(self._what, error)
         self._failures += 1
         self.refused = isinstance(error, BrokerRefusedError)
         if not isinstance(error, BrokerRefusedError) or error.code not in RIGHTS:
             self._refused_since = None
         elif self._refused_since is None:
             self._refused_since = time.monotonic()
-            if self._failures > 1:
-                self._all.away(self._what, error)  # not what this outage began with
         else:
             self._all.refused(error, time.monotonic() - self._refused_since)
         return min(LONGEST_DELAY_S, 0.1 * float(2 ** min(self._failures - 1, 6))) * random.uniform(0.5, 1.0)

@@ -2,7 +2,7 @@
 -- its channels "{ns}@<db>:". All keys of a namespace share one hash tag, so what a script touches is on one shard.
 --
 -- The record, a hash at task:<id>:
---   n name  q queue  p priority  b body  sg signature  st state  a attempt  c crashes  k token  sk so tokens that settled it and
+--   n name  q queue  p priority  b body  sg signature  st state  a attempt  c crashes  k token  sk so settling tokens and
 --   outcome  o owner  e stream entry  du due  l lease length asked for, lg granted  x expiry  er last error  re result
 --   w waiting clients
 --   u unique key  rv revoke asked for  gb g1 give-backs and the first one's time  at s1 f1 times of enqueue, start, end
