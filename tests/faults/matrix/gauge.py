@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
+import struct
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -74,6 +77,27 @@ class Gauge:
                 self.most_commands_s = max(self.most_commands_s, each / seconds)
                 if each > MOST_COMMANDS[0] + MOST_COMMANDS[1] * seconds:
                     self.complaints.append(f"{each:.0f} refused commands per worker in {seconds:.2f} s")
+
+    @asynccontextmanager
+    async def knocking(self, server: Server) -> AsyncIterator[None]:
+        """Stand at the address of a server that is away, close each connection, and count those of each worker.
+
+        Processor time alone says little on a machine that is busy anyway.
+        """
+        knocks: Counter[int] = Counter()
+
+        async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            peer = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            knocks[struct.unpack("3i", peer)[0]] += 1
+            writer.close()
+
+        begun = time.monotonic()
+        async with await asyncio.start_unix_server(close, server.socket):
+            yield
+        seconds = time.monotonic() - begun
+        for worker in self._world.fleet:
+            if knocks[worker.pid] > MOST_COMMANDS[0] + MOST_COMMANDS[1] * seconds:
+                self.complaints.append(f"{worker.name} tried to connect {knocks[worker.pid]} times in {seconds:.2f} s")
 
     async def working(self, since_ns: int | None = None) -> float:
         """Wait until every worker has started a task since then; return after how many seconds the last one had.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -33,12 +34,14 @@ async def _killed(stage: Stage, kind: Kind) -> Row:
     world = await stage.world(server.url, workers=3)
     gauge = Gauge(world)
     async with Load(world, stage.random) as load:
-        for _ in range(kills):
+        for number in range(kills):
             await asyncio.sleep(stage.random.uniform(1.0, 2.0))
             async with world.disturbed():
                 server.kill9()
-                async with gauge.quiet():
-                    await asyncio.sleep(stage.random.choice([0.1, 0.5, 1.0, 2.5]))
+                # Every other time something at its address takes connections and closes them, as a proxy would.
+                door = gauge.knocking(server) if number % 2 == 0 else contextlib.nullcontext()
+                async with gauge.quiet(), door:
+                    await asyncio.sleep(stage.random.choice([0.1, 0.5, 1.0, 2.5]) if number else 1.0)
                 await off_loop(server.start)
                 answers_ns = time.monotonic_ns()
                 await gauge.working(answers_ns)
