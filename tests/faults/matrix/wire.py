@@ -14,6 +14,7 @@ from stem.control.answer import PingResult
 from tests.faults.chaos import ChaosProxy
 from tests.faults.fleet import WorkerProcess
 from tests.faults.matrix import lost as lost  # registers its families beside these
+from tests.faults.matrix import weather as weather
 from tests.faults.matrix.family import Row, family
 from tests.faults.matrix.invariants import judge
 from tests.faults.matrix.stage import FaultWorld, Stage
@@ -59,7 +60,7 @@ async def half_open(stage: Stage) -> list[Row]:
                 problems += await _half_open_once(world, proxies, workers, found)
         verdict = await judge(world)
         verdict.violations += problems
-        verdict.violations += [f"{one.name} wrote {text}" for one in world.fleet for text in one.tracebacks()]
+        verdict.violations += lost.tracebacks(world.fleet)
         for kind, seconds in found.items():
             verdict.expect(seconds < DETECTED_S + SLACK_S, f"{kind}: noticed after {seconds:.1f} s")
         verdict.recovery_s = max(found.values(), default=None)
