@@ -37,8 +37,11 @@ PRODUCERS: Final = 6
 RESULT_TTL: Final = "10s"
 """Short, so that what is left afterwards is what nobody removes."""
 DEAD_MAX: Final = "100"
-SPARE: Final = 3
-"""Connections, of each process, that the client library's pool keeps because a burst needed them once."""
+SPARE: Final = 8
+"""Connections, of each process, that the client library's pools keep because a burst needed them once."""
+REMEMBERED: Final = 2_000
+"""Commands that a worker remembers, so as to carry each out once: memory that is taken once, and not given back."""
+LONG_S: Final = 300.0
 QUIET_S: Final = 60.0
 """Within this after the load everything must be as it was before."""
 KEPT: Final = ("--appendfsync", "no")  # see matrix/chaos_load.py
@@ -112,13 +115,17 @@ class Soak:
     # ---------------------------------------------------------------------------------------------------------- phases
 
     async def _warm_up(self) -> None:
-        """Until every slot was used, and caches and thread pools are what they will be."""
-        seconds = max(3.0, min(30.0, self.result.seconds / 10))
-        async with self._producing():
-            await asyncio.sleep(seconds)
-        await self._world.enqueue_some(100, "thread_nap", seconds=0.2)
-        await self._world.controller.pause("task", ["fault.nap"])
-        await self._world.controller.resume("task", ["fault.nap"])
+        """Until every slot was used, and caches, pools and thread pools are what they will be."""
+        controller = self._world.controller
+        with self._proxy.having(Loss(share=LOST, then="close")):
+            async with self._producing():
+                await asyncio.sleep(max(2.0, min(120.0, self.result.seconds / 5)))
+        await self._world.enqueue_some(100, "thread_nap", seconds=0.1)
+        await controller.pause("task", ["fault.nap"])
+        await controller.resume("task", ["fault.nap"])
+        if self.result.seconds >= LONG_S:
+            for _ in range(REMEMBERED // 20):
+                await asyncio.gather(*(controller.ping() for _ in range(20)))
         await self._drained()
 
     async def _quiet_before(self) -> None:

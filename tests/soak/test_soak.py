@@ -15,7 +15,7 @@ from tests.soak.report import complaints, markdown, summary
 from tests.soak.run import LONG, Soaked
 
 GENEROUS_MB_H = 400.0
-"""So many seconds are hardly more than a warm-up: 0.5 MB is within it, a kilobyte kept of each task is not."""
+"""So many seconds are hardly more than a warm-up, in which an allocator may take half a megabyte."""
 MB = 1_000_000
 
 
