@@ -60,7 +60,7 @@ class Memory:
         self._seen.append(resident(self._worker))
 
     def growth(self) -> int:
-        """Return by how many bytes it grew since it was warm: what stayed, whatever the last batch held for a moment."""
+        """Return by how many bytes it grew since it was warm: what stayed, not what a batch held for a moment."""
         return min(self._seen[-3:]) - self._seen[min(WARM_UP, len(self._seen) - 1)] if self._seen else 0
 
     def check(self) -> None:
