@@ -139,7 +139,8 @@ async def test_a_polite_revoke_lets_the_handler_look_and_leave(house: House) -> 
         raise RuntimeError("revoked, so I left")
 
     in_thread(house.registry, "polite", polite)
-    worker = await house.worker()
+    # No beat meanwhile: it would tell of the revoke as well, and the handler could be gone before the command comes.
+    worker = await house.worker(config={"heartbeat_interval_s": 600.0, "visibility_timeout_s": 3600.0})
     task_id = await house.stem.enqueue("polite")
     await eventually(lambda: worker.stats()["in_flight"] == 1)
 
