@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=500, help="sequences per adapter")
     parser.add_argument("--steps", type=int, default=50, help="calls per sequence")
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--no-shrink", action="store_true", help="show the first violation, however long it is")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes to play the adapters in")
     options = parser.parse_args()
     for adapter in options.adapter or ADAPTERS:
@@ -32,7 +33,8 @@ def main() -> int:
     adapters = [adapter for adapter in options.adapter or ADAPTERS if not missing(adapter)]
     failed = 0
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        played = [pool.submit(play, name, options.examples, options.steps, options.seed) for name in adapters]
+        size, shrink = (options.examples, options.steps, options.seed), not options.no_shrink
+        played = [pool.submit(play, name, *size, shrink=shrink) for name in adapters]
         for adapter, future in zip(adapters, played, strict=True):
             report: Report = future.result()
             failed += report.violations
