@@ -12,6 +12,7 @@ import redis
 import redis.asyncio
 
 from stem.adapters.redis.client import RedisClient, translate
+from stem.adapters.redis.connections import to_the_end
 from stem.adapters.redis.reading import MISREAD
 from stem.errors import StemError, UnknownOutcomeError
 
@@ -73,7 +74,7 @@ class Bell:
         if self._sleeper is not None:
             sleeper, self._sleeper = self._sleeper, None
             with contextlib.suppress(redis.RedisError, OSError):
-                await sleeper.aclose()
+                await to_the_end(sleeper.aclose())
 
 
 def _look_at(read: asyncio.Future[object]) -> None:
@@ -121,8 +122,11 @@ class Waits:
             connection = self._client.lone_client()
             try:
                 async with connection.pubsub() as pubsub:
-                    await pubsub.subscribe(self._client.keys.done_channel(self.client_id))
-                    await pubsub.get_message(timeout=3)
+                    channel = self._client.keys.done_channel(self.client_id)
+                    await pubsub.subscribe(channel)
+                    confirmed = await pubsub.get_message(timeout=PONG_WITHIN_S)
+                    if confirmed is None or confirmed["channel"] != channel.encode():
+                        raise redis.ConnectionError("the subscription was not confirmed")
                     self._subscribed.set()
                     while quiet < 6:
                         heard = await self._hear(pubsub)
@@ -133,7 +137,7 @@ class Waits:
                 quiet = 0 if self._told else quiet + 1
                 await asyncio.sleep(0.5)
             finally:
-                await connection.aclose()
+                await to_the_end(connection.aclose())
 
     async def _hear(self, pubsub: redis.asyncio.client.PubSub) -> bool:
         """Pass on one message; False after a quiet while that ended with a sign of life.
