@@ -159,7 +159,7 @@ class Soak:
             code = await worker.exit_code(45)
             if code not in (0, 1):
                 self.result.violations.append(f"{worker.name} was told to stop and ended with {code}")
-        await self._world.ready(next(worker for worker in self._world.fleet if worker.name == f"short-{self._short}"))
+        await self._newest()
         await self._drained()
         await self._empty_dead()
         began, result = time.monotonic(), self.result
@@ -284,7 +284,7 @@ class Soak:
         every_s = max(4.0, min(60.0, self.result.seconds / 5))
         while True:
             await asyncio.sleep(every_s)
-            (worker,) = [one for one in self._world.fleet if one.name == f"short-{self._short}"]
+            worker = await self._newest()
             self._short += 1
             self._world.fleet.spawn(f"short-{self._short}", app=APP, concurrency=16)
             if self._short % 2:
@@ -308,6 +308,15 @@ class Soak:
 
     def _long(self) -> list[WorkerProcess]:
         return [worker for worker in self._world.fleet if worker.name in LONG]
+
+    async def _newest(self) -> WorkerProcess:
+        """Return the worker that was started last, once it takes work: before, a SIGTERM just ends its process."""
+        worker: WorkerProcess
+        (worker,) = [one for one in self._world.fleet if one.name == f"short-{self._short}"]
+        while not worker.id:
+            with contextlib.suppress(BrokerError):
+                await self._world.ready(worker)
+        return worker
 
     async def _census(self, worker: WorkerProcess, *, collect: bool = False) -> dict[str, int]:
         """Let a worker count what its process holds."""
