@@ -392,6 +392,7 @@ class ChaosProxy:
             fault.next_spoilt = max(begin, fault.next_spoilt) + self._random.randint(1, 2 * every - 1)
         if not places:
             return data
+        fault.spoilt.append(data)
         spoilt = bytearray(data)
         for place in places:
             spoilt[place - begin - 1] ^= self._random.randint(1, 255)

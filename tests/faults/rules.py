@@ -136,7 +136,7 @@ class Fault:
         no_messages: messages of subscriptions get lost.
         corrupt_at: this byte is changed, counted from 1 over all matching connections and both sides.
         corrupt_every: one byte in so many is changed, on average.
-        passed: bytes that came by so far.
+        passed: bytes that came by so far. spoilt: what was changed, as it was before.
     """
 
     where: Where = everywhere
@@ -151,6 +151,7 @@ class Fault:
     corrupt_every: int = 0
     passed: int = 0
     next_spoilt: int = 0
+    spoilt: list[bytes] = field(default_factory=list, repr=False)
 
 
 class Loss:

@@ -370,6 +370,7 @@ async def test_one_byte_is_changed_on_its_way(proxy: ChaosProxy, side: tuple[str
 
         assert answer[:2] + b"?" + answer[3:] == seen
         assert answer[2:3] != b"c"
+        assert [b"abcd" in one for one in rule.spoilt] == [True]
         assert proxy.corrupted == 1
         assert await client.echo("abcd") == b"abcd"
 

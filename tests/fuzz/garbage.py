@@ -26,7 +26,7 @@ UNASKED: Final = (
 
 ROW: Final = [b"t", b"a", 1, b"q", b"body", b"", b"5", 0, 0, 30_000, 1, 2, 0, 0]
 RIGHT: Final[Mapping[str, Any]] = {
-    "enqueue": [b"t", b"new"],
+    "enqueue": [b"t", b"queued"],
     "exchange": [5, [1], [0, 0, -1, [ROW], [b"u"]]],
     "adopt": [5, [ROW]],
     "sweep": [1, 1, b""],
@@ -127,7 +127,7 @@ def _right(asked: bytes, right: Any) -> bytes:
     if b"schema" in asked:
         return b"$1\r\n1\r\n"
     if b"SUBSCRIBE" in asked:
-        return written([b"subscribe", b"x", 1])
+        return written([b"subscribe", asked.split(b"\r\n")[-2], 1])
     return b"+PONG\r\n" if right is None else written(right)
 
 

@@ -83,9 +83,10 @@ class BlockingRedisBroker:
     def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
         answers: list[Enqueued] = []
         for first in range(0, len(tasks), CHUNK):
-            reply = self._run("enqueue", *enqueue_args(tasks[first : first + CHUNK], self._limits))
+            chunk = tasks[first : first + CHUNK]
+            reply = self._run("enqueue", *enqueue_args(chunk, self._limits))
             with reading("enqueue"):
-                answers += enqueued_of(reply)
+                answers += enqueued_of(reply, chunk)
         return answers
 
     def statuses(self, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]:

@@ -125,9 +125,10 @@ class RedisStreamsBroker:
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
         answers: list[Enqueued] = []
         for first in range(0, len(tasks), CHUNK):
-            reply = await self._client.run("enqueue", *enqueue_args(tasks[first : first + CHUNK], self._limits))
+            chunk = tasks[first : first + CHUNK]
+            reply = await self._client.run("enqueue", *enqueue_args(chunk, self._limits))
             with reading("enqueue"):
-                answers += enqueued_of(reply)
+                answers += enqueued_of(reply, chunk)
         return answers
 
     async def exchange(self, worker: str, settlements: Sequence[Settlement], fetch: FetchRequest | None) -> Exchange:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from stem.contracts import (
     Beat,
@@ -32,6 +32,11 @@ TOMBSTONED_TTL_MS: Final = 86_400_000
 Arg = str | bytes | int
 
 
+_ENQUEUED: Final[frozenset[Any]] = frozenset(
+    ("queued", "scheduled", "exists", "duplicate", "revoked", "full", "conflict")
+)
+
+
 def _or_empty(value: int | str | None) -> int | str:
     return "" if value is None else value
 
@@ -56,11 +61,19 @@ def enqueue_args(tasks: Sequence[NewTask], limits: Limits) -> list[Arg]:
     return args
 
 
-def enqueued_of(reply: Sequence[bytes]) -> list[Enqueued]:
-    return [
-        Enqueued(holder.decode(), outcome.decode())  # type: ignore[arg-type] # the script's words are the contract's
-        for holder, outcome in zip(reply[::2], reply[1::2], strict=True)
-    ]
+def enqueued_of(reply: Sequence[bytes], tasks: Sequence[NewTask]) -> list[Enqueued]:
+    """Build the answers to these tasks.
+
+    Raises:
+        ValueError: the reply answers something else: nothing of it may be taken for an acknowledgement.
+    """
+    answers = []
+    for task, holder, outcome in zip(tasks, reply[::2], reply[1::2], strict=True):
+        word, task_id = outcome.decode(), holder.decode()
+        if word not in _ENQUEUED or (task_id != task.id and word != "duplicate"):
+            raise ValueError(f"{word} for {task_id}, where {task.id} was asked for")
+        answers.append(Enqueued(task_id, word))  # type: ignore[arg-type] # one of the contract's words
+    return answers
 
 
 def exchange_args(

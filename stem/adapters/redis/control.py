@@ -65,8 +65,11 @@ class RedisControl:
         self._connection = self._client.lone_client()
         self._pubsub = self._connection.pubsub()
         try:
-            await self._pubsub.subscribe(self._client.keys.control_channel)
+            channel = self._client.keys.control_channel
+            await self._pubsub.subscribe(channel)
             confirmed = await self._pubsub.get_message(timeout=PONG_WITHIN_S)
+            if confirmed is not None and confirmed["channel"] != channel.encode():
+                raise ValueError(f"{confirmed['channel']!r} was subscribed to")  # as deaf as none at all
         except (redis.RedisError, OSError) as error:
             await self.close()
             raise translate(error, what="SUBSCRIBE", address=self._client.address) from error
