@@ -293,14 +293,16 @@ def _run_of(world: FaultWorld, case: Case, task_id: str) -> tuple[int, int] | No
 async def rolling_restarts(stage: Stage) -> list[Row]:
     """SIGTERM costs nothing and ends with 0 in time; SIGKILL a second later costs what still ran, once."""
     half = stage.times(full=50, share=2)
+    if stage.scale == "share":
+        return list(await asyncio.gather(_roll(stage, half, kill=False), _roll(stage, half, kill=True)))
     return [await _roll(stage, half, kill=False), await _roll(stage, half, kill=True)]
 
 
 async def _roll(stage: Stage, restarts: int, *, kill: bool) -> Row:
     # Some tasks are longer than what a worker gets between SIGTERM and SIGKILL.
     longer_s = 2.0 if kill else 1.2
-    mix = dict(MIX) | {"polite_thread": (2, {"seconds": longer_s}), "late": (3, {"seconds": longer_s, "end": "return"})}
-    world = await stage.world(stage.server().url, workers=4)
+    mix = dict(MIX) | {"polite_thread": (6, {"seconds": longer_s}), "late": (8, {"seconds": longer_s, "end": "return"})}
+    world = await stage.world(stage.server().url, workers=stage.times(full=4, share=2))
     live = list(world.fleet)
     longest_s, killed, number = 0.0, 0, len(live)
     async with Load(world, stage.random, mix=mix):
