@@ -22,12 +22,12 @@ from tests.faults.fleet import LEASE_S, ROOT, WorkerProcess
 from tests.faults.ledger import LEDGER_VARIABLE, PARENT_VARIABLE, Account, Disturbance
 from tests.faults.matrix.family import Row, family
 from tests.faults.matrix.invariants import Verdict, judge
-from tests.faults.matrix.rows import summed, together
+from tests.faults.matrix.rows import expect_nothing_mended, summed, together
 from tests.faults.matrix.stage import FaultWorld, Stage
 from tests.waiting import eventually
 
 APP: Final = "tests.faults.crashing:app"
-REACHED_S: Final = 30.0
+REACHED_S: Final = 60.0
 """How long a process may take to come by its point; it takes about half a second."""
 SWEEP_S: Final = 1.0
 SLACK_S: Final = 20.0
@@ -95,6 +95,7 @@ class Theatre:
     async def _offer_work(self, worker: WorkerProcess, spec: str, patience_s: float) -> None:
         deadline = time.monotonic() + REACHED_S
         more_at = time.monotonic() + patience_s
+        await eventually(lambda: self._there_or_dead(worker), REACHED_S, what=f"{worker.name} is there")
         while worker.running:
             if time.monotonic() > deadline:
                 raise AssertionError(f"it never came by {spec}\n{worker.log()[-3000:]}")
@@ -102,6 +103,11 @@ class Theatre:
                 await self.burst(60 if spec.startswith("P6b") else 0)
                 more_at = time.monotonic() + 0.2
             await asyncio.sleep(0.01)
+
+    async def _there_or_dead(self, worker: WorkerProcess) -> bool:
+        await asyncio.sleep(0.03)  # each look asks the server
+        seen = await self.world.broker.presence.workers()
+        return not worker.running or any(one.heartbeat.pid == worker.pid for one in seen)
 
     async def burst(self, quick: int = 0) -> None:
         """Enqueue a dozen of all kinds, and so many quick ones."""
@@ -194,6 +200,7 @@ class Theatre:
         await self.world.worker("last", queues=("default", ASIDE))
         verdict = await judge(self.world, keys=False)
         await self.world.broker.leave(GHOST, [ASIDE])
+        expect_nothing_mended(verdict, self.world)
         verdict.violations += self.complaints
         for task_id, status in verdict.statuses.items():
             if status.reason == "poison" and status.crashes < 3:
@@ -237,7 +244,7 @@ async def _theatre(stage: Stage, url: str) -> Theatre:
     return Theatre(stage, world, world.fleet.folder)
 
 
-@family("T-F1a", "kill -9 of a process at each crash point", share_s=120, full_s=900)
+@family("T-F1a", "kill -9 of a process at each crash point", share_s=180, full_s=900)
 async def at_each_point(stage: Stage) -> list[Row]:
     for point in POINTS.values():
         crashing.find(point)

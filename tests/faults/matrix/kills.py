@@ -14,7 +14,7 @@ from tests.faults.ledger import Disturbance
 from tests.faults.matrix.family import Row, family
 from tests.faults.matrix.invariants import judge
 from tests.faults.matrix.load import Load
-from tests.faults.matrix.rows import summed, together
+from tests.faults.matrix.rows import expect_nothing_mended, summed, together
 from tests.faults.matrix.stage import FaultWorld, Stage
 from tests.faults.rules import Callback, Command, Watch, of_pid
 from tests.waiting import eventually
@@ -39,6 +39,7 @@ async def random_kills(stage: Stage) -> list[Row]:
             world.fleet.spawn(f"w{number + 5}")
         await asyncio.sleep(0.5)
     verdict = await judge(world)
+    expect_nothing_mended(verdict, world)
     return [stage.row(verdict, injected=f"{kills} kills", note=f"{load.unknown} enqueues of unknown outcome")]
 
 
@@ -113,9 +114,10 @@ async def at_each_command(stage: Stage) -> list[Row]:
         await asyncio.gather(*(one(life, k, side) for life, (k, side) in zip(lives, share, strict=True)))
         killed.update(life.killed_at for life in lives if life.killed_at is not None)
         await world.worker("heir", queues=[f"life-{number}" for number in range(len(share))])
-        row = stage.row(await judge(world), injected="")
+        verdict = await judge(world)
+        expect_nothing_mended(verdict, world)
         world.fleet.close()
-        return row
+        return stage.row(verdict, injected="")
 
     async with ChaosProxy(server.url, server.folder / "p") as proxy:
         world = await stage.world(server.url)

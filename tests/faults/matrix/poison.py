@@ -17,7 +17,7 @@ from tests.faults.ledger import Disturbance
 from tests.faults.matrix.family import Row, family
 from tests.faults.matrix.invariants import Verdict, judge
 from tests.faults.matrix.load import Load
-from tests.faults.matrix.rows import summed, together
+from tests.faults.matrix.rows import expect_nothing_mended, summed, together
 from tests.faults.matrix.stage import FaultWorld, Stage
 from tests.waiting import eventually
 
@@ -137,6 +137,7 @@ async def _poisoned(stage: Stage, url: str, kind: str, times: int) -> Row:
                 if poison.ends is not None:
                     await supervisor.saw(MAX_CRASHES * len(poisons))
         verdict = await judge(world)
+    expect_nothing_mended(verdict, world)
     _look(verdict, poison, poisons, supervisor)
     world.fleet.close()
     return stage.row(verdict, injected="", note=f"{kind}: {_said(supervisor.ends)}, {load.acked} others")

@@ -1,4 +1,4 @@
-"""Several worlds of one family at the same time, and one line of the table for all of them."""
+"""What the families of kills share: several worlds at a time with one line of the table for all, and one more rule."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from tests.faults.matrix.family import Row
+from tests.faults.matrix.invariants import Verdict
+from tests.faults.matrix.stage import FaultWorld
 
 
 async def together(plays: Sequence[Coroutine[Any, Any, Row]]) -> list[Row]:
@@ -34,3 +36,9 @@ def summed(rows: Sequence[Row], *, injected: str, note: str = "") -> Row:
         violations=[text for row in rows for text in row.violations],
         note="; ".join(filter(None, [note, *dict.fromkeys(row.note for row in rows)])),
     )
+
+
+def expect_nothing_mended(verdict: Verdict, world: FaultWorld) -> None:
+    """A death leaves nothing that stands nowhere: what the reconciler had to mend was lost, though not for long."""
+    mended = [worker.name for worker in world.fleet if '"tasks.repaired"' in worker.log()]
+    verdict.expect(not mended, f"the reconciler found tasks that stood nowhere, on {mended}")
