@@ -75,7 +75,7 @@ async def _ask_for_it(world: FaultWorld) -> tuple[float, BrokerError | None]:
     return time.monotonic() - begun, None
 
 
-@family("T-F10", "server: disk full", share_s=90)
+@family("T-F10", "server: disk full", share_s=120)
 async def disk_full(stage: Stage) -> list[Row]:
     if os.geteuid() != 0:
         stage.say("skipped: only root can mount a small file system")
@@ -145,7 +145,11 @@ def _used_and_more(place: Path) -> int:
 # ------------------------------------------------------------------------------------------------------------- memory
 
 
-@family("T-F12", "server: memory full (noeviction)", share_s=60)
+@family("T-F12", "server: memory full", share_s=120)
+async def memory(stage: Stage) -> list[Row]:
+    return await memory_full(stage) + await policies_named(stage)
+
+
 async def memory_full(stage: Stage) -> list[Row]:
     """What runs is finished and counted; what is new is refused, and says why."""
     times = stage.times(full=5, share=1)
@@ -172,7 +176,16 @@ async def memory_full(stage: Stage) -> list[Row]:
     verdict.expect(not stuck, f"running tasks that did not end well while memory was full: {stuck[:5]}")
     _expect_oom(verdict, errors, times)
     gauge.into(verdict)
-    return [stage.row(verdict, injected=f"{times} times", note=f"{load.refused} enqueues refused; running tasks ended")]
+    await world.close()
+    check = "server: memory full (noeviction)"
+    return [
+        stage.row(
+            verdict,
+            check=check,
+            injected=f"{times} times",
+            note=f"{load.refused} enqueues refused; running tasks ended",
+        )
+    ]
 
 
 def _expect_oom(verdict: Verdict, errors: list[BrokerError], times: int) -> None:
@@ -182,13 +195,12 @@ def _expect_oom(verdict: Verdict, errors: list[BrokerError], times: int) -> None
         verdict.expect(code == "OOM" and "memory limit" in str(error), f"refused with {code}: {error}")
 
 
-@family("T-F12b", "server: an eviction policy that deletes tasks is named", share_s=60)
 async def policies_named(stage: Stage) -> list[Row]:
     """By each worker that starts, and by `stemctl health`."""
     chosen = list(POLICIES) if stage.scale == "full" else [stage.random.choice(POLICIES)]
     server = stage.server()
     world = await stage.world(server.url)
-    row = Row(check=stage.family.title, injected=f"{len(chosen)} policies")
+    row = Row(check="server: an eviction policy that deletes tasks is named", injected=f"{len(chosen)} policies")
     for number, policy in enumerate(chosen):
         server.command("CONFIG", "SET", "maxmemory-policy", policy)
         worker = await world.worker(f"w{number}")

@@ -36,7 +36,7 @@ async def records(world: FaultWorld, ids: list[str]) -> set[str]:
 # ---------------------------------------------------------------------------------------------------------- power cut
 
 
-@family("T-F14", "power cut: the end of the append-only file is missing", share_s=60)
+@family("T-F14", "power cut: the end of the append-only file is missing", share_s=120)
 async def power_cut(stage: Stage) -> list[Row]:
     times = stage.times(full=20, share=2)
     server = stage.server(in_memory=True)
@@ -143,7 +143,13 @@ class Pair:
         other.replace(self._address)
 
 
-@family("T-F13", "failover to a replica that lags behind", share_s=60)
+@family("T-F13", "failover", share_s=120)
+async def switched(stage: Stage) -> list[Row]:
+    parts = [failed_over, handed_over]
+    chosen = parts if stage.scale == "full" else [stage.random.choice(parts)]
+    return [row for part in chosen for row in await part(stage)]
+
+
 async def failed_over(stage: Stage) -> list[Row]:
     times = stage.times(full=10, share=1)
     pair = Pair(stage)
@@ -184,10 +190,11 @@ async def failed_over(stage: Stage) -> list[Row]:
         f"{len(gone)} acknowledged tasks had not reached the replica, each known by id, and {len(touched)} were set "
         f"back; {load.unknown} enqueues of unknown outcome"
     )
-    return [stage.row(verdict, injected=f"{times} failovers", note=note)]
+    await world.close()
+    check = "failover to a replica that lags behind"
+    return [stage.row(verdict, check=check, injected=f"{times} failovers", note=note)]
 
 
-@family("T-F13b", "planned failover: the primary becomes a replica and keeps its connections", share_s=60)
 async def handed_over(stage: Stage) -> list[Row]:
     """Nothing may be lost, and nobody may stay with the old one, which refuses to write for good."""
     times = stage.times(full=5, share=1)
@@ -206,8 +213,10 @@ async def handed_over(stage: Stage) -> list[Row]:
             await eventually(lambda: _role(pair.replica) == "slave", 20.0, what="the old primary follows")
     verdict = await judge(world)
     gauge.into(verdict)
+    await world.close()
     note = f"{load.unknown} enqueues of unknown outcome"
-    return [stage.row(verdict, injected=f"{times} failovers", note=note)]
+    check = "planned failover: the primary becomes a replica and keeps its connections"
+    return [stage.row(verdict, check=check, injected=f"{times} failovers", note=note)]
 
 
 def _role(server: Server) -> str:

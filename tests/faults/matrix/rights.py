@@ -30,7 +30,13 @@ TAKEN: Final = (
 """Rights to take away, each in its own way of being refused."""
 
 
-@family("T-F18", "SCRIPT FLUSH every 100 ms", share_s=60)
+@family("T-F18", "server: scripts, rights and passwords change", share_s=120)
+async def changed(stage: Stage) -> list[Row]:
+    parts = [scripts_flushed, rights_lent, rights_taken, password_rotated]
+    chosen = parts if stage.scale == "full" else [stage.random.choice(parts)]
+    return [row for part in chosen for row in await part(stage)]
+
+
 async def scripts_flushed(stage: Stage) -> list[Row]:
     server = stage.server()
     world = await stage.world(server.url, workers=3)
@@ -42,7 +48,11 @@ async def scripts_flushed(stage: Stage) -> list[Row]:
             await asyncio.sleep(0.1)
     verdict = await judge(world)  # nothing was disturbed: no start may be repeated
     gauge.into(verdict, recovery=False)
-    return [stage.row(verdict, injected=f"{times} times", note=f"{load.unknown} enqueues of unknown outcome")]
+    await world.close()
+    check = "SCRIPT FLUSH every 100 ms"
+    return [
+        stage.row(verdict, check=check, injected=f"{times} times", note=f"{load.unknown} enqueues of unknown outcome")
+    ]
 
 
 @asynccontextmanager
@@ -52,7 +62,10 @@ async def _guarded(stage: Stage, workers: int) -> AsyncIterator[tuple[Server, Fa
     _grant(server, ">first")
     world = await stage.world(server.url)
     await world.workers(*(f"w{n + 1}" for n in range(workers)), env=_login(server, "first"))
-    yield server, world
+    try:
+        yield server, world
+    finally:
+        await world.close()
 
 
 def _grant(server: Server, *rules: str) -> None:
@@ -63,7 +76,6 @@ def _login(server: Server, password: str) -> dict[str, str]:
     return {"STEM_BROKER_URL": f"unix://{USER}:{password}@{server.socket}"}
 
 
-@family("T-F18b", "rights of the workers taken away, and given back in time", share_s=60)
 async def rights_lent(stage: Stage) -> list[Row]:
     """Shorter than three beats (1.2 s): workers ask again, and go on."""
     taken = list(TAKEN) if stage.scale == "full" else [stage.random.choice(TAKEN)]
@@ -83,10 +95,10 @@ async def rights_lent(stage: Stage) -> list[Row]:
         gone = [worker.name for worker in world.fleet if not worker.running]
         verdict.expect(not gone, f"ended, although the rights came back: {gone}")
     note = f"{load.unknown} enqueues of unknown outcome"
-    return [stage.row(verdict, injected=f"{len(taken)} times 0.6 s", note=note)]
+    check = "rights of the workers taken away, and given back in time"
+    return [stage.row(verdict, check=check, injected=f"{len(taken)} times 0.6 s", note=note)]
 
 
-@family("T-F18c", "rights of the workers taken away for good", share_s=60)
 async def rights_taken(stage: Stage) -> list[Row]:
     taken = list(TAKEN) if stage.scale == "full" else [TAKEN[0]]
     return [await _taken(stage, rules) for rules in taken]
@@ -112,7 +124,7 @@ async def _taken(stage: Stage, rules: tuple[str, ...]) -> Row:
         gauge.into(verdict, recovery=False)
     return stage.row(
         verdict,
-        check=f"{stage.family.title}: {' '.join(rules)}",
+        check=f"rights of the workers taken away for good: {' '.join(rules)}",
         injected="2 workers shut out",
         note=f"both ended with {REFUSED_EXIT} within {took:.1f} s; {load.unknown} enqueues of unknown outcome",
     )
@@ -130,7 +142,6 @@ def _expect_named(
             verdict.expect(named or "can't run this command" in "".join(reasons), f"no command is named in {reasons}")
 
 
-@family("T-F18d", "the workers' password is changed", share_s=60)
 async def password_rotated(stage: Stage) -> list[Row]:
     """New workers first, then the old ones stop, then the old password goes. Who still has it is shut out."""
     async with _guarded(stage, 3) as (server, world):
@@ -154,4 +165,5 @@ async def password_rotated(stage: Stage) -> list[Row]:
         _expect_named(verdict, [old[2]], [forgotten], "old password")
         gauge.into(verdict)
     note = f"the worker that was forgotten ended with {forgotten}; {load.unknown} enqueues of unknown outcome"
-    return [stage.row(verdict, injected="1 rotation, 1 worker forgotten", note=note)]
+    check = "the workers' password is changed"
+    return [stage.row(verdict, check=check, injected="1 rotation, 1 worker forgotten", note=note)]

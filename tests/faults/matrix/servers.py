@@ -22,7 +22,7 @@ def kinds(stage: Stage) -> list[Kind]:
     return ["valkey", "redis"] if stage.scale == "full" and redis_server_path() is not None else ["valkey"]
 
 
-@family("T-F4", "server: kill -9 and restart", share_s=60)
+@family("T-F4", "server: kill -9 and restart", share_s=120)
 async def killed(stage: Stage) -> list[Row]:
     """AOF everysec: what was answered has been handed to the kernel, so it survives the death of the process."""
     return [await _killed(stage, kind) for kind in kinds(stage)]
@@ -47,6 +47,7 @@ async def _killed(stage: Stage, kind: Kind) -> Row:
                 await gauge.working(answers_ns)
     verdict = await judge(world)
     gauge.into(verdict)
+    await world.close()
     title = f"{stage.family.title} ({kind}, AOF everysec)"
     return stage.row(
         verdict, check=title, injected=f"{kills} kills", note=f"{load.unknown} enqueues of unknown outcome"
@@ -107,7 +108,7 @@ STALLS: Final[dict[str, Stall]] = {
 }
 
 
-@family("T-F15", "server: answers nothing, or only that it cannot", share_s=90)
+@family("T-F15", "server: answers nothing, or only that it cannot", share_s=120)
 async def stalled(stage: Stage) -> list[Row]:
     if stage.scale == "share":
         return [
@@ -140,6 +141,7 @@ async def _stalled(stage: Stage, kind: Kind, stalls: list[tuple[str, float]]) ->
                 await gauge.working(answers_ns)
     verdict = await judge(world)
     gauge.into(verdict)
+    await world.close()
     names = list(dict.fromkeys(name for name, _ in stalls))
     return stage.row(
         verdict,
