@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stem.adapters.redis import RedisStreamsBroker, client, control
-from stem.contracts import Enqueued, NewTask
-from stem.errors import BrokerError
+from stem.adapters.redis.calls import exchange_args
+from stem.contracts import Enqueued, FetchRequest, Limits, NewTask, Outcome, Settlement
+from stem.errors import BrokerError, BrokerRefusedError
+from stem.messages.status import TaskState
 from tests.faults.chaos import ChaosProxy
 from tests.faults.rules import DOWN, UP, Fault, of_kind
 from tests.servers import Server
@@ -37,6 +41,57 @@ async def test_no_byte_of_an_answer_may_change_and_acknowledge_another_task(
     # The last bytes may change without harm only where the client library reads past them.
     assert acknowledged <= 10
     assert proxy.corrupted >= 40
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id": "t\x961"},
+        {"id": ""},
+        {"id": "t" * 65},
+        {"queue": "de fault"},
+        {"queue": "de:fault"},
+        {"task": "x\n"},
+        {"task": ""},
+        {"unique_key": "k k"},
+        {"priority": 10},
+        {"priority": -1},
+        {"delay_ms": "1x"},
+        {"expires_ms": "-"},
+        {"lease_ms": " "},
+    ],
+)
+async def test_nothing_is_stored_under_what_is_no_name(
+    valkey_server: Server, valkey_url: str, namespace: str, wrong: dict[str, Any]
+) -> None:
+    """Nobody could settle it: it would be handed out again and again. The rest of its batch waits for the next try."""
+    broker = RedisStreamsBroker(valkey_url, namespace=namespace)
+    good = NewTask(id="good", task="x", queue="default", body=b"b")
+    await broker.statuses(["good"])
+    before = set(valkey_server.command("KEYS", "*"))
+
+    with pytest.raises(BrokerRefusedError, match="ILLFORMED"):
+        await broker.enqueue([good, replace(good, **{"id": "bad"} | wrong)])
+
+    assert set(valkey_server.command("KEYS", "*")) - before <= {f"{{{namespace}}}:schema"}
+    await broker.close()
+
+
+async def test_no_time_to_live_makes_a_result_vanish_at_once(valkey_url: str, namespace: str) -> None:
+    """One byte makes 86400000 into -6400000: the record would be gone as soon as it is final."""
+    broker = RedisStreamsBroker(valkey_url, namespace=namespace)
+    lengths: list[str | int] = [86_400_000, -6_400_000, "8640\x960000", ""]
+    for n, ttl in enumerate(lengths):
+        await broker.enqueue([NewTask(id=f"t-{n}", task="x", queue="default", body=b"b")])
+        fetched = await broker.exchange("w", [], FetchRequest(queues=["default"], count=1, lease_ms=60_000, epoch=0))
+        (delivery,) = fetched.deliveries
+        args = exchange_args("w", [Settlement(id=delivery.id, token=1, outcome=Outcome.SUCCEEDED)], None, Limits(), 3)
+        await broker._client.run("exchange", *args[:-1], ttl)
+
+        (status,) = await broker.statuses([delivery.id])
+        assert status is not None
+        assert status.state is TaskState.SUCCEEDED
+    await broker.close()
 
 
 async def test_a_subscription_hears_what_it_is_for_or_is_none(

@@ -172,6 +172,7 @@ _HINTS: Final = {
     "OOM": "It is at its memory limit: raise it, or let workers catch up",
     "READONLY": "It is a replica: point the URL at the primary",
     "MISCONF": "It cannot write its data to disk: free space there",
+    "ILLFORMED": "What arrived is not what Stem sends: look at what stands between here and the server",
     "NOREPLICAS": "It has too few replicas to take writes",
 }
 

@@ -7,6 +7,26 @@
 local limit, ttl = tonumber(ARGV[2]), tonumber(ARGV[3])
 local out, lengths, enqueued = {}, {}, {}
 
+-- Producers check all this before they send it. A task under an id or in a queue that is none could be neither settled nor
+-- found: what reaches us like that was changed on its way, or sent by something else.
+local function well_formed(i)
+  for at, most in pairs({ [0] = 64, [2] = 64 }) do
+    if #ARGV[i + at] > most or not ARGV[i + at]:match('^[%w_.%-]+$') then return false end
+  end
+  for at, least in pairs({ [1] = 1, [11] = 0 }) do
+    local name = ARGV[i + at]
+    if #name < least or #name > 200 or not name:match('^[%w_.:/%-]*$') then return false end
+  end
+  for at = 6, 10 do
+    if not ARGV[i + at]:match('^%-?%d*$') or ARGV[i + at] == '-' then return false end
+  end
+  return ARGV[i + 5]:match('^%d$') ~= nil
+end
+if not limit or not ttl or (#ARGV - 3) % 12 ~= 0 then return redis.error_reply('ILLFORMED a batch of tasks') end
+for i = 4, #ARGV, 12 do
+  if not well_formed(i) then return redis.error_reply('ILLFORMED the names or numbers of a task') end
+end
+
 local function length(queue)
   if not lengths[queue] then
     local flags = redis.call('HKEYS', queue_key(queue, 'meta'))

@@ -20,8 +20,9 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
   local answers, acks, leases, bells = {}, {}, {}, {}
   for index = 0, n - 1 do
     local i = first + index * 10
-    local id, token, outcome, reason, ttl = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 6], ARGV[i + 9]
-    local delay = tonumber(ARGV[i + 7])
+    local id, token, outcome, reason = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 6]
+    -- No number may stop the batch half way, or make a result vanish at once.
+    local delay, ttl = num(ARGV[i + 7]), length_of(ARGV[i + 9], 86400000)
     local key = task_key(id)
     local r = redis.pcall('HMGET', key, unpack(SETTLED))
     local answer = 0
