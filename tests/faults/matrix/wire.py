@@ -11,9 +11,11 @@ import time
 from typing import Final
 
 from stem.control.answer import PingResult
+from stem.worker.outage import SAID_EVERY_S
 from tests.faults.chaos import ChaosProxy
 from tests.faults.fleet import WorkerProcess
 from tests.faults.matrix import lost as lost  # registers its families beside these
+from tests.faults.matrix import spoilt as spoilt
 from tests.faults.matrix import weather as weather
 from tests.faults.matrix.family import Row, family
 from tests.faults.matrix.invariants import judge
@@ -55,7 +57,9 @@ async def half_open(stage: Stage) -> list[Row]:
         rounds = stage.times(full=5, share=1)
         found: dict[str, float] = {}
         problems: list[str] = []
-        for _ in range(rounds):
+        for number in range(rounds):
+            if number:
+                await asyncio.sleep(SAID_EVERY_S)  # the next outage is news again only then
             async with world.disturbed(after_s=10.0):
                 problems += await _half_open_once(world, proxies, workers, found)
         verdict = await judge(world)
@@ -97,7 +101,12 @@ async def _half_open_once(
     problems += [f"{silent.name} is {silent.diagnosis} after healing" for silent in ping.silent]
     after = [await world.enqueue("quick", queue=f"only-{kind}") for kind in HALF_OPEN]
     await world.all_final(after, timeout=30)
+    await eventually(lambda: all(_is_back(worker) for worker in workers.values()), 60, what="every outage is over")
     return problems
+
+
+def _is_back(worker: WorkerProcess) -> bool:
+    return worker.log().count("broker.back") == worker.log().count("broker.away")
 
 
 async def _notices(worker: WorkerProcess, before: int, began: float, found: dict[str, float], kind: str) -> None:
