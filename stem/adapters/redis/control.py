@@ -12,7 +12,7 @@ import redis.asyncio
 from stem.adapters.redis.address import Address
 from stem.adapters.redis.calls import issue_args, items_of, seen_of
 from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient, translate
-from stem.adapters.redis.reading import MISREAD, reading, whole
+from stem.adapters.redis.reading import MISREAD, raw, reading, whole
 from stem.adapters.redis.record import number, pauses_of, text
 from stem.contracts import Change, Desired, Issued, Logged
 from stem.errors import BrokerUnreachableError, DecodeError
@@ -51,7 +51,7 @@ class RedisControl:
                 fence=whole(fence),
                 now_ms=whole(now_ms),
                 log=[
-                    Logged(epoch=int(at), issued_at_ms=number(time) or 0, command=command)
+                    Logged(epoch=int(at), issued_at_ms=number(time) or 0, command=raw(command))
                     for at, time, command in zip(log[::3], log[1::3], log[2::3], strict=True)
                 ],
                 pauses=pauses_of(pauses),

@@ -22,6 +22,17 @@ def whole(value: object) -> int:
     return value
 
 
+def raw(value: object) -> bytes:
+    """Return what a script gave as bytes.
+
+    Raises:
+        TypeError: it is anything else.
+    """
+    if type(value) is not bytes:
+        raise TypeError(f"{type(value).__name__} in the place of bytes")
+    return value
+
+
 class reading:  # reads as a word: `with reading("sweep"):`
     """Make a block that takes a reply apart raise `UnknownOutcomeError` where it stumbles: it may have been done.
 
