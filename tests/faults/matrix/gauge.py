@@ -32,6 +32,8 @@ MOST_CPU: Final = 0.6
 CPU_SLACK_S: Final = 0.3
 """What runs when the server goes is finished meanwhile, and stacks are unwound: a fixed cost of each outage."""
 MOST_LINES_S: Final = 1.0
+WINDOW_S: Final = 10.0
+"""A rate is one over at least so long: the beginning, the reason and the end of one outage come close together."""
 MOST_COMMANDS: Final = (20.0, 40.0)
 """Per worker, while the server refuses: at first, and a second: heartbeats, and six loops that ask again."""
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -158,7 +160,7 @@ class Gauge:
 
     def lines_per_s(self) -> float:
         """Return how much the loudest worker wrote, without the lines that tell of one task each."""
-        seconds = max(1.0, time.monotonic() - self._began)
+        seconds = max(WINDOW_S, time.monotonic() - self._began)
         return max(
             (len(lines(worker)) - self._lines_before.get(worker.pid, 0)) / seconds for worker in self._world.fleet
         )
