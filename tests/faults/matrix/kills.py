@@ -20,7 +20,7 @@ from tests.faults.rules import Callback, Command, Watch, of_pid
 from tests.waiting import eventually
 
 LIFE_S: Final = 60.0
-"""The longest that a life of under two seconds may take."""
+"""The longest that a life of about two seconds may take."""
 TOGETHER: Final = 5
 
 Side = Literal["before", "after"]
@@ -62,7 +62,7 @@ class Life:
         """Live; die before the k-th command reaches the server, or after it was done and before its answer goes on."""
         world, queue = self._world, self._queue
         tasks = [
-            await world.enqueue("report", queue=queue, seconds=0.5),
+            await world.enqueue("report", queue=queue, seconds=1.0),
             await world.enqueue("flaky", queue=queue, failures=1),
             await world.enqueue("thread_nap", queue=queue, seconds=0.05),
             await world.enqueue("quick", queue=queue),
