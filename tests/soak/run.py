@@ -33,7 +33,7 @@ APP: Final = "tests.soak.app:app"
 LONG: Final = ("long-1", "long-2")
 LEASE_S: Final = 5.0
 LOST: Final = 0.01
-PRODUCERS: Final = 6
+PRODUCERS: Final = 12
 RESULT_TTL: Final = "10s"
 """Short, so that what is left afterwards is what nobody removes."""
 DEAD_MAX: Final = "100"
@@ -124,8 +124,8 @@ class Soak:
         await controller.pause("task", ["fault.nap"])
         await controller.resume("task", ["fault.nap"])
         if self.result.seconds >= LONG_S:
-            for _ in range(REMEMBERED // 20):
-                await asyncio.gather(*(controller.ping() for _ in range(20)))
+            for _ in range(REMEMBERED // 4):
+                await asyncio.gather(*(controller.ping() for _ in range(4)))
         await self._drained()
 
     async def _quiet_before(self) -> None:

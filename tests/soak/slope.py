@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from statistics import fmean, median
+from statistics import median
 from typing import Final
 
 LEAST: Final = 8
+BLOCKS: Final = 20
 _Z: Final = 1.96
 
 
@@ -26,17 +26,22 @@ class Slope:
         return self.low > limit
 
 
-def fit(points: Sequence[tuple[float, float]]) -> Slope:
+def fit(points: Sequence[tuple[float, float]], *, step: float = 0.0) -> Slope:
     """Return the median of the slopes between all pairs of points, which a few wild ones do not move.
 
-    The bounds are Sen's, by the rank of the slopes, widened for samples that follow each other: a resident set that
-    jumps and then stays is one piece of news, not as many as there are samples after it.
+    Points that follow each other are taken together first, as they are no independent news. The bounds are Sen's, by
+    the rank of the slopes.
+
+    Args:
+        step: y changes in steps of about this size anyhow, so that one step from the first point to the last says
+            nothing: the bounds are widened by it.
 
     Raises:
         ValueError: too few points, or all at the same x.
     """
     if len(points) < LEAST:
         raise ValueError(f"{len(points)} points are too few for a slope: {LEAST} at least")
+    points = _in_blocks(points)
     slopes = sorted(
         (second[1] - first[1]) / (second[0] - first[0])
         for number, first in enumerate(points)
@@ -45,26 +50,16 @@ def fit(points: Sequence[tuple[float, float]]) -> Slope:
     )
     if not slopes:
         raise ValueError("all points are at the same x")
-    value = median(slopes)
     n = len(points)
-    spread = _Z * math.sqrt(n * (n - 1) * (2 * n + 5) / 18 * _inflation(points, value))
-    low = round((len(slopes) - spread) / 2)
-    high = round((len(slopes) + spread) / 2)
-    return Slope(
-        value,
-        slopes[low] if low >= 0 else -math.inf,
-        slopes[high] if high < len(slopes) else math.inf,
-    )
+    spread = _Z * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    low = max(0, round((len(slopes) - spread) / 2))
+    high = min(len(slopes) - 1, round((len(slopes) + spread) / 2))
+    unsure = step / (points[-1][0] - points[0][0])
+    return Slope(median(slopes), slopes[low] - unsure, slopes[high] + unsure)
 
 
-def _inflation(points: Sequence[tuple[float, float]], slope: float) -> float:
-    """Return by how much fewer independent samples there are than samples, from how alike neighbours are."""
-    rests = [y - slope * x for x, y in points]
-    middle = fmean(rests)
-    rests = [rest - middle for rest in rests]
-    power = sum(rest * rest for rest in rests)
-    if power == 0:
-        return 1.0
-    alike = sum(a * b for a, b in pairwise(rests)) / power
-    alike = min(0.98, max(0.0, alike))
-    return (1 + alike) / (1 - alike)
+def _in_blocks(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return at most `BLOCKS` points: the medians of as many stretches."""
+    size = math.ceil(len(points) / BLOCKS)
+    blocks = [points[first : first + size] for first in range(0, len(points), size)]
+    return [(median(x for x, _ in block), median(y for _, y in block)) for block in blocks]

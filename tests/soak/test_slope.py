@@ -57,6 +57,14 @@ def test_one_jump_is_one_piece_of_news() -> None:
     assert not fit(samples(0.0, noise=0.01, jump=0.5)).over(1.0)
 
 
+def test_a_rise_of_less_than_a_step_says_nothing_and_a_longer_look_tells() -> None:
+    minutes, hour = samples(2.0, count=90), samples(2.0, count=720)
+
+    assert fit(minutes).over(1.0)
+    assert not fit(minutes, step=0.25).over(1.0)
+    assert fit(hour, step=0.25).over(1.0)
+
+
 def test_samples_that_do_not_move_at_all_are_sure() -> None:
     slope = fit([(float(number), 7.0) for number in range(20)])
 

@@ -59,7 +59,7 @@ def test_a_worker_that_stays_as_it_is_is_fine() -> None:
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        (soaked(mb_per_hour=1.5), "grows by"),
+        (soaked(mb_per_hour=4.0), "grows by"),
         (soaked(blocks=20_000), "more blocks of memory"),
         (replace(soaked(), violations=["1 lost: ['x']"]), "1 lost"),
         (replace(soaked(), quiet_after_s=None), "never came to an end"),
