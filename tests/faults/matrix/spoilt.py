@@ -59,6 +59,10 @@ async def _once(stage: Stage, number: int) -> Row:
         spoilt = _met(world, fault, producers_fault)
         verdict = await judge(world, forgiven=spoilt, counts=False, keys=False)
         requests = _met(world, producers_fault)
+        # A request that was changed may have put its task into a queue of another name, where nobody looks.
+        verdict.violations = [text for text in verdict.violations if not text.startswith("left in ")]
+        (queue,) = await world.broker.census.queues(["default"])
+        verdict.expect(queue.ready == queue.in_flight == queue.retrying == queue.delayed == 0, f"{queue} is not empty")
         lost = await _not_ended(world, spoilt - requests)
         verdict.lost |= lost
         verdict.violations += [f"{task_id} is lost, and its producer's wire changed nothing of it" for task_id in lost]

@@ -72,10 +72,10 @@ WEATHERS: Final[Mapping[str, Act]] = {
 async def weathers(stage: Stage) -> list[Row]:
     """All at the same time, each on a world of its own."""
     server = stage.server(aof=False, tcp=True)
-    seconds = stage.times(full=60, share=4)
+    seconds = stage.times(full=60, share=3)
     return await asyncio.gather(
         *(_weather(stage, server, name, act, seconds) for name, act in WEATHERS.items()),
-        _nameless(stage, server, stage.times(full=30, share=3)),
+        _nameless(stage, server, stage.times(full=30, share=1)),
     )
 
 
