@@ -73,7 +73,7 @@ async def _once(stage: Stage, number: int) -> Row:
         changed = wire.corrupted + producers_wire.corrupted
         verdict.expect(changed > 0, "not a byte was changed")
         verdict.tasks = len(verdict.account.ids("acked"))
-        misled = len(await _not_ended(world, requests & verdict.account.ids("acked")))
+        misled = len(await _not_ended(world, requests, within_s=0.5))
         buried = Counter(status.reason for status in verdict.statuses.values() if status.state is TaskState.FAILED)
         note = f"{misled} whose own request was changed never came; dead letters: {dict(buried)}"
         return stage.row(verdict, injected=f"{changed} bytes", note=note)
@@ -85,7 +85,7 @@ def _met(world: FaultWorld, *faults: Fault) -> set[str]:
     return {task_id for fault in faults for chunk in fault.spoilt for task_id in ids if task_id.encode() in chunk}
 
 
-async def _not_ended(world: FaultWorld, ids: set[str]) -> set[str]:
+async def _not_ended(world: FaultWorld, ids: set[str], *, within_s: float = 15.0) -> set[str]:
     """Return those of the acknowledged tasks that no worker has ended, and of which no record says that they ended."""
     account = world.ledger.read()
     left = ids & account.ids("acked") & account.lost()
@@ -96,7 +96,7 @@ async def _not_ended(world: FaultWorld, ids: set[str]) -> set[str]:
         return not left
 
     with contextlib.suppress(AssertionError):
-        await eventually(all_ended, 15.0)
+        await eventually(all_ended, within_s)
     return left
 
 
