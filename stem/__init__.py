@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stem.errors import BrokerUnreachableError as BrokerUnreachableError
     from stem.errors import ConfigError as ConfigError
     from stem.errors import DecodeError as DecodeError
+    from stem.errors import HandlerError as HandlerError
     from stem.errors import HardTimeLimitExceeded as HardTimeLimitExceeded
     from stem.errors import InvalidArgumentsError as InvalidArgumentsError
     from stem.errors import InvalidInputError as InvalidInputError
@@ -78,8 +79,9 @@ _HOME = {
     "stem.config": ("StemConfig", "TLSConfig"),
     "stem.errors": (
         "BodyTooLargeError", "BrokerError", "BrokerRefusedError", "BrokerUnreachableError", "ConfigError",
-        "DecodeError", "HardTimeLimitExceeded", "InvalidArgumentsError", "InvalidInputError", "InvalidNameError",
-        "NewerVersionError", "QueueFull", "Reject", "Retry", "SignatureError", "SoftTimeLimitExceeded", "StemError",
+        "DecodeError", "HandlerError", "HardTimeLimitExceeded", "InvalidArgumentsError", "InvalidInputError",
+        "InvalidNameError", "NewerVersionError", "QueueFull", "Reject", "Retry", "SignatureError",
+        "SoftTimeLimitExceeded", "StemError",
         "TaskConflictError", "TaskNotFoundError", "UnknownOutcomeError", "UnknownTaskError", "WaitTimeoutError",
         "WorkerLostError",
     ),

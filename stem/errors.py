@@ -20,7 +20,8 @@ StemError
 ├─ WaitTimeoutError (TimeoutError)       the task was not final in time
 ├─ SoftTimeLimitExceeded                 raised inside a handler that ran past its soft limit
 ├─ HardTimeLimitExceeded                 recorded for a handler that was ended at its hard limit
-├─ WorkerLostError                       recorded for a task whose worker vanished
+├─ WorkerLostError                       recorded for a task whose worker, or child process, vanished
+├─ HandlerError                          stands in the worker for what a handler raised in its child process
 └─ Retry, Reject                         control flow: what a handler raises to be run again, or never again
 """
 
@@ -128,7 +129,25 @@ class HardTimeLimitExceeded(StemError):
 
 
 class WorkerLostError(StemError):
-    """The error recorded for a task whose worker vanished while it ran."""
+    """The error recorded for a task whose worker, or whose child process, vanished while it ran."""
+
+
+class HandlerError(StemError):
+    """What a handler raised in its child process, as the worker knows it: the exception itself stayed in the child.
+
+    Attributes:
+        type: the name of the exception's class; `traceback` as text.
+        retried: the handler's `retry_on` lets it be retried; `given_up`: its `give_up_on` names it.
+    """
+
+    def __init__(
+        self, message: str, *, type: str, traceback: str = "", retried: bool = True, given_up: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.type = type
+        self.traceback = traceback
+        self.retried = retried
+        self.given_up = given_up
 
 
 class Retry(StemError):

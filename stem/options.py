@@ -85,7 +85,7 @@ class TaskOptions:
         soft_time_limit: after it the handler is told, with `SoftTimeLimitExceeded`.
         time_limit: after it the handler is ended.
         result_ttl: how long its record and result are kept once it is final.
-        isolation: "process" runs it in a child process (needs a later version; refused when registered).
+        isolation: "process" runs it in a child process of the worker, which can be killed.
         retry_strategy: how long to wait before each retry.
         retry_on: only these exceptions are retried; `give_up_on`: these never are, and win.
     """

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 from stem.errors import ConfigError, InvalidNameError, UnknownTaskError
 from stem.messages.names import check_name
-from stem.task import NO_OPTIONS, UNSET, Parameters, Task, TaskContext, TaskOptions
+from stem.task import NO_OPTIONS, Parameters, Task, TaskContext, TaskOptions
 
 H = TypeVar("H")
 
@@ -99,7 +99,7 @@ class SimpleTaskRegistry:
         """Add a handler object (`name` and a call) or a task made by `@app.task`; returns it.
 
         Raises:
-            ConfigError: it is no handler, its name is taken, or it asks for what this version cannot do.
+            ConfigError: it is no handler, or its name is taken.
         """
         entry = _read(handler)
         if entry.name in self._tasks and not replace and self._tasks[entry.name].handler is not handler:
@@ -162,8 +162,6 @@ def _read(handler: object) -> Registered:
             raise ConfigError(str(error)) from error
         _check_handler_call(name, handler)
         entry = Registered(name=name, options=options, handler=handler, function=handler, parameters=None)
-    if entry.options.isolation is not UNSET:
-        raise ConfigError(f"task {entry.name}: isolation={entry.options.isolation!r} needs a later version of Stem")
     return entry
 
 

@@ -164,11 +164,6 @@ class TooFew:
     def __call__(self, args: Mapping[str, Any]) -> None: ...
 
 
-class Isolated(NoName):
-    name = "isolated"
-    options = TaskOptions(isolation="process")
-
-
 class Generator:
     name = "generator"
 
@@ -183,7 +178,6 @@ class Generator:
         (BadName(), "is not a task name"),
         (BadOptions(), "not a TaskOptions"),
         (TooFew(), r"called as \(context, args\)"),
-        (Isolated(), "needs a later version"),
         (EmailTask, r"register an object, EmailTask\(\)"),
         (lambda: None, "needs a `name`"),
         (asyncio.sleep, "needs a `name`"),

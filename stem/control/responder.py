@@ -28,7 +28,7 @@ MOST_AT_ONCE: Final = 256
 KEEP_MS: Final = 60_000
 LONGEST_KEEP_MS: Final = 86_400_000
 """However long a sender says it waits: replies are kept no longer, and the server takes no expiry past its clock."""
-WHATS: Final = ("active", "reserved", "revoked", "registered", "queues", "config", "stack")
+WHATS: Final = ("active", "reserved", "revoked", "registered", "queues", "children", "config", "stack")
 MODES: Final = ("warm", "soft", "hard")
 
 
@@ -58,8 +58,9 @@ class Steered(Protocol):
 
     def stats(self) -> Mapping[str, Any]: ...
 
-    async def barrier(self) -> None:
-        """Return once every delivery handed out before now has begun its handler, or was handed back."""
+    async def barrier(self, *, begun: bool = True) -> None:
+        """Return once every delivery handed out before now has arrived here; and has begun its handler, or was handed
+        back, unless `begun` is false."""
 
     async def idle(self) -> bool:
         """Return True once nothing is in flight, False if the worker takes work again before that."""
@@ -253,7 +254,7 @@ class Responder:
         worker = self._worker
         worker.remember_revoked(ids, terminate=terminate)
         # What is being handed to us at this moment counts: it began before the revoke reached the broker's record.
-        await worker.barrier()
+        await worker.barrier(begun=False)
         held = worker.held(ids)
         await self._reply(command, "applied", {"held": held})
         if held:

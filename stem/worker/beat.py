@@ -223,5 +223,5 @@ def row(job: Job) -> RunningTask:
         token=delivery.token,
         started_at_ms=delivery.started_at_ms,
         progress=job.progress_value,
-        isolation="thread" if job.threaded else "async",
+        isolation=job.isolation,
     )

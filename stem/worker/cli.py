@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import logging
 import os
 import re
@@ -29,13 +28,14 @@ from stem.text import clean
 from stem.worker import host, logs
 from stem.worker.lifecycle import REFUSED_EXIT, WorkerLifecycleConfig
 from stem.worker.outage import RIGHTS
+from stem.worker.reference import load
 from stem.worker.runtime import Worker
 
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 69
 EXIT_INTERRUPTED: Final = 130
 
-_REFERENCE: Final = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?")
+_UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,10 +56,20 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--drain-timeout", metavar="25s", help="how long a warm stop waits for what runs")
     parse.add_argument("--soft-timeout", metavar="3s", help="how long handlers that were told to stop may take")
     parse.add_argument("--wedged-timeout", metavar="60s", help="how long the work loop may stand still")
+    parse.add_argument("--max-tasks-per-child", type=int, metavar="N", help="replace a child process after so many")
+    parse.add_argument("--max-memory-per-child", type=_bytes, metavar="512MiB", help="or when it holds more")
     parse.add_argument("--processes", type=int, default=None, metavar="N", help="needs a later version")
     parse.add_argument("--health-port", type=int, default=None, metavar="PORT", help="needs a later version")
     parse.add_argument("--debug", action="store_true", help="show tracebacks of start-up errors")
     return parse
+
+
+def _bytes(text: str) -> int:
+    """Read a size: a number of bytes, or of KiB, MiB or GiB."""
+    found = re.fullmatch(r"(\d{1,15}) ?(|K|M|G)(i?B)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{ascii(text)[:40]} is no size: use 512MiB, 2GiB, or bytes")
+    return int(found[1]) * _UNITS[found[2].lower()]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,6 +111,8 @@ def _run(args: argparse.Namespace) -> int:
         soft_timeout=_duration(args.soft_timeout, "--soft-timeout", 3.0),
         drain_timeout=_duration(args.drain_timeout, "--drain-timeout", None),
         wedged_timeout=_duration(args.wedged_timeout, "--wedged-timeout", None),
+        max_tasks_per_child=args.max_tasks_per_child,
+        max_memory_per_child=args.max_memory_per_child,
     )
     app = load(args.app)
     if args.name is not None:
@@ -122,37 +134,6 @@ def _refuse_later_features(args: argparse.Namespace) -> None:
 
 def _duration(text: str | None, name: str, default: Any) -> Any:
     return default if text is None else parse_duration(text, name=name)
-
-
-def load(reference: str) -> Stem:
-    """Import `package.module:attribute` (`:app` may be left out) and return the application.
-
-    Raises:
-        ConfigError: it cannot be imported, or is no `Stem`.
-    """
-    if not _REFERENCE.fullmatch(reference):
-        raise ConfigError(f"{ascii(reference)[:100]} is no application: use package.module:attribute")
-    module_name, _, attribute = reference.partition(":")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or module_name
-        if module_name == missing or module_name.startswith(f"{missing}."):
-            raise ConfigError(f"there is no module {module_name} here: start in its folder, or install it") from error
-        raise ConfigError(f"{module_name} needs {clean(missing, 100)}, which is not installed") from error
-    except StemError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{module_name} cannot be imported: {type(error).__name__}: {clean(error, 300)}") from error
-    for part in (attribute or "app").split("."):
-        if not hasattr(found, part):
-            raise ConfigError(f"{module_name} has no attribute {part!r}: use package.module:attribute")
-        found = getattr(found, part)
-    if not isinstance(found, Stem):
-        raise ConfigError(f"{reference} is a {type(found).__name__}, not a Stem application")
-    return found
 
 
 def _in_loop(main_coroutine: Coroutine[Any, Any, int]) -> int:
@@ -209,6 +190,7 @@ async def _work(app: Stem, args: argparse.Namespace, config: StemConfig, lifecyc
         concurrency=args.concurrency,
         lifecycle=lifecycle,
         signer=signer,
+        app=args.app,
         config=replace(app.config, worker_name=config.worker_name) if config.worker_name else app.config,
     )
     try:

@@ -14,27 +14,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from stem.contracts import Delivery, Settlement
-from stem.errors import (
-    DecodeError,
-    HardTimeLimitExceeded,
-    InvalidArgumentsError,
-    Retry,
-    SoftTimeLimitExceeded,
-    StemError,
-    UnknownTaskError,
-)
-from stem.messages.codec import MAX_BODY
-from stem.messages.envelope import Envelope
+from stem.errors import HardTimeLimitExceeded, Retry, SoftTimeLimitExceeded, StemError, WorkerLostError
 from stem.signals import StemSignals, TaskPostrun, TaskPrerun, TaskReceived
-from stem.signing import PayloadSigner
 from stem.task import Signature
 from stem.worker import verdict
 from stem.worker.board import Board
 from stem.worker.executor.aio import drive
+from stem.worker.executor.processes import ProcessExecutor
 from stem.worker.executor.threads import ThreadExecutor
 from stem.worker.finisher import Finisher
 from stem.worker.job import Job, Stop
-from stem.worker.plan import Planner
+from stem.worker.plan import Plan
+from stem.worker.reading import Reader
 from stem.worker.wheel import Wheel
 
 if TYPE_CHECKING:
@@ -46,6 +37,8 @@ CANCEL_GRACE_S: Final = 5.0
 """How long a cancelled handler may clean up before it is cancelled again, and after that given up."""
 COOPERATIVE_GRACE_S: Final = 0.5
 """How long a handler that is revoked with force may look at `is_revoked` before it is stopped."""
+SOFT_GRACE_S: Final = 1.5
+"""How long a revoked one in a child process may clean up after `SoftTimeLimitExceeded` before the child is ended."""
 
 
 class Dispatcher:
@@ -55,34 +48,30 @@ class Dispatcher:
         self,
         *,
         board: Board,
-        planner: Planner,
+        reader: Reader,
         finisher: Finisher,
         threads: ThreadExecutor,
+        processes: ProcessExecutor,
         wheel: Wheel,
-        signer: PayloadSigner | None,
-        namespace: str,
         worker_id: str,
         worker_name: str,
         client: Callable[[], Stem],
         changed: Callable[[], None],
         look_again: Callable[[], None],
         poke_vitals: Callable[[], None],
-        max_body: int = MAX_BODY,
     ) -> None:
         self.worker_id = worker_id
         self._worker_name = worker_name
         self._board = board
-        self._planner = planner
+        self._reader = reader
         self._finisher = finisher
         self._threads = threads
+        self._processes = processes
         self._wheel = wheel
-        self._signer = signer
-        self._namespace = namespace
         self._client = client
         self._changed = changed
         self._look_again = look_again
         self._poke_vitals = poke_vitals
-        self._max_body = max_body
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
         # The loop holds tasks weakly. Jobs hold theirs, but a job may be settled before its handler has ended.
@@ -107,9 +96,9 @@ class Dispatcher:
             self._settle(job, verdict.hand_back(delivery, reason="worker stops"))
             return
         try:
-            self._read(job)
+            job.envelope, job.plan = self._reader.read(delivery)
         except StemError as error:
-            settlement = self._refusal(job, error)
+            settlement = self._reader.refusal(delivery, error, now_ms=board.now_ms())
             # Its frames hold the decoded message, which may be 80 times the size of the body, and this job: a circle
             # that only a full collection would free, long after the job.
             job.error = verdict.without_frames(error)
@@ -129,54 +118,37 @@ class Dispatcher:
         assert plan is not None
         if board.watched:
             board.note("task.started", job)
+        if plan.isolated:
+            self._begin_elsewhere(job, self._processes)
+            return  # its time runs from its real start
         if plan.threaded:
-            self._begin_thread(job)
+            self._begin_elsewhere(job, self._threads)
         else:
             job.task = task = self._loop.create_task(drive(job), name=delivery.id)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        self._arm(job, plan)
+
+    def begun(self, job: Job) -> None:
+        """Its child process is given it now."""
+        assert job.plan is not None
+        self._arm(job, job.plan)
+
+    def _arm(self, job: Job, plan: Plan) -> None:
         if plan.soft_s is not None:
             self._wheel.after(plan.soft_s, lambda: job.running, lambda: self.stop(job, Stop.SOFT_LIMIT))
         if plan.hard_s is not None:
             self._wheel.after(plan.hard_s, lambda: job.running, lambda: self.stop(job, Stop.HARD_LIMIT))
 
-    def _read(self, job: Job) -> None:
-        """Fill in envelope and plan; raises what is wrong with the delivery."""
-        delivery = job.delivery
-        if self._signer is not None:
-            self._signer.verify("task", self._namespace, delivery.queue, delivery.body, delivery.signature)
-        job.envelope = envelope = Envelope.decode(delivery.body, limit=self._max_body)
-        if envelope.id != delivery.id or envelope.task != delivery.task:
-            raise DecodeError("the body is another task's than its record says")
-        job.plan = plan = self._planner.plan(delivery.task, envelope.options)
-        plan.registered.validate(envelope.args)
-
-    def _refusal(self, job: Job, error: StemError) -> Settlement:
-        delivery = job.delivery
-        if isinstance(error, InvalidArgumentsError):
-            return verdict.dead(delivery, 86_400_000, error, reason="failed")
-        settlement = verdict.unreadable(delivery, error, now_ms=self._board.now_ms())
-        if isinstance(error, UnknownTaskError) and delivery.give_backs == 0:
-            log.warning(
-                "task.unknown",
-                extra={
-                    "task_id": delivery.id,
-                    "task": delivery.task,
-                    "queue": delivery.queue,
-                    "hint": "no handler of this name is registered here; it is given back for another worker",
-                },
-            )
-        return settlement
-
-    def _begin_thread(self, job: Job) -> None:
+    def _begin_elsewhere(self, job: Job, pool: ThreadExecutor | ProcessExecutor) -> None:
         if not self.signalling:
-            self._threads.start(job)
+            pool.start(job)
             return
 
         async def prerun_then_start() -> None:
             await self.prerun(job)
             if job.running:
-                self._threads.start(job)
+                pool.start(job)
 
         task = self._loop.create_task(prerun_then_start(), name=f"{job.id} prerun")
         self._tasks.add(task)
@@ -261,8 +233,41 @@ class Dispatcher:
         job.how = "finished"
         return verdict.failure(delivery, plan, error)
 
+    def died(self, job: Job, error: WorkerLostError, *, killed: bool) -> None:
+        """The child process that ran it is gone, by its own doing or because it was `killed` from here."""
+        ended_at = time.monotonic()
+        self._free(job)
+        if job.abandoned:
+            self._too_late(job)
+            return
+        plan, delivery = job.plan, job.delivery
+        assert plan is not None
+        self._board.measure(job, ended_at)
+        match job.stop:
+            case Stop.HARD_LIMIT:
+                settlement = verdict.failure(delivery, plan, self._timed_out(job))
+            case Stop.REVOKED:
+                job.how = "killed"
+                settlement = verdict.revoked(delivery, plan.ttl_ms)
+            case Stop.HAND_BACK | Stop.UNRENEWED:
+                job.how = "handed_back"
+                settlement = verdict.hand_back(delivery, reason="child process killed")
+            case Stop.LOST:
+                self._forget(job)
+                return
+            case None | Stop.SOFT_LIMIT if killed:
+                job.how = "handed_back"
+                settlement = verdict.hand_back(delivery, reason="worker stops")
+            case None | Stop.SOFT_LIMIT if job.revoke_asked:
+                job.how = "crashed"
+                settlement = verdict.revoked(delivery, plan.ttl_ms)
+            case None | Stop.SOFT_LIMIT:
+                job.error, job.how = error, "crashed"
+                settlement = verdict.crashed(delivery, error)
+        self._settle(job, settlement)
+
     def dropped(self, job: Job) -> None:
-        """It was taken back before its thread began it, or came to its start too late."""
+        """It was taken back before its thread or child process began it, or came to its start too late."""
         self._free(job)
         if job.settlement is None and not job.abandoned:
             self._end_unbegun(job)
@@ -327,10 +332,12 @@ class Dispatcher:
         """Stop a running handler for this reason; a stronger reason replaces a weaker one. On the work loop."""
         if not job.running or job.abandoned or job.stop is why:
             return
-        if job.stop is not None and _WEIGHT[job.stop] > _WEIGHT[why]:
+        if job.stop is not None and job.stop.weight > why.weight:
             return
         job.stop = why
-        if job.threaded:
+        if job.isolated:
+            self._stop_process(job, why)
+        elif job.threaded:
             self._stop_thread(job, why)
         else:
             self._stop_async(job, why)
@@ -338,6 +345,12 @@ class Dispatcher:
     def revoke(self, job: Job, *, terminate: bool) -> None:
         """Tell a handler that it is revoked; with `terminate`, stop it after a short grace. On the work loop."""
         job.revoke_asked = True
+        if not job.on_loop and not job.began and self._take_back(job):
+            job.stop = Stop.REVOKED
+            self.dropped(job)
+            return
+        if job.isolated:
+            self._processes.tell(job, "revoked")
         if terminate and not job.terminate:
             job.terminate = True
             self._wheel.after(COOPERATIVE_GRACE_S, lambda: job.running, lambda: self.stop(job, Stop.REVOKED))
@@ -345,14 +358,19 @@ class Dispatcher:
     def lose(self, job: Job) -> None:
         """The broker says the lease is gone. On the work loop."""
         job.lost = True
+        if job.isolated:
+            self._processes.tell(job, "lost")
         if job.running:
             self.stop(job, Stop.LOST)
 
     def hand_back_unbegun(self) -> None:
-        """Take back what still waits for a thread: its queue was paused, or the worker stops."""
+        """Take back what still waits for a thread or child: its queue was paused, or the worker stops."""
         for job in self._board.snapshot():
-            if job.threaded and not job.began and job.running and self._threads.take_back(job):
+            if not job.on_loop and not job.began and job.running and self._take_back(job):
                 self.dropped(job)
+
+    def _take_back(self, job: Job) -> bool:
+        return self._processes.take_back(job) if job.isolated else self._threads.take_back(job)
 
     def _stop_async(self, job: Job, why: Stop) -> None:
         task = job.task
@@ -383,6 +401,20 @@ class Dispatcher:
         self._threads.interrupt(job, SoftTimeLimitExceeded)
         if why is not Stop.SOFT_LIMIT:
             self._wheel.after(CANCEL_GRACE_S, lambda: job.running, lambda: self._give_up(job))
+
+    def _stop_process(self, job: Job, why: Stop) -> None:
+        """Told first, then ended: whatever it was stopped for, it is settled when its process is gone, not before."""
+        if self._processes.take_back(job):
+            self.dropped(job)
+        elif why is Stop.HARD_LIMIT:
+            self._processes.end(job)
+        else:
+            if why is Stop.UNRENEWED:
+                self._processes.tell(job, "lost")
+            self._processes.interrupt(job)
+            if why is not Stop.SOFT_LIMIT:
+                grace_s = SOFT_GRACE_S if why is Stop.REVOKED else CANCEL_GRACE_S
+                self._wheel.after(grace_s, lambda: job.running, lambda: self._processes.end(job))
 
     def _give_up(self, job: Job) -> None:
         """Settle a job whose handler does not end; its slot stays taken until it does."""
@@ -447,13 +479,3 @@ class Dispatcher:
             "queue": delivery.queue,
             "attempt": delivery.attempt,
         }
-
-
-_WEIGHT: Final = {
-    Stop.SOFT_LIMIT: 0,
-    Stop.HAND_BACK: 1,
-    Stop.UNRENEWED: 2,
-    Stop.HARD_LIMIT: 3,
-    Stop.REVOKED: 4,
-    Stop.LOST: 5,
-}

@@ -40,10 +40,11 @@ def cgroup_quota(root: Path = _CGROUP) -> float | None:
         return None
 
 
-def rss_bytes() -> int:
-    """Return the resident memory of this process; 0 where it cannot be told."""
+def rss_bytes(pid: int | None = None) -> int:
+    """Return the resident memory of a process, by default this one; 0 where it cannot be told."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        statm = Path(f"/proc/{'self' if pid is None else pid}/statm")
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
 

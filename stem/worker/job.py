@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from stem.contracts import Delivery, Settlement
-from stem.messages.codec import pack
+from stem.errors import WorkerLostError
+from stem.messages.codec import pack, unpack
 from stem.messages.envelope import Envelope
 from stem.task import CURRENT, Signature, TaskContext
 from stem.worker.plan import Plan
@@ -32,6 +33,21 @@ class Stop(Enum):
     """Two thirds of the lease have passed without a confirmed renewal."""
     LOST = "lost"
     """The broker says that another worker holds it, or nobody."""
+
+    @property
+    def weight(self) -> int:
+        """A stronger reason replaces a weaker one."""
+        return _WEIGHT[self]
+
+
+_WEIGHT: Final = {
+    Stop.SOFT_LIMIT: 0,
+    Stop.HAND_BACK: 1,
+    Stop.UNRENEWED: 2,
+    Stop.HARD_LIMIT: 3,
+    Stop.REVOKED: 4,
+    Stop.LOST: 5,
+}
 
 
 class Job:
@@ -138,7 +154,23 @@ class Job:
 
     @property
     def threaded(self) -> bool:
-        return self.plan is not None and self.plan.registered.kind == "thread"
+        return self.plan is not None and self.plan.threaded
+
+    @property
+    def isolated(self) -> bool:
+        """It runs in a child process."""
+        return self.plan is not None and self.plan.isolated
+
+    @property
+    def on_loop(self) -> bool:
+        """Its handler can block the work loop."""
+        return not self.threaded and not self.isolated
+
+    @property
+    def isolation(self) -> str:
+        if self.isolated:
+            return "process"
+        return "thread" if self.threaded else "async"
 
     # ------------------------------------------------------------------------------------- what the executors call
 
@@ -157,6 +189,8 @@ class Job:
             return False
         self.started_at = time.monotonic()
         self.began = True
+        if self.isolated:
+            self.desk.begun(self)
         return True
 
     def call(self) -> Any:
@@ -195,6 +229,28 @@ class Job:
     def dropped(self) -> None:
         self.desk.dropped(self)
 
+    def died(self, how: str, *, trace: str, killed: bool) -> None:
+        error = WorkerLostError(how)
+        if trace:
+            error.add_note(trace)
+        self.desk.died(self, error, killed=killed)
+
+    def order(self) -> Mapping[str, Any]:
+        """Return what a child process needs to run it."""
+        delivery, plan = self.delivery, self.plan
+        assert plan is not None
+        if self.context is None:
+            self.make_context()
+        return {
+            "body": delivery.body,
+            "queue": delivery.queue,
+            "attempt": delivery.attempt,
+            "token": delivery.token,
+            "max_retries": plan.max_retries,
+            "revoked": self.revoke_asked,
+            "lost": self.lost,
+        }
+
     def make_context(self) -> TaskContext:
         delivery, envelope, plan = self.delivery, self.envelope, self.plan
         assert envelope is not None
@@ -220,6 +276,11 @@ class Job:
     def progress(self, value: object) -> None:
         packed = pack(value, what="progress", limit=64 * 1024)
         self.progress_value = value if len(packed) <= SMALL_PROGRESS else None
+        self.desk.progressed(self, packed)
+
+    def progress_told(self, packed: bytes) -> None:
+        """Take progress over from a child process."""
+        self.progress_value = unpack(packed, what="progress") if len(packed) <= SMALL_PROGRESS else None
         self.desk.progressed(self, packed)
 
     def extend_lease(self, seconds: float) -> None:

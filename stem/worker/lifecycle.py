@@ -14,14 +14,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
 from stem.contracts import Broker, Settlement
-from stem.errors import BrokerError, WorkerLostError
+from stem.errors import BrokerError, ConfigError, WorkerLostError
 from stem.worker import stacks, verdict
 from stem.worker.board import Board
 from stem.worker.job import Job
@@ -49,7 +49,8 @@ class WorkerLifecycleConfig:
         soft_timeout: how long handlers that were told to stop may take.
         drain_timeout: how long a warm stop waits for what runs; None takes it from the configuration (25 s).
         wedged_timeout: how long the work loop may stand still; None takes it from the configuration (60 s).
-        max_tasks_per_child, max_memory_per_child: concern child processes, which come with a later version.
+        max_tasks_per_child: a child process is replaced after so many tasks; max_memory_per_child: when it holds more
+            bytes of memory (resident) after a task. They concern tasks with `isolation="process"`.
     """
 
     install_signal_handlers: bool = False
@@ -58,6 +59,12 @@ class WorkerLifecycleConfig:
     wedged_timeout: float | None = None
     max_tasks_per_child: int | None = None
     max_memory_per_child: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_tasks_per_child", "max_memory_per_child"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigError(f"{name}={ascii(value)[:80]}: give a whole number of at least 1, or None")
 
 
 class Level(IntEnum):
@@ -79,6 +86,7 @@ class Lifecycle:
     Args:
         announce: called with each new level, before anything is done about it.
         stop_handlers: asks the work loop to stop everything that runs; `hand_back_waiting` what has not begun.
+        kill_children: kills the child processes, before what they run is handed back.
         under_way: says whether an answer of the broker that may carry tasks is still to come.
     """
 
@@ -92,6 +100,7 @@ class Lifecycle:
         announce: Callable[[Level, str], None],
         stop_handlers: Callable[[], None],
         hand_back_waiting: Callable[[], None],
+        kill_children: Callable[[], Awaitable[None]],
         under_way: Callable[[], bool],
     ) -> None:
         self._board = board
@@ -101,6 +110,7 @@ class Lifecycle:
         self._announce = announce
         self._stop_handlers = stop_handlers
         self._hand_back_waiting = hand_back_waiting
+        self._kill_children = kill_children
         self._under_way = under_way
         self._changed = asyncio.Event()
         self.level = Level.NONE
@@ -152,6 +162,7 @@ class Lifecycle:
                 self.ask(Level.HARD, "the soft timeout has passed")
         await self._until_answered()
         if self._board.jobs:
+            await self._kill_children()
             left = await rescue(broker, self._board, self._worker_id, crashed=False, timeout_s=HAND_BACK_S)
             if left:
                 log.error("worker.tasks_left", extra={"count": left, "hint": "their leases will run out"})
@@ -239,7 +250,9 @@ def signals_to(react: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-def write_stacks(loop: asyncio.AbstractEventLoop | None) -> None:
-    """Write what every thread and task is doing to stderr."""
-    sys.stderr.write(stacks.report(loop))
+def write_stacks(
+    loop: asyncio.AbstractEventLoop | None, child_stacks: Callable[[], Sequence[Mapping[str, Any]]] = tuple
+) -> None:
+    """Write what every thread, task and child process is doing to stderr."""
+    sys.stderr.write(stacks.report(loop, child_stacks()))
     sys.stderr.flush()

@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 import traceback
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, TextIO
 
 from stem.text import clean
 
@@ -120,10 +120,23 @@ class JsonFormatter(_Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class Installed(NamedTuple):
+    """What this process's logs look like, so that its child processes can do the same."""
+
+    style: str
+    level: str
+    worker: str
+
+
+installed: Installed | None = None
+
+
 def install(*, style: str | None, level: str, worker: str, stream: TextIO | None = None) -> None:
     """Send this process's logs to `stream` (stderr). `style` None means console on a terminal, else JSON."""
+    global installed
     target = sys.stderr if stream is None else stream
     chosen = style or ("console" if target.isatty() else "json")
+    installed = Installed(chosen, level, worker)
     handler = logging.StreamHandler(target)
     handler.setFormatter(ConsoleFormatter(worker) if chosen == "console" else JsonFormatter(worker))
     root = logging.getLogger()

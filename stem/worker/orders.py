@@ -5,14 +5,19 @@ when the loop gets to it.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from stem.worker.board import Board
 from stem.worker.dispatch import Dispatcher
+from stem.worker.executor.processes import ProcessExecutor
 from stem.worker.executor.threads import ThreadExecutor
 from stem.worker.intake import Intake
 from stem.worker.job import Job, Stop
+
+GONE_S: Final = 1.0
+"""How long a hard stop waits for killed children, so that nobody runs a task while its old run still does."""
 
 
 class Orders:
@@ -25,12 +30,14 @@ class Orders:
         intake: Intake,
         board: Board,
         threads: ThreadExecutor,
+        processes: ProcessExecutor,
     ) -> None:
         self._loop = loop
         self._dispatcher = dispatcher
         self._intake = intake
         self._board = board
         self._threads = threads
+        self._processes = processes
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -50,7 +57,25 @@ class Orders:
             "threads": self._threads.size,
             "waiting_for_thread": self._threads.waiting,
             "zombie_threads": self._board.zombies,
+            "processes": self._processes.size,
+            "processes_busy": self._processes.busy,
+            "waiting_for_process": self._processes.waiting,
+            **{f"children_{name}": count for name, count in self._processes.counters.items()},
         }
+
+    def children(self) -> list[dict[str, Any]]:
+        return self._processes.rows()
+
+    def child_stacks(self) -> list[dict[str, Any]]:
+        return self._processes.stacks()
+
+    async def kill_children(self) -> None:
+        """Kill every child process, and wait for a moment until all are gone. From any loop."""
+        self._processes.kill_all()
+        deadline = time.monotonic() + GONE_S
+        # Their ends are seen by the work loop, which may stand still.
+        while self._processes.alive() and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
     def stop(self, job: Job, why: Stop) -> None:
         self._soon(self._dispatcher.stop, job, why)

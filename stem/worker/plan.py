@@ -30,6 +30,7 @@ class Plan:
 
     Attributes:
         retry_on: None means any exception.
+        isolated: it runs in a child process.
     """
 
     registered: Registered
@@ -40,10 +41,11 @@ class Plan:
     retry: RetryStrategy
     retry_on: tuple[type[BaseException], ...] | None
     give_up_on: tuple[type[BaseException], ...]
+    isolated: bool = False
 
     @property
     def threaded(self) -> bool:
-        return self.registered.kind == "thread"
+        return self.registered.kind == "thread" and not self.isolated
 
 
 class Planner:
@@ -90,4 +92,5 @@ class Planner:
             retry=given(options.retry_strategy, self._defaults.retry),
             retry_on=given(options.retry_on, None),
             give_up_on=given(options.give_up_on, ()),
+            isolated=options.isolation == "process",
         )

@@ -27,9 +27,10 @@ from stem.registry import TaskRegistry
 from stem.retry import ExponentialJitterRetryStrategy, RetryStrategy
 from stem.signals import StemSignals, WorkerInit, WorkerReady, WorkerShutdown, WorkerStopping
 from stem.signing import PayloadSigner
-from stem.worker import banner, host, logs
+from stem.worker import banner, host, isolation, logs
 from stem.worker.board import Board
 from stem.worker.dispatch import Dispatcher
+from stem.worker.executor.processes import ProcessExecutor
 from stem.worker.executor.threads import ThreadExecutor
 from stem.worker.finisher import Finisher
 from stem.worker.identity import new_identity
@@ -39,6 +40,7 @@ from stem.worker.loops import end_all, keep_alive
 from stem.worker.orders import Orders
 from stem.worker.outage import Outages
 from stem.worker.plan import Defaults, Planner
+from stem.worker.reading import Reader
 from stem.worker.steering import LEVELS
 from stem.worker.vitals import Vitals
 from stem.worker.wheel import Wheel
@@ -66,6 +68,8 @@ class Worker:
             registry of plain functions alone.
         retry_strategy: where neither producer nor handler says one.
         name: stable over restarts; by default the host's name.
+        app: where the application is, as `package.module:attribute`: child processes import it. Needed by tasks with
+            `isolation="process"` alone; `stem-worker` gives its own.
 
     Raises:
         ConfigError, InvalidNameError: an argument that cannot be.
@@ -85,16 +89,18 @@ class Worker:
         name: str | None = None,
         signer: PayloadSigner | None = None,
         config: StemConfig | None = None,
+        app: str | None = None,
     ) -> None:
         self._config = config or StemConfig()
         self._broker = broker
         self._registry = registry
         self._backend = backend
         self._signer = signer
+        self._app = app
         self._lifecycle = lifecycle or WorkerLifecycleConfig()
         self._retry = retry_strategy or ExponentialJitterRetryStrategy()
         self._identity: Final = new_identity(name or self._config.worker_name)
-        slots, self._threads_size = _sizes(
+        slots, self._threads_size, self._processes_size = _sizes(
             registry, self._config.worker_concurrency if concurrency is None else concurrency
         )
         self._board: Final = Board(queues=_queues(queue, queues, self._config), concurrency=slots)
@@ -168,16 +174,13 @@ class Worker:
 
         Raises:
             BrokerRefusedError: the broker does not let this worker in.
-            ConfigError: it was started before, or signal handlers are wanted outside of the main thread.
+            ConfigError: it was started before, signal handlers are wanted outside of the main thread, or a task wants
+                a child process, which could not import the application.
         """
         if self._started:
             raise ConfigError("this worker was started before: make a new Worker for a new start")
+        isolation.check(self._registry, self._app, self._lifecycle)
         self._started = True
-        if self._lifecycle.max_tasks_per_child is not None or self._lifecycle.max_memory_per_child is not None:
-            log.warning(
-                "worker.no_children",
-                extra={"hint": "max_tasks_per_child and max_memory_per_child concern child processes: none run here"},
-            )
         self._emit(StemSignals.worker_init, WorkerInit(worker=self.id, worker_name=self.name))
         self._build()
         self._install_signals()
@@ -239,6 +242,14 @@ class Worker:
         self._stopped = loop.create_future()
         self._wheel = Wheel(loop)
         self._threads = ThreadExecutor(loop, self._threads_size)
+        self._processes = ProcessExecutor(
+            loop,
+            self._processes_size,
+            app=self._app,
+            hello=isolation.hello(identity.id, identity.name),
+            max_tasks=self._lifecycle.max_tasks_per_child,
+            max_memory=self._lifecycle.max_memory_per_child,
+        )
         self._finisher = Finisher(board, self._backend, worker_id=identity.id, worker_name=identity.name)
         defaults = Defaults(
             retry=self._retry,
@@ -249,19 +260,23 @@ class Worker:
         planner = Planner(self._registry, defaults)
         self._dispatcher = Dispatcher(
             board=board,
-            planner=planner,
+            reader=Reader(
+                planner,
+                signer=self._signer,
+                namespace=self._broker.namespace,
+                isolates=self._processes.usable,
+                max_body=config.max_body,
+            ),
             finisher=self._finisher,
             threads=self._threads,
+            processes=self._processes,
             wheel=self._wheel,
-            signer=self._signer,
-            namespace=self._broker.namespace,
             worker_id=identity.id,
             worker_name=identity.name,
             client=self._producer,
             changed=lambda: self._intake.changed(),
             look_again=lambda: self._intake.look_again(),
             poke_vitals=lambda: self._vitals.poke(),
-            max_body=config.max_body,
         )
         # After three beats that were refused, others take this worker for lost.
         outages = Outages(
@@ -285,7 +300,7 @@ class Worker:
             identity=identity,
             registry=self._registry,
             config=self._shown_config(),
-            work=Orders(loop, self._dispatcher, self._intake, board, self._threads),
+            work=Orders(loop, self._dispatcher, self._intake, board, self._threads, self._processes),
             interval_s=config.heartbeat_interval_s,
             lease_s=min([defaults.lease_ms, *planner.leases().values()]) / 1000,
             soft_timeout_s=self._lifecycle.soft_timeout,
@@ -341,7 +356,7 @@ class Worker:
         def react(number: int) -> None:
             # In the main thread, between two bytecodes of whatever runs there: pass it on, and nothing else.
             if number == signal.SIGUSR1:
-                self._vitals.call(write_stacks, loop)
+                self._vitals.call(write_stacks, loop, self._processes.stacks)
             else:
                 self._vitals.signalled(number)
 
@@ -390,6 +405,7 @@ class Worker:
         current = asyncio.current_task()
         await end_all([task for task in self._running if task is not current])
         self._threads.close()
+        await self._processes.close()
         self._wheel.close()
         if self._client is not None:
             await self._client.close()
@@ -409,6 +425,9 @@ class Worker:
             "queues": list(self.queues),
             "concurrency": self.concurrency,
             "threads": self._threads_size,
+            "processes": self._processes_size,
+            "max_tasks_per_child": self._lifecycle.max_tasks_per_child,
+            "max_memory_per_child": self._lifecycle.max_memory_per_child,
             "visibility_timeout_s": config.visibility_timeout_s,
             "heartbeat_interval_s": config.heartbeat_interval_s,
             "drain_timeout_s": self._drain_timeout_s,
@@ -423,16 +442,21 @@ class Worker:
         }
 
 
-def _sizes(registry: TaskRegistry, concurrency: int | None) -> tuple[int, int]:
-    """Return slots and threads."""
+def _sizes(registry: TaskRegistry, concurrency: int | None) -> tuple[int, int, int]:
+    """Return slots, threads and child processes."""
     if concurrency is not None:
         if concurrency < 1:
             raise ConfigError(f"concurrency={concurrency}: give at least 1")
-        return concurrency, concurrency
+        return concurrency, concurrency, concurrency
     cores = host.cores()
     threads = max(LEAST_THREADS, cores)
-    kinds = {registry.get(name).kind for name in registry.names()}
-    return (threads, threads) if kinds == {"thread"} else (max(ASYNC_SLOTS_PER_CORE * cores, threads), threads)
+    kinds = {isolation.kind_of(registry.get(name)) for name in registry.names()}
+    slots = max(ASYNC_SLOTS_PER_CORE * cores, threads)
+    if kinds == {"process"}:
+        slots = cores
+    elif kinds <= {"thread", "process"} and kinds:
+        slots = threads
+    return slots, threads, cores
 
 
 def _queues(queue: str | None, queues: Sequence[str] | None, config: StemConfig) -> tuple[str, ...]:

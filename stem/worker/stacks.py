@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final
 
@@ -43,8 +43,8 @@ def task_stacks(loop: asyncio.AbstractEventLoop | None) -> list[dict[str, Any]]:
     return rows
 
 
-def report(loop: asyncio.AbstractEventLoop | None) -> str:
-    """Return all of it as text for stderr."""
+def report(loop: asyncio.AbstractEventLoop | None, children: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return all of it as text for stderr, with what child processes told of theirs."""
     parts = []
     for row in thread_stacks():
         parts.append(f"--- thread {row['thread']} ({row['ident']})")
@@ -52,6 +52,9 @@ def report(loop: asyncio.AbstractEventLoop | None) -> str:
     for row in task_stacks(loop):
         parts.append(f"--- asyncio task {row['task']}")
         parts.extend(row["stack"])
+    for child in children:
+        parts.append(f"--- child process {child['pid']}")
+        parts.extend(child["stack"])
     return "\n".join(parts) + "\n"
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from stem.contracts import Desired, Pause
 from stem.registry import TaskRegistry
+from stem.task import given
 from stem.worker import beat as beats
 from stem.worker import stacks
 from stem.worker.beat import Beater
@@ -45,6 +46,10 @@ class WorkSide(Protocol):
     def loop(self) -> asyncio.AbstractEventLoop: ...
 
     def pools(self) -> Mapping[str, int]: ...
+
+    def children(self) -> list[dict[str, Any]]: ...
+
+    def child_stacks(self) -> list[dict[str, Any]]: ...
 
 
 class Steering:
@@ -118,11 +123,11 @@ class Steering:
         if (board.paused_queues, board.paused_self) != before:
             self._work.look_again()
 
-    async def barrier(self) -> None:
+    async def barrier(self, *, begun: bool = True) -> None:
         # Read after the epoch was set: see `Intake.busy_before`.
         serial = self._work.serial
         # Looked at again and again, because the work loop's hot path shall not have to tell another thread.
-        while self._work.busy_before(serial) or any(self._unbegun()):  # noqa: ASYNC110
+        while self._work.busy_before(serial) or (begun and any(self._unbegun())):  # noqa: ASYNC110
             await asyncio.sleep(BARRIER_LOOK_S)
 
     def _unbegun(self) -> list[Job]:
@@ -232,6 +237,7 @@ class Steering:
             "uptime_s": round(uptime_s, 1),
             "rates": self._rates.per_second(board.counters, uptime_s),
             "pools": dict(self._work.pools()),
+            "children": self._work.children(),
             "python": self._identity.python,
         }
 
@@ -253,7 +259,11 @@ class Steering:
                 return {
                     "count": len(names),
                     "digest": self._registry.digest(),
-                    "items": [{"name": name, "kind": self._registry.get(name).kind} for name in names],
+                    "items": [
+                        {"name": name, "kind": known.kind, "isolation": given(known.options.isolation, "")}
+                        for name in names
+                        for known in (self._registry.get(name),)
+                    ],
                 }
             case "queues":
                 return {
@@ -261,6 +271,9 @@ class Steering:
                     "worker_paused": board.paused_self,
                     "draining": board.draining,
                 }
+            case "children":
+                rows = self._work.children()
+                return {"count": len(rows), "items": rows}
             case "config":
                 return dict(self._config)
             case _:
@@ -269,6 +282,7 @@ class Steering:
                     "loop_age_ms": round(board.loop_age_s() * 1000),
                     "threads": stacks.thread_stacks(),
                     "tasks": stacks.task_stacks(loop),
+                    "children": self._work.child_stacks(),
                 }
 
     def _row(self, job: Job) -> dict[str, Any]:

@@ -9,7 +9,17 @@ from types import TracebackType
 from typing import Final
 
 from stem.contracts import Delivery, Outcome, Settlement
-from stem.errors import DecodeError, NewerVersionError, Reject, Retry, SignatureError, SoftTimeLimitExceeded, StemError
+from stem.errors import (
+    ConfigError,
+    DecodeError,
+    HandlerError,
+    NewerVersionError,
+    Reject,
+    Retry,
+    SignatureError,
+    SoftTimeLimitExceeded,
+    StemError,
+)
 from stem.messages.codec import pack
 from stem.messages.status import ErrorInfo
 from stem.worker.plan import Plan
@@ -41,8 +51,11 @@ def failure(delivery: Delivery, plan: Plan, error: BaseException) -> Settlement:
     if isinstance(error, Reject):
         return dead(delivery, plan.ttl_ms, error, reason="rejected")
     asked = isinstance(error, Retry)
-    retried_kind = asked or plan.retry_on is None or isinstance(error, plan.retry_on)
-    given_up_kind = not asked and isinstance(error, plan.give_up_on)
+    if isinstance(error, HandlerError):  # looked at where its class is
+        retried_kind, given_up_kind = asked or error.retried, error.given_up and not asked
+    else:
+        retried_kind = asked or plan.retry_on is None or isinstance(error, plan.retry_on)
+        given_up_kind = not asked and isinstance(error, plan.give_up_on)
     if delivery.attempt >= plan.max_retries or not retried_kind or given_up_kind:
         return dead(delivery, plan.ttl_ms, error, reason="failed")
     delay_s = error.countdown if isinstance(error, Retry) and error.countdown is not None else None
@@ -83,12 +96,16 @@ def unreadable(delivery: Delivery, error: StemError, *, now_ms: int) -> Settleme
         return dead(delivery, 86_400_000, error, reason="malformed")
     if delivery.first_give_back_ms and now_ms - delivery.first_give_back_ms >= GIVE_UP_AFTER_MS:
         return dead(delivery, 86_400_000, error, reason="unregistered")
-    newer = isinstance(error, NewerVersionError)
+    reason = "unknown task"
+    if isinstance(error, NewerVersionError):
+        reason = "newer version"
+    elif isinstance(error, ConfigError):
+        reason = "no child processes here"
     return Settlement(
         id=delivery.id,
         token=delivery.token,
         outcome=Outcome.GIVE_BACK,
-        reason="newer version" if newer else "unknown task",
+        reason=reason,
         delay_ms=min(1000 * 2 ** min(delivery.give_backs, 10), LONGEST_GIVE_BACK_MS),
         unknown=True,
     )
@@ -114,6 +131,8 @@ def revoked(delivery: Delivery, ttl_ms: int) -> Settlement:
 
 def type_name(error: BaseException) -> str:
     """Return the type's name as the broker wants it: printable ASCII, at most 100 characters."""
+    if isinstance(error, HandlerError):
+        return _NOT_A_NAME.sub("?", error.type)[:100]
     if isinstance(error, SoftTimeLimitExceeded):
         return SoftTimeLimitExceeded.__name__  # whichever way it was raised in the handler
     return _NOT_A_NAME.sub("?", type(error).__name__)[:100]
@@ -121,6 +140,8 @@ def type_name(error: BaseException) -> str:
 
 def describe(error: BaseException) -> ErrorInfo:
     """Return `error` as data. Survives exceptions whose message or traceback cannot be made."""
+    if isinstance(error, HandlerError):
+        return ErrorInfo(type=type_name(error), message=str(error), traceback=error.traceback)
     try:
         message = str(error)
     except Exception as broken:

@@ -62,6 +62,8 @@ class WorkOrders(WorkSide, Protocol):
 
     def adopt_soon(self) -> None: ...
 
+    async def kill_children(self) -> None: ...
+
 
 class Vitals:
     """The vitals thread of one worker. Built and started on the work loop; everything else happens in the thread.
@@ -226,6 +228,7 @@ class Vitals:
             announce=self._stopping,
             stop_handlers=work.stop_all,
             hand_back_waiting=work.hand_back_unbegun,
+            kill_children=work.kill_children,
             under_way=lambda: work.busy_before(work.serial),
         )
         self._steering = Steering(
@@ -433,12 +436,13 @@ class Vitals:
 
     async def _give_up(self, age_s: float) -> None:
         """The work loop has stood still for too long: write the stacks, let others have the tasks, end the process."""
-        write_stacks(self._work.loop)
+        write_stacks(self._work.loop, self._work.child_stacks)
         log.critical(
             "worker.wedged_for_too_long",
             extra={"loop_age_ms": round(age_s * 1000), "in_flight": len(self._board.jobs), "exit_code": WEDGED_EXIT},
         )
         self._board.stopping = True
+        await self._work.kill_children()
         await rescue(self._broker, self._board, self._identity.id, crashed=True, timeout_s=RESCUE_S)
         self._lifecycle.fail("the work loop is wedged")
 

@@ -110,6 +110,6 @@ class Watchdog:
         limits = [
             self._wedged_timeout_s if job.plan is None or job.plan.hard_s is None else job.plan.hard_s
             for job in self._board.snapshot()
-            if not job.threaded and job.settlement is None
+            if job.on_loop and job.settlement is None
         ]
         return max(limits, default=self._wedged_timeout_s)

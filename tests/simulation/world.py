@@ -428,7 +428,7 @@ def _around(world: World) -> Iterator[None]:
         stack.enter_context(virtual_time(world.loop))
         for target, name, value in (
             (runtime, "Vitals", SimVitals),
-            (vitals, "write_stacks", lambda loop: None),
+            (vitals, "write_stacks", lambda *loop: None),
             (host, "rss_bytes", lambda: 1),
             (host.CpuMeter, "percent", lambda self: 0.0),
         ):
