@@ -19,6 +19,7 @@ from tests.faults.chaos import ChaosProxy
 from tests.faults.matrix.family import Row, family
 from tests.faults.matrix.invariants import judge
 from tests.faults.matrix.lost import tracebacks
+from tests.faults.matrix.sealed import seal
 from tests.faults.matrix.stage import FaultWorld, Stage
 from tests.faults.rules import Fault
 from tests.waiting import eventually
@@ -45,7 +46,8 @@ async def _once(stage: Stage, number: int) -> Row:
         ChaosProxy(server.url, server.folder / "p", seed=stage.seed + number) as producers_wire,
     ):
         env = {"STEM_BROKER_URL": wire.url, "STEM_VISIBILITY_TIMEOUT": LEASE, "STEM_SIGNING_KEYS": KEYS}
-        world = await stage.world(server.url, workers=3, beat_s=0.4, concurrency=8, **env)
+        world = await stage.world(server.url, workers=0, beat_s=0.4, concurrency=8, **env)
+        await world.workers("w1", "w2", "w3", app="tests.faults.matrix.sealed:app")
         fault, producers_fault = Fault(corrupt_every=EVERY), Fault(corrupt_every=EVERY)
         async with world.disturbed(after_s=10.0):
             with wire.having(fault), producers_wire.having(producers_fault):
@@ -72,6 +74,8 @@ async def _once(stage: Stage, number: int) -> Row:
             verdict.expect(code is None, f"{worker.name} ended with {code}: {worker.log()[-500:]}")
         changed = wire.corrupted + producers_wire.corrupted
         verdict.expect(changed > 0, "not a byte was changed")
+        wrong = verdict.account.ids("failed")
+        verdict.expect(not wrong, f"ran with other arguments than were signed: {sorted(wrong)[:5]}")
         verdict.tasks = len(verdict.account.ids("acked"))
         misled = len(await _not_ended(world, requests, within_s=0.5))
         buried = Counter(status.reason for status in verdict.statuses.values() if status.state is TaskState.FAILED)
@@ -110,7 +114,7 @@ async def _produce(world: FaultWorld, count: int, url: str, seed: int) -> None:
             ledger.write("tried", task_id)
             for _ in range(5):
                 try:
-                    answer = await stem.enqueue("fault.quick", {"n": 1}, task_id=task_id)
+                    answer = await stem.enqueue("fault.sealed", {"text": seal(task_id)}, task_id=task_id)
                 except TaskConflictError:
                     break  # an earlier try arrived with other bytes in it
                 except BrokerError:
