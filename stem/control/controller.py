@@ -32,7 +32,7 @@ from stem.messages.envelope import new_task_id
 from stem.messages.names import check_name
 from stem.messages.status import TaskStatus
 
-INSPECT: Final = ("active", "reserved", "revoked", "registered", "queues", "config", "stack")
+INSPECT: Final = ("active", "reserved", "revoked", "registered", "queues", "children", "config", "stack")
 SHUTDOWN_MODES: Final = ("warm", "soft", "hard")
 MAX_IDS: Final = 500
 """Of one revoke: a command is one step in the broker, and a step is bounded."""

@@ -37,7 +37,7 @@ CANCEL_GRACE_S: Final = 5.0
 """How long a cancelled handler may clean up before it is cancelled again, and after that given up."""
 COOPERATIVE_GRACE_S: Final = 0.5
 """How long a handler that is revoked with force may look at `is_revoked` before it is stopped."""
-SOFT_GRACE_S: Final = 1.5
+SOFT_GRACE_S: Final = 1.0
 """How long a revoked one in a child process may clean up after `SoftTimeLimitExceeded` before the child is ended."""
 
 

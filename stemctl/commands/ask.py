@@ -48,7 +48,7 @@ async def inspect(
         str,
         typer.Argument(
             metavar="[WHAT]",
-            help="active, reserved, revoked, registered, queues, config or stack.",
+            help="active, reserved, revoked, registered, queues, children, config or stack.",
             autocompletion=complete.inspections,
         ),
     ] = "active",

@@ -197,7 +197,8 @@ def spin(path: str) -> None:
     _leave_grandchild(path)
     while True:
         with contextlib.suppress(SoftTimeLimitExceeded):
-            sum(range(1000))
+            while True:
+                pass
 
 
 @app.task("p.stubborn", isolation="process", max_retries=0)
@@ -266,6 +267,13 @@ def die(context: TaskContext, how: str) -> None:
             _eat()
         case _:
             os.kill(os.getpid(), signal.SIGABRT)
+
+
+@app.task("p.babble", isolation="process")
+def babble(context: TaskContext) -> None:
+    """Write to the socket of the worker, as a handler that mistakes it for its own would."""
+    context._port._link._socket.sendall(b"\xff" * 64)  # type: ignore[attr-defined]  # it is a child's port
+    time.sleep(60)
 
 
 def _eat() -> None:

@@ -88,7 +88,7 @@ async def test_inspect_and_stats_tell_what_runs(house: House) -> None:
 
     answers = {
         what: (await controller.inspect(what)).workers[0].data
-        for what in ("active", "reserved", "revoked", "registered", "queues", "config", "stack")
+        for what in ("active", "reserved", "revoked", "registered", "queues", "children", "config", "stack")
     }
     stats = (await controller.stats()).workers[0].data
 
