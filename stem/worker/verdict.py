@@ -90,6 +90,12 @@ def dead(delivery: Delivery, ttl_ms: int, error: BaseException, *, reason: str) 
 
 def unreadable(delivery: Delivery, error: StemError, *, now_ms: int) -> Settlement:
     """Return the settlement of a delivery that cannot run here: forged, malformed, too new, or of unknown name."""
+    wrong = isinstance(error, SignatureError | DecodeError) and not isinstance(error, NewerVersionError)
+    if wrong and delivery.give_backs == 0:
+        # It may have changed on its way to us: what is stored reads well the next time, and does not if it is wrong.
+        return Settlement(
+            id=delivery.id, token=delivery.token, outcome=Outcome.GIVE_BACK, reason="read once more", unknown=True
+        )
     if isinstance(error, SignatureError):
         return dead(delivery, 86_400_000, error, reason="signature-invalid")
     if isinstance(error, DecodeError) and not isinstance(error, NewerVersionError):

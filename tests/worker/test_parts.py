@@ -18,7 +18,15 @@ import pytest
 from stem.adapters.memory import InMemoryBroker
 from stem.client import Stem
 from stem.contracts import Delivery, Outcome, ServerInfo
-from stem.errors import BrokerRefusedError, BrokerUnreachableError, DecodeError, NewerVersionError, UnknownTaskError
+from stem.errors import (
+    BrokerRefusedError,
+    BrokerUnreachableError,
+    DecodeError,
+    NewerVersionError,
+    SignatureError,
+    StemError,
+    UnknownTaskError,
+)
 from stem.messages.status import TaskState
 from stem.registry import SimpleTaskRegistry
 from stem.worker import Worker, banner, host, logs, stacks, verdict
@@ -281,10 +289,19 @@ def test_after_an_hour_an_unknown_name_is_buried() -> None:
 
 def test_a_newer_version_is_given_back_and_a_malformed_one_buried() -> None:
     newer = verdict.unreadable(delivery(), NewerVersionError("v2"), now_ms=0)
-    malformed = verdict.unreadable(delivery(), DecodeError("x"), now_ms=0)
+    malformed = verdict.unreadable(delivery(give_backs=1), DecodeError("x"), now_ms=0)
 
     assert (newer.outcome, newer.unknown) == (Outcome.GIVE_BACK, True)
     assert (malformed.outcome, malformed.reason) == (Outcome.DEAD, "malformed")
+
+
+@pytest.mark.parametrize("error", [DecodeError("x"), SignatureError("x")])
+def test_what_may_have_changed_on_its_way_is_read_once_more(error: StemError) -> None:
+    first = verdict.unreadable(delivery(), error, now_ms=0)
+    second = verdict.unreadable(delivery(give_backs=1), error, now_ms=0)
+
+    assert (first.outcome, first.delay_ms, first.unknown) == (Outcome.GIVE_BACK, 0, True)
+    assert second.outcome is Outcome.DEAD
 
 
 # ----------------------------------------------------------------------------------------------------------------- host
