@@ -41,8 +41,8 @@ def _end(delivery: Delivery, *, outcome: Outcome, **set_: Any) -> Settlement:
     return settlement(delivery, outcome, **set_)
 
 
-class BrokerMachine(Comparison):
-    """One run against one adapter, on a clock that only `time_passes` moves."""
+class Calls(Comparison):
+    """One call a rule, on a clock that only `time_passes` moves."""
 
     # ------------------------------------------------------------------------------------------------------- producing
 
@@ -149,18 +149,6 @@ class BrokerMachine(Comparison):
         held = [one for one in self.workers[worker].held.values() if one.id not in self.model.dropped]
         self._settle(self.workers[worker].id, [_end(one, **how[at % len(how)]) for at, one in enumerate(held)])
 
-    @rule(worker=workers, back=st.sampled_from([Outcome.GIVE_BACK, Outcome.RETRY]), how=ends)
-    def start_again(self, worker: str, back: Outcome, how: Mapping[str, Any]) -> None:
-        """What a worker has for the second time is not ended by its first token, nor by another worker."""
-        self.take_all(worker)
-        self.end_all(worker, [{"outcome": back}])
-        self.take_all(worker)
-        if self.given:
-            self.beat(worker, False, ("old", 0))
-            self.settle(("old", 0), how, "the owner")
-            self.settle(("running", 0), how, "ann")
-            self.settle(("running", 0), how, "bob")
-
     @precondition(lambda self: self.given)
     @rule(which=deliveries, how=ends, by=st.sampled_from(["its worker", "the owner", *WORKERS]))
     def settle(self, which: tuple[str, int], how: Mapping[str, Any], by: str) -> None:
@@ -249,47 +237,11 @@ class BrokerMachine(Comparison):
             self.seen["adopted"] += 1
         hand.held |= found
 
-    @rule(worker=workers, waits=st.booleans(), how=several_ends)
-    def lose_deliveries(self, worker: str, waits: bool, how: Sequence[Mapping[str, Any]]) -> None:
-        """A worker never sees what it was handed until it asks, perhaps late; from then on it has the whole lease."""
-        self.catch_up(worker)
-        self.fetch(worker, QUEUES, 3, True)
-        if waits:
-            self.time_passes(15.0, frozenset(WORKERS))
-        self.adopt(worker)
-        if waits:
-            self.time_passes(7.0, frozenset(WORKERS))
-            self.sweep_all()
-        self.end_all(worker, how)
-
     @rule(worker=workers)
     def crash(self, worker: str) -> None:
         """The process is gone, with all that it knew; another of its name starts."""
         name, _, number = self.workers[worker].id.rpartition("-")
         self.workers[worker] = Worker(f"{name}-{int(number) + 1}")
-
-    @rule(
-        worker=workers,
-        how=st.sampled_from(["crash", "goodbye", "stuck", "all silent"]),
-        seconds=st.sampled_from([4.0, 25.0]),
-        times=st.sampled_from([1, 1, 3]),
-    )
-    def lose_leases(self, worker: str, how: str, seconds: float, times: int) -> None:
-        """A worker takes all there is and renews nothing until it is taken away.
-
-        It crashes, says goodbye, or only does not renew; or nobody can reach the broker for so long.
-        """
-        for _ in range(times):
-            self.take_all(worker)
-            if how == "goodbye":
-                self.beat(worker, True, None)
-            beating = {"all silent": (), "crash": set(WORKERS) - {worker}}.get(how, WORKERS)
-            self.time_passes(seconds, frozenset(beating))
-            if how == "crash":
-                self.crash(worker)
-            for _ in range(2 if how != "all silent" else 4):
-                self.sweep_all()
-                self.time_passes(1.5, frozenset(WORKERS))
 
     def sweep_all(self) -> None:
         for queue in QUEUES:
@@ -350,17 +302,6 @@ class BrokerMachine(Comparison):
         self.issue("revoke", RevokeTasks(ids=[task_id]), (task_id, *self.model.revoke(task_id)))
         return task_id
 
-    @rule(worker=workers, how=several_ends, buried=st.booleans())
-    def revoke_at_work(self, worker: str, how: Sequence[Mapping[str, Any]], buried: bool) -> None:
-        """What is revoked while it runs never starts again, unless it was buried and somebody replays it."""
-        self.take_all(worker)
-        revoked = self.revoke(0, "running")
-        self.end_all(worker, [{"outcome": Outcome.DEAD}] if buried else how)
-        if buried and revoked not in self.model.dropped:
-            self._run_again(revoked, now=False)
-            self.take_all(worker)
-            self.end_all(worker, how)
-
     @rule(what=targets, for_ms=st.sampled_from([None, None, 1_000]))
     def pause(self, what: tuple[PauseKind, str], for_ms: int | None) -> None:
         model, kind = self.model, what[0]
@@ -376,26 +317,6 @@ class BrokerMachine(Comparison):
         self.model.pauses.pop(what, None)
         outcome = "cleared" if was else "already"
         self.issue("resume", ClearPause(kind=what[0], targets=[what[1]]), (what[1], outcome, was))
-
-    @rule(
-        what=targets, kind=kinds, worker=workers, then=st.sampled_from(["look again", "reconcile", "purge", "revoke"])
-    )
-    def pause_for_a_while(self, what: tuple[PauseKind, str], kind: Mapping[str, Any], worker: str, then: str) -> None:
-        """What waits through a pause is handed out at the first look after it, if it still waits."""
-        self.enqueue([{**kind, **({what[0]: what[1]} if what[0] != "worker" else {})}])
-        self.pause(what, None)
-        self.take_all(worker)
-        if then == "look again":
-            self.time_passes(0.6, frozenset(WORKERS))
-            self.take_all(worker)
-        elif then == "reconcile":
-            self.reconcile()
-        elif then == "purge":
-            self.purge("alpha")
-        elif then == "revoke":
-            self.revoke(0, "waiting")
-        self.resume(what)
-        self.take_all(worker)
 
     @precondition(lambda self: self.commands)
     @rule(back=places)
@@ -418,9 +339,9 @@ class BrokerMachine(Comparison):
     def run_again(self, back: int, apt: bool, now: bool) -> None:
         """Replay a dead letter, or make whatever it is due now."""
         likely = self.in_state("failed", *LATER) if now else self.in_state("failed")
-        self._run_again(self.pick(back, likely if apt else self.ids), now=now)
+        self.run_now_or_again(self.pick(back, likely if apt else self.ids), now=now)
 
-    def _run_again(self, task_id: str, *, now: bool) -> None:
+    def run_now_or_again(self, task_id: str, *, now: bool) -> None:
         def call() -> None:
             if now:
                 answer, wanted = self.run(self.broker.retry_now([task_id])), self.model.retry_now(task_id)
@@ -472,30 +393,3 @@ class BrokerMachine(Comparison):
         """Whoever made the last call never saw the answer, and makes it again."""
         assert self.last is not None
         self.last()
-
-    # --------------------------------------------------------------------------------------------------------- the end
-
-    def drain(self) -> None:
-        """Nothing more comes, and whoever is left ends it all: every task is final, and nothing is left standing."""
-        for target in [target for target in self.model.pauses if self.model.paused(*target)]:
-            self.resume(target)
-        self.catch_up("bob")
-        self.fetch("bob", QUEUES, 2, False)
-        self.revoke(0, "running")
-        self.end_all("bob", [{"outcome": Outcome.RETRY, "delay_ms": 700}])
-        self.take_all("ann")
-        self.beat("ann", True, None)
-        self.crash("ann")
-        # Long enough for every lease to run out, while nobody reaches the broker.
-        self.time_passes(25.0, frozenset())
-        for _ in range(40):
-            self.sweep_all()
-            self.work("ann", [{"outcome": Outcome.SUCCEEDED}], True)
-            if not self.in_state("queued", "running", *LATER):
-                break
-            self.time_passes(BEAT_MS / 1_000, frozenset({"ann"}))
-        agree(self.in_state("queued", "running", *LATER), [], "what never ends")
-        while self.in_state("failed"):
-            self.drop_dead(0, False)
-        self.watched = True
-        self.the_broker_is_as_the_model_says()

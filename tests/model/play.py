@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.model.machine import BrokerMachine
+from tests.model.stories import BrokerMachine
 from tests.model.worlds import MemoryWorld, ServerWorld, World, virtual_clock
 from tests.servers import Server, redis_server_path
 
