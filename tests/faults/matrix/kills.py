@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from tests.faults.chaos import ChaosProxy
+from tests.faults.crashing import Crash
+from tests.faults.fleet import now_ns
 from tests.faults.ledger import Disturbance
 from tests.faults.matrix.family import Row, family
 from tests.faults.matrix.invariants import judge
 from tests.faults.matrix.load import Load
-from tests.faults.matrix.rows import expect_nothing_mended, summed, together
+from tests.faults.matrix.rows import expect_nothing_mended, expect_recovery, summed, together
 from tests.faults.matrix.stage import FaultWorld, Stage
 from tests.faults.rules import Callback, Command, Watch, of_pid
 from tests.waiting import eventually
@@ -31,15 +33,18 @@ async def random_kills(stage: Stage) -> list[Row]:
     server = stage.server()
     world = await stage.world(server.url, workers=4)
     kills = stage.times(full=100, share=4)
+    crashes: list[Crash] = []
     async with Load(world, stage.random) as load:
         for number in range(kills):
             await asyncio.sleep(stage.random.uniform(0.1, 0.5))
             victim = stage.random.choice([worker.name for worker in world.fleet if worker.running])
-            world.kill9(victim)
+            killed_ns = now_ns()
+            crashes += [Crash("", pid, killed_ns, ()) for pid in world.kill9(victim)]
             world.fleet.spawn(f"w{number + 5}")
         await asyncio.sleep(0.5)
     verdict = await judge(world)
     expect_nothing_mended(verdict, world)
+    expect_recovery(verdict, crashes)
     return [stage.row(verdict, injected=f"{kills} kills", note=f"{load.unknown} enqueues of unknown outcome")]
 
 

@@ -174,7 +174,9 @@ def _look(verdict: Verdict, poison: Poison, poisons: list[str], supervisor: Supe
         )
 
 
-@family("T-F5", "poison: a task that ends or wedges its worker is buried after three crashes", share_s=120, full_s=900)
+@family(
+    "T-F5", "poison: a task that ends or wedges its worker is buried after three crashes", share_s=180, full_s=1_800
+)
 async def poison(stage: Stage) -> list[Row]:
     kinds = list(KINDS) if stage.scale == "full" else stage.random.sample(list(KINDS), 2)
     url = stage.server().url
