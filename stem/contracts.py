@@ -6,7 +6,8 @@ One object implements `Broker`; the four smaller contracts hang off it (`broker.
 another loop (the worker's vitals thread). Promises that hold for every method:
 
 * **Atomic.** Each change of a task's place is one step: it happens completely or not at all.
-* **Safe to send twice.** Repeating a call whose reply was lost changes nothing more and answers the same.
+* **Safe to send twice.** Repeating a call whose reply was lost changes nothing more and answers the same; those that
+  say what they changed (`purge`, `discard`, `replay`, `retry_now`) then answer that there is nothing left to change.
 * **The broker's clock.** Due times, expiry, leases and every `*_ms` in an answer are Unix milliseconds of the broker.
 * **Outcomes.** `BrokerUnreachableError`: certainly not applied. `UnknownOutcomeError`: perhaps applied.
   `BrokerRefusedError`: refused by the server. Nothing else about the connection escapes.
