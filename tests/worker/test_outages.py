@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from stem.contracts import Delivery, Exchange, FetchRequest, Settlement
 from stem.errors import BrokerRefusedError, BrokerUnreachableError
 from stem.messages.status import TaskState
 from stem.task import TaskContext
+from stem.worker.outage import Outages
 from tests.waiting import eventually
 from tests.worker.conftest import House
 from tests.worker.handlers import on_loop
@@ -115,3 +117,33 @@ async def test_a_busy_worker_needs_no_bell_to_know_that_the_broker_is_back(
 
     await eventually(lambda: said(caplog, "broker.back") == 1, what="the end of the outage is said")
     freed.set()
+
+
+def test_a_connection_that_breaks_again_and_again_is_told_every_ten_seconds(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "stem.worker")
+    now = 1_000.0
+    monkeypatch.setattr("stem.worker.outage.time", SimpleNamespace(monotonic=lambda: now))
+    outage = Outages().of("tasks")
+
+    for _ in range(80):  # four times a second
+        outage.failed(BrokerUnreachableError("reset"))
+        now += 0.125
+        outage.over()
+        now += 0.125
+    outage.over()
+    outage.failed(BrokerUnreachableError("reset"))
+    now += 10.0
+    outage.failed(BrokerUnreachableError("gone"))
+    outage.over()
+
+    told = [(record.message.split()[0], getattr(record, "times", None)) for record in caplog.records]
+    assert told == [
+        ("broker.away", None),
+        ("broker.back", None),
+        ("broker.away", 40),
+        ("broker.back", None),
+        ("broker.away", 40),
+        ("broker.back", None),
+    ]

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,36 +75,6 @@ def test_an_outage_is_told_once_and_its_delays_grow_to_three_seconds(caplog: pyt
     assert [record.message.split()[0] for record in caplog.records] == ["broker.away", "broker.back"]
     assert delays[0] <= 0.1
     assert 1.5 <= max(delays[-8:]) <= 3.0
-
-
-def test_a_connection_that_breaks_again_and_again_is_told_every_ten_seconds(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    caplog.set_level(logging.INFO, "stem.worker")
-    now = 1_000.0
-    monkeypatch.setattr("stem.worker.outage.time", SimpleNamespace(monotonic=lambda: now))
-    outage = Outages().of("tasks")
-
-    for _ in range(80):  # four times a second
-        outage.failed(BrokerUnreachableError("reset"))
-        now += 0.125
-        outage.over()
-        now += 0.125
-    outage.over()
-    outage.failed(BrokerUnreachableError("reset"))
-    now += 10.0
-    outage.failed(BrokerUnreachableError("gone"))
-    outage.over()
-
-    told = [(record.message.split()[0], getattr(record, "times", None)) for record in caplog.records]
-    assert told == [
-        ("broker.away", None),
-        ("broker.back", None),
-        ("broker.away", 40),
-        ("broker.back", None),
-        ("broker.away", 40),
-        ("broker.back", None),
-    ]
 
 
 def test_all_loops_together_tell_one_outage(caplog: pytest.LogCaptureFixture) -> None:
