@@ -192,7 +192,7 @@ class BrokerContractSettle:
         assert await status_of(broker_case.broker, task_id) == before
 
     async def test_a_late_repetition_does_not_touch_the_next_start(self, broker_case: BrokerCase) -> None:
-        """The settlement of an earlier token is `already`, while the new owner goes on undisturbed and after it ended."""
+        """The settlement of an earlier token is `already`, while the new owner goes on and after it has ended."""
         first, second = Hand(broker=broker_case.broker, id="w-1"), Hand(broker=broker_case.broker, id="w-2")
         task_id = await enqueue(broker_case.broker)
         end = settlement(await first.take(), Outcome.RETRY)
