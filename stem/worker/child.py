@@ -225,8 +225,9 @@ class Courier:
 class Child:
     """This process: `serve` belongs to the main thread, `_listen` to its own."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, parent: int) -> None:
         self._link = link
+        self._parent = parent
         self._courier = Courier(link)
         self._inbox = Inbox()
         self._orders: deque[Run | None] = deque()
@@ -333,8 +334,11 @@ class Child:
     def terminate(self, number: int, frame: FrameType | None) -> None:
         """React to SIGTERM: the worker's own comes with a word; what others send to everybody is the worker's to obey.
 
-        A warm stop by systemd or a shell reaches the whole group of processes, and would cost tasks their runs.
+        A warm stop by systemd or a shell reaches the whole group of processes, and would cost tasks their runs. Without
+        a worker it came from the kernel, which tells of the worker's end with it.
         """
+        if os.getppid() != self._parent:
+            _end_group(ORPHANED)
         if self._doomed:
             sys.exit(128 + signal.SIGTERM)
 
@@ -417,14 +421,16 @@ def _tie_to(parent: int, life: int) -> None:
     """Let the kernel end this process with its worker, whatever runs here then; with all it started, where it can.
 
     The worker holds the other end of `life`, which is closed however it ends. Linux is asked to answer that with a
-    SIGKILL to the whole group; and, as a second rope, to end this process with the thread that made it.
+    SIGKILL to the whole group. As a second rope it is to send SIGTERM, should a copy of that end be held elsewhere: not
+    SIGKILL, which would come first (one thread dies before the files of all are closed) and would leave the others.
+    The third one is the end of the connection.
     """
     if sys.platform == "linux":
         if os.getpgrp() == os.getpid():
             fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
             fcntl.fcntl(life, _F_SETSIG, signal.SIGKILL)
             fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # it went before the ropes were tied
         os._exit(ORPHANED)
 
@@ -437,16 +443,19 @@ def main() -> int:
     link_fd, life, stack = (int(fd) for fd in fds.split(","))
     for fd in (link_fd, life, stack):
         os.set_inheritable(fd, False)
-    _tie_to(int(parent), life)
-    faulthandler.enable(stack, all_threads=False)
-    faulthandler.register(signal.SIGUSR1, stack)
-    child = Child(Link(link_fd))
+    child = Child(Link(link_fd), parent=int(parent))
     # Handlers rather than SIG_IGN, which what a handler starts would inherit.
     signal.signal(signal.SIGTERM, child.terminate)
     signal.signal(signal.SIGINT, lambda number, frame: None)
+    _tie_to(int(parent), life)
+    faulthandler.enable(stack, all_threads=False)
+    faulthandler.register(signal.SIGUSR1, stack)
     sys.argv[:] = [app]
     return child.serve(app)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # The module by its name, as everybody else imports it: there shall not be two of each class.
+    from stem.worker import child
+
+    sys.exit(child.main())

@@ -26,14 +26,15 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from stem.contracts import Outcome
-from tests.faults.app import app as app  # the application that a worker loads from here
+from tests.faults.childish import app as app  # the application that a worker loads from here
+from tests.faults.orphan import CHILD
 
 CRASH_VARIABLE: Final = "FAULTS_CRASH"
 CRASHES_VARIABLE: Final = "FAULTS_CRASHES"
 BROKEN: Final = 99
 DURING_S: Final = 0.02
 
-Scene = Literal["load", "sweep", "control", "drain", "start", "producer"]
+Scene = Literal["load", "sweep", "control", "drain", "start", "producer", "child"]
 When = Literal["before", "after", "during"]
 Call = Mapping[str, Any]
 Takes = Callable[[Call], list[str] | None]
@@ -96,6 +97,32 @@ def _settled(outcome: Outcome) -> Takes:
 def _job(wanted: Callable[[Any], object] = lambda job: True) -> Takes:
     return lambda call: [call["self"].id] if wanted(call["self"]) else None
 
+
+def _of_child(kind: str) -> Takes:
+    """The worker's message to a child is of this kind; which task it is about nobody knows yet."""
+    return _when(lambda call: call["message"].text("kind") == kind)
+
+
+def _run_of_child(call: Call) -> list[str] | None:
+    return [call["run"].context.id]
+
+
+def _self_of_child(call: Call) -> list[str] | None:
+    return [call["self"].context.id]
+
+
+def _job_of_call(call: Call) -> list[str] | None:
+    return [call["job"].id]
+
+
+def _isolated_job(call: Call) -> list[str] | None:
+    return [call["job"].id] if call["job"].isolated else None
+
+
+_says_done: Final = _when(lambda call: call["kind"] == "done")
+_SENT: Final = "stem.worker.child:Link.send"
+_DIED: Final = "stem.worker.dispatch:Dispatcher.died"
+_DONE: Final = "stem.worker.dispatch:Dispatcher.succeeded"
 
 _EXCHANGE: Final = "stem.adapters.redis.broker:RedisStreamsBroker.exchange"
 _BEAT: Final = "stem.adapters.redis.presence:RedisPresence.beat"
@@ -225,8 +252,22 @@ _ALL: Final = (
     ),
 )
 POINTS: Final[Mapping[str, Point]] = {point.name: point for point in _ALL}
-"""P1 to P18 of the reliability notes, with letters where this design has more than one place. P17, a pool's child, does
-not exist yet."""
+"""P1 to P18 of the reliability notes, with letters where this design has more than one place, at which a worker or a
+producer dies; P17 are those of a child process."""
+
+_LISTENER: Final = "stem.worker.child:Child._take"
+_PERFORM: Final = "stem.worker.child:Child._perform"
+_CHILDS: Final = (
+    Point("P17", "a child, imported and told its first task", _LISTENER, "before", _of_child("run"), "child", 1),
+    Point("P17b", "a child, before the handler", _PERFORM, "before", _run_of_child, "child", 2),
+    Point("P17c", "a child, amid the handler", "stem.worker.child:Run.progress", "after", _self_of_child, "child", 2),
+    Point("P17d", "a child, the result at hand and unsent", _SENT, "before", _says_done, "child", 2),
+    Point("P17e", "a child, the result sent", _SENT, "after", _says_done, "child", 2),
+    Point("P17f", "the worker, whose child has just died", _DIED, "before", _job_of_call, "child", 1),
+    Point("P17g", "the worker, with a child's result at hand", _DONE, "before", _isolated_job, "child", 2),
+)
+CHILD_POINTS: Final[Mapping[str, Point]] = {point.name: point for point in _CHILDS}
+"""The same about child processes; P17f and P17g are passed by the worker."""
 
 
 def find(point: Point) -> tuple[type, str, Callable[..., Any]]:
@@ -251,7 +292,7 @@ def arm(spec: str, crashes: str) -> None:
         LookupError: no such point, or none in the code any more.
     """
     name, _, nth = spec.partition(":")
-    point = POINTS[name]
+    point = {**POINTS, **CHILD_POINTS}[name]
     owner, attribute, function = find(point)
     setattr(owner, attribute, _wrapped(function, _Trap(point, int(nth), crashes, inspect.signature(function))))
 
@@ -262,6 +303,7 @@ class _Trap:
     def __init__(self, point: Point, nth: int, crashes: str, signature: inspect.Signature) -> None:
         self.point = point
         self._nth = nth
+        self._path = crashes
         self._crashes = os.open(crashes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._signature = signature
         self._passed = 0
@@ -283,9 +325,25 @@ class _Trap:
             self._die(ids)
 
     def _die(self, ids: list[str]) -> None:
+        if self.point.scene == "child" and not self._first():
+            return
         row = {"point": self.point.name, "pid": os.getpid(), "at_ns": time.monotonic_ns(), "ids": ids}
         os.write(self._crashes, (json.dumps(row) + "\n").encode())
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def _first(self) -> bool:
+        """Say whether no other process of this worker has died here: its children are replaced, and set to die too."""
+        owner = os.getppid() if in_child() else os.getpid()
+        try:
+            os.close(os.open(f"{self._path}-{self.point.name}-{owner}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            return False
+        return True
+
+
+def in_child() -> bool:
+    """Say whether this is a child process of a worker."""
+    return CHILD in sys.orig_argv
 
 
 def _wrapped(function: Callable[..., Any], trap: _Trap) -> Callable[..., Any]:
@@ -325,7 +383,7 @@ async def _produce(task_id: str) -> None:
         await app.enqueue("fault.quick", {}, task_id=task_id)
 
 
-if CRASH_VARIABLE in os.environ:
+if CRASH_VARIABLE in os.environ and (not in_child() or os.environ[CRASH_VARIABLE].partition(":")[0] in CHILD_POINTS):
     arm(os.environ[CRASH_VARIABLE], os.environ[CRASHES_VARIABLE])
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ class Fleet:
         concurrency: int = 8,
         env: Mapping[str, str] | None = None,
         app: str = APP,
+        options: Sequence[str] = (),
     ) -> WorkerProcess:
         """Start a worker and return without waiting for it."""
         environment = {
@@ -122,7 +123,7 @@ class Fleet:
             **self._env,
             **(env or {}),
         }
-        command = [sys.executable, "-m", "stem.worker.cli", app, "--concurrency", str(concurrency)]
+        command = [sys.executable, "-m", "stem.worker.cli", app, "--concurrency", str(concurrency), *options]
         for queue in queues:
             command += ["--queue", queue]
         path = self.folder / f"{len(self._workers)}-{name}.log"

@@ -56,6 +56,12 @@ class Line:
     pid: int
     at_ns: int
 
+    @property
+    def worker_pid(self) -> int:
+        """The process of the worker, by its id (host-pid-random); this line's own where no worker is named."""
+        parts = self.worker.rsplit("-", 2)
+        return int(parts[1]) if len(parts) == 3 and parts[1].isdecimal() else self.pid
+
 
 @dataclass(slots=True)
 class Disturbance:
@@ -182,9 +188,11 @@ class Account:
             recorded = [line for line in lines if line.kind == "retry" or line.kind.startswith("final:")]
             interrupted = 0
             for run in starts:
-                known = min((r.at_ns for r in recorded if r.pid == run.pid and r.at_ns >= run.at_ns), default=2**63)
+                # Of a run in a child process the worker is the one that knows; both may be met by a fault.
+                pids = {run.pid, run.worker_pid}
+                known = min((r.at_ns for r in recorded if r.pid in pids and r.at_ns >= run.at_ns), default=2**63)
                 interrupted += any(
-                    (fault.pids is None or run.pid in fault.pids)
+                    (fault.pids is None or not pids.isdisjoint(fault.pids))
                     and fault.begin_ns <= known
                     and run.at_ns <= fault.end_ns
                     for fault in disturbances

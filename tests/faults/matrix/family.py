@@ -16,6 +16,7 @@ MODULES: Final = (
     "kills",
     "crashpoints",
     "poison",
+    "children",
     "stops",
     "servers",
     "vanish",
