@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import logging
 import os
-import re
 import sys
 import threading
 import traceback
@@ -20,7 +19,7 @@ from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 from stem.client import Stem
-from stem.config import LOG_LEVELS, StemConfig, parse_duration
+from stem.config import LOG_LEVELS, StemConfig, parse_duration, parse_size
 from stem.contracts import Broker, ResultBackend
 from stem.errors import BrokerError, BrokerRefusedError, ConfigError, StemError
 from stem.messages.names import check_name
@@ -34,8 +33,6 @@ from stem.worker.runtime import Worker
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 69
 EXIT_INTERRUPTED: Final = 130
-
-_UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,19 +54,11 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--soft-timeout", metavar="3s", help="how long handlers that were told to stop may take")
     parse.add_argument("--wedged-timeout", metavar="60s", help="how long the work loop may stand still")
     parse.add_argument("--max-tasks-per-child", type=int, metavar="N", help="replace a child process after so many")
-    parse.add_argument("--max-memory-per-child", type=_bytes, metavar="512MiB", help="or when it holds more")
+    parse.add_argument("--max-memory-per-child", metavar="512MiB", help="or when it holds more")
     parse.add_argument("--processes", type=int, default=None, metavar="N", help="needs a later version")
     parse.add_argument("--health-port", type=int, default=None, metavar="PORT", help="needs a later version")
     parse.add_argument("--debug", action="store_true", help="show tracebacks of start-up errors")
     return parse
-
-
-def _bytes(text: str) -> int:
-    """Read a size: a number of bytes, or of KiB, MiB or GiB."""
-    found = re.fullmatch(r"(\d{1,15}) ?(|K|M|G)(i?B)?", text.strip(), re.IGNORECASE)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{ascii(text)[:40]} is no size: use 512MiB, 2GiB, or bytes")
-    return int(found[1]) * _UNITS[found[2].lower()]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +101,7 @@ def _run(args: argparse.Namespace) -> int:
         drain_timeout=_duration(args.drain_timeout, "--drain-timeout", None),
         wedged_timeout=_duration(args.wedged_timeout, "--wedged-timeout", None),
         max_tasks_per_child=args.max_tasks_per_child,
-        max_memory_per_child=args.max_memory_per_child,
+        max_memory_per_child=_size(args.max_memory_per_child, "--max-memory-per-child"),
     )
     app = load(args.app)
     if args.name is not None:
@@ -130,6 +119,10 @@ def _refuse_later_features(args: argparse.Namespace) -> None:
         raise ConfigError("--processes needs a later version of Stem: start several workers instead")
     if args.health_port is not None:
         raise ConfigError("--health-port needs a later version of Stem: ask with `stemctl ping` instead")
+
+
+def _size(text: str | None, name: str) -> int | None:
+    return None if text is None else parse_size(text, name=name)
 
 
 def _duration(text: str | None, name: str, default: Any) -> Any:

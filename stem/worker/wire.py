@@ -32,7 +32,8 @@ from stem.messages.codec import Fields, pack, unpack
 from stem.messages.status import ErrorInfo
 from stem.task import Signature, TaskOptions
 
-MAX_FRAME: Final = 64 * 1024 * 1024
+MAX_FRAME: Final = 65 * 1024 * 1024
+"""The largest body that a configuration allows, and some words around it."""
 _LENGTH: Final = 4
 
 

@@ -244,8 +244,8 @@ WORKERS: Final = (
         edits=[
             Edit(
                 "stem/worker/dispatch.py",
-                "    def _begin_thread(self, job: Job) -> None:\n",
-                "    def _begin_thread(self, job: Job) -> None:\n"
+                "    def _begin_elsewhere(self, job: Job, pool: ThreadExecutor | ProcessExecutor) -> None:\n",
+                "    def _begin_elsewhere(self, job: Job, pool: ThreadExecutor | ProcessExecutor) -> None:\n"
                 "        job.begin()\n        self.succeeded(job, job.call())\n        return\n",
             )
         ],
@@ -401,7 +401,7 @@ SAFETY: Final = (
         bug="a signature is checked over what the body means, written anew",
         edits=[
             Edit(
-                "stem/worker/dispatch.py",
+                "stem/worker/reading.py",
                 "delivery.queue, delivery.body, delivery.signature)",
                 "delivery.queue, __import__('msgpack').packb(__import__('msgpack').unpackb(delivery.body)), "
                 "delivery.signature)",
