@@ -7,6 +7,7 @@ delivery -> readable and known here? -> revoked or stopping meanwhile? -> run ->
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 import time
@@ -126,8 +127,14 @@ class Dispatcher:
         else:
             job.task = task = self._loop.create_task(drive(job), name=delivery.id)
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(functools.partial(self._driven, job))
         self._arm(job, plan)
+
+    def _driven(self, job: Job, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        # `drive` tells of every end but one: cancelled before its first step, it never ran.
+        if task.cancelled():
+            self.dropped(job)
 
     def begun(self, job: Job) -> None:
         """Its child process is given it now."""

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from stem.contracts import Delivery
 from stem.errors import SoftTimeLimitExceeded
 from stem.messages.status import TaskState
 from stem.options import TaskOptions
 from stem.task import TaskContext
 from stem.worker import dispatch
+from stem.worker.job import Job, Stop
 from stem.worker.vitals import Vitals
 from tests.waiting import eventually
 from tests.worker.conftest import House
@@ -254,3 +256,41 @@ async def test_a_handler_can_extend_its_lease(house: House) -> None:
     task_id = await house.stem.enqueue("patient")
 
     await eventually(lambda: task_id in worker._board.jobs and worker._board.jobs[task_id].lease_s > 3500)
+
+
+@pytest.mark.parametrize(
+    ("why", "end", "runs"),
+    [
+        (Stop.SOFT_LIMIT, TaskState.SUCCEEDED, 1),
+        (Stop.UNRENEWED, TaskState.SUCCEEDED, 1),
+        (Stop.HARD_LIMIT, TaskState.FAILED, 0),
+        (Stop.REVOKED, TaskState.REVOKED, 0),
+    ],
+)
+async def test_a_handler_that_is_stopped_before_its_first_step_gives_its_task_and_its_slot_back(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch, why: Stop, end: TaskState, runs: int
+) -> None:
+    """A loop that was blocked may come to a limit's timer first: the cancelled task never ran to tell of its end."""
+    ran: list[int] = []
+    stopped: list[Job] = []
+    start = dispatch.Dispatcher.begin
+
+    async def note(context: TaskContext, args: Mapping[str, Any]) -> None:
+        ran.append(context.token)
+
+    def start_and_stop(self: dispatch.Dispatcher, delivery: Delivery, *args: Any, **options: Any) -> None:
+        start(self, delivery, *args, **options)
+        if not stopped:
+            stopped.append(self._board.jobs[delivery.id])
+            self.stop(stopped[0], why)
+
+    monkeypatch.setattr(dispatch.Dispatcher, "begin", start_and_stop)
+    on_loop(memory_house.registry, "note", note, TaskOptions(max_retries=0, hard_time_limit=60))
+    worker = await memory_house.worker()
+
+    status = await memory_house.stem.wait_for(await memory_house.stem.enqueue("note"), timeout=10)
+
+    assert status.state is end
+    assert len(ran) == runs
+    assert not stopped[0].holds_slot
+    assert worker._board.slots_used == 0
