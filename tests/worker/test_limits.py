@@ -285,7 +285,7 @@ async def test_a_handler_that_is_stopped_before_its_first_step_gives_its_task_an
             self.stop(stopped[0], why)
 
     monkeypatch.setattr(dispatch.Dispatcher, "begin", start_and_stop)
-    on_loop(memory_house.registry, "note", note, TaskOptions(max_retries=0, hard_time_limit=60))
+    on_loop(memory_house.registry, "note", note, TaskOptions(max_retries=0, time_limit=60))
     worker = await memory_house.worker()
 
     status = await memory_house.stem.wait_for(await memory_house.stem.enqueue("note"), timeout=10)
