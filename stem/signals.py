@@ -187,14 +187,14 @@ class WorkerHeartbeat(WorkerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerChildInit(WorkerEvent):
-    """A child process of the worker has started."""
+    """A child process of the worker has started, and has imported the application. Emitted in the child."""
 
     pid: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerChildShutdown(WorkerEvent):
-    """A child process of the worker has ended."""
+    """A child process of the worker ends, as it was told to. Emitted in the child; one that is killed emits nothing."""
 
     pid: int = 0
     exit_code: int = 0
