@@ -131,10 +131,10 @@ async def random_kills(stage: Stage) -> list[Row]:
     ]
     for worker in started:
         await world.ready(worker)
-    kills, hit = stage.times(full=150, share=6), 0
-    async with Load(world, stage.random, mix=HARMLESS) as load:
+    kills, hit = stage.times(full=100, share=5), 0
+    async with Load(world, stage.random, per_s=20.0, mix=HARMLESS) as load:
         while hit < kills:
-            await asyncio.sleep(stage.random.uniform(0.05, 0.3))
+            await asyncio.sleep(stage.random.uniform(0.3, 1.0))
             children = children_of(stage.random.choice(started).pid)
             if not children:
                 continue
