@@ -296,7 +296,11 @@ class Child:
                 self._task = self._loop.create_task(drive(run), name=run.context.id)
                 if run.soft_due:
                     self._task.cancel()
-                self._loop.run_until_complete(self._task)
+                try:
+                    self._loop.run_until_complete(self._task)
+                except asyncio.CancelledError:
+                    # `drive` tells of every end but one: cancelled before its first step, it never ran.
+                    run.failed(SoftTimeLimitExceeded("the soft time limit has passed"))
                 self._task = None
             else:
                 self._call(run)
