@@ -46,11 +46,12 @@ class Calls(Comparison):
 
     # ------------------------------------------------------------------------------------------------------- producing
 
-    @initialize(count=st.sampled_from([0, 1, 3, 6]), taken=st.booleans(), watched=st.sampled_from([True, True, False]))
+    @initialize(count=st.sampled_from([0, 1, 3, 10]), taken=st.booleans(), watched=st.sampled_from([True, True, False]))
     def begin(self, count: int, taken: bool, watched: bool) -> None:
-        """Some plain tasks are there, perhaps with a worker already."""
+        """Some tasks are there, or more than a queue takes, and perhaps with a worker already."""
         self.watched = watched
-        self.enqueue([{"queue": QUEUES[number % 2]} for number in range(count)])
+        more: list[dict[str, Any]] = [{}, {"lease_ms": 3_000}, {"delay_ms": 500}]
+        self.enqueue([{"queue": QUEUES[at % 2], **more[at % 3]} for at in range(count)])
         if taken:
             self.fetch("ann", QUEUES, 100, False)
 
