@@ -245,8 +245,7 @@ class Dispatcher:
         ended_at = time.monotonic()
         self._free(job)
         if job.abandoned:
-            self._too_late(job)
-            return
+            return  # a hard stop has handed it back, and killed the child
         plan, delivery = job.plan, job.delivery
         assert plan is not None
         self._board.measure(job, ended_at)

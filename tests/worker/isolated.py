@@ -269,6 +269,13 @@ def die(context: TaskContext, how: str) -> None:
             os.kill(os.getpid(), signal.SIGABRT)
 
 
+@app.task("p.abandon", isolation="process")
+def abandon(path: str) -> None:
+    """Die and leave a process behind."""
+    _leave_grandchild(path)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @app.task("p.babble", isolation="process")
 def babble(context: TaskContext) -> None:
     """Write to the socket of the worker, as a handler that mistakes it for its own would."""

@@ -250,6 +250,15 @@ async def test_a_childs_death_costs_its_own_task_alone(
     assert worker._processes.counters["crashed"] == 3
 
 
+async def test_what_a_dead_child_has_started_goes_with_it(memory_house: House, tmp_path: Path) -> None:
+    await worker_of(memory_house)
+    path = tmp_path / "pids"
+
+    await outcome(memory_house, "p.abandon", path=str(path))
+
+    await all_gone(await pids_in(path, 2))
+
+
 async def test_a_crash_tells_where_in_the_handler_it_was(memory_house: House) -> None:
     await worker_of(memory_house)
 

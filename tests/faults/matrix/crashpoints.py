@@ -244,7 +244,7 @@ async def at_each_point(stage: Stage) -> list[Row]:
     row = summed(
         await together([play(kills[first::worlds]) for first in range(worlds)]),
         injected=f"{len(kills)} kills at {len(POINTS)} points",
-        note="P17, the child of a process pool, does not exist yet",
+        note="the points P17, of child processes, are a family of their own",
     )
     return [row]
 
