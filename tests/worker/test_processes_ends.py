@@ -15,7 +15,7 @@ import pytest
 from stem.messages.status import TaskState
 from stem.options import TaskOptions
 from stem.signals import StemSignals
-from stem.worker import Worker, WorkerLifecycleConfig
+from stem.worker import Worker, WorkerLifecycleConfig, lifecycle
 from tests.waiting import eventually
 from tests.worker.conftest import House
 from tests.worker.test_processes import WAIT_S, outcome, worker_of
@@ -184,6 +184,27 @@ async def test_a_stop_hands_back_what_runs_and_leaves_no_child(memory_house: Hou
     await all_gone(pids)
 
 
+async def test_a_hard_stop_kills_children_before_it_hands_their_tasks_back(
+    memory_house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker may run them the next moment."""
+    worker = await worker_of(memory_house)
+    path = tmp_path / "pids"
+    await memory_house.stem.enqueue("p.stubborn", {"path": str(path)})
+    pids = await pids_in(path, 2)
+    ended: list[bool] = []
+    rescue = lifecycle.rescue
+
+    async def looked(*args: Any, **kwargs: Any) -> int:
+        ended.append(gone(pids[0]))
+        return await rescue(*args, **kwargs)
+
+    monkeypatch.setattr(lifecycle, "rescue", looked)
+
+    assert await worker.shutdown("hard") == 0
+    assert ended == [True]
+
+
 async def test_a_warm_stop_waits_for_the_child(memory_house: House, tmp_path: Path) -> None:
     worker = await worker_of(memory_house)
     gate = tmp_path / "gate"
@@ -211,7 +232,7 @@ async def test_signals_to_the_group_of_a_child_end_nothing(memory_house: House, 
     gate.touch()
     status = await memory_house.stem.wait_for(task_id, WAIT_S)
 
-    assert (status.state, status.crashes) == (TaskState.SUCCEEDED, 0)
+    assert (status.state, status.crashes, status.token) == (TaskState.SUCCEEDED, 0, 1)
     assert worker._processes.rows()[0]["pid"] == pid
 
 
