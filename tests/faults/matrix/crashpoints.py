@@ -44,7 +44,12 @@ BURST: Final[Sequence[tuple[str, dict[str, Any]]]] = (
 
 
 class Theatre:
-    """One world in which processes die at points, one after the other, while another worker stays."""
+    """One world in which processes die at points, one after the other, while another worker stays.
+
+    Attributes:
+        buried: how many tasks met three of the deaths.
+        complaints: what was not as it should be meanwhile.
+    """
 
     def __init__(self, stage: Stage, world: FaultWorld, folder: Path) -> None:
         self.world = world
@@ -53,6 +58,7 @@ class Theatre:
         self._aside: set[str] = set()
         self._spawned = 0
         self.crashes: list[Crash] = []
+        self.buried = 0
         self.complaints: list[str] = []
 
     async def kill_at(self, point: Point, *, patience_s: float = 0.0) -> None:
@@ -212,9 +218,7 @@ class Theatre:
         for task_id, status in verdict.statuses.items():
             if status.reason == "poison" and status.crashes < 3:
                 verdict.violations.append(f"{task_id} was buried after {status.crashes} crashes")
-        buried = sum(status.reason == "poison" for status in verdict.statuses.values())
-        if buried:
-            verdict.notes.append(f"{buried} tasks met three of the kills and were buried")
+        self.buried = sum(status.reason == "poison" for status in verdict.statuses.values())
         if heirs:
             expect_recovery(verdict, self.crashes, aside=self._aside)
         return verdict
@@ -233,20 +237,21 @@ async def at_each_point(stage: Stage) -> list[Row]:
     stage.random.shuffle(kills)
     url = stage.server().url
 
+    theatres: list[Theatre] = []
+
     async def play(share: Sequence[Point]) -> Row:
         theatre = await _theatre(stage, url)
+        theatres.append(theatre)
         await theatre.world.worker("heir", concurrency=4)
         for point in share:
             await theatre.kill_at(point)
         return stage.row(await theatre.verdict(), injected="")
 
     worlds = stage.times(full=6, share=4)
-    row = summed(
-        await together([play(kills[first::worlds]) for first in range(worlds)]),
-        injected=f"{len(kills)} kills at {len(POINTS)} points",
-        note="the points P17, of child processes, are a family of their own",
-    )
-    return [row]
+    rows = await together([play(kills[first::worlds]) for first in range(worlds)])
+    buried = sum(theatre.buried for theatre in theatres)
+    note = f"buried after meeting three of the kills: {buried}; P17, a pool's child, does not exist yet"
+    return [summed(rows, injected=f"{len(kills)} kills at {len(POINTS)} points", note=note)]
 
 
 @family("T-F1c", "kill -9 at two crash points in a row", share_s=120, full_s=1_200)

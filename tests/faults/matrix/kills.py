@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from tests.faults.chaos import ChaosProxy
 from tests.faults.crashing import Crash
-from tests.faults.fleet import now_ns
+from tests.faults.fleet import READY_S, now_ns
 from tests.faults.ledger import Disturbance
 from tests.faults.matrix.family import Row, family
 from tests.faults.matrix.invariants import judge
@@ -24,6 +24,8 @@ from tests.waiting import eventually
 LIFE_S: Final = 60.0
 """The longest that a life of about two seconds may take."""
 TOGETHER: Final = 5
+LEASE: Final = "5s"
+"""Every heartbeat waits for the proxy and for this process, which may have other things to do for a second."""
 
 Side = Literal["before", "after"]
 
@@ -37,7 +39,8 @@ async def random_kills(stage: Stage) -> list[Row]:
     async with Load(world, stage.random) as load:
         for number in range(kills):
             await asyncio.sleep(stage.random.uniform(0.1, 0.5))
-            victim = stage.random.choice([worker.name for worker in world.fleet if worker.running])
+            ready = await eventually(lambda: _ready(world, 2), READY_S, what="two workers are ready")
+            victim = stage.random.choice(ready)
             killed_ns = now_ns()
             crashes += [Crash("", pid, killed_ns, ()) for pid in world.kill9(victim)]
             world.fleet.spawn(f"w{number + 5}")
@@ -46,6 +49,12 @@ async def random_kills(stage: Stage) -> list[Row]:
     expect_nothing_mended(verdict, world)
     expect_recovery(verdict, crashes)
     return [stage.row(verdict, injected=f"{kills} kills", note=f"{load.unknown} enqueues of unknown outcome")]
+
+
+def _ready(world: FaultWorld, least: int) -> list[str]:
+    """Return who takes work, by the logs; nobody while they are too few."""
+    names = [worker.name for worker in world.fleet if worker.running and '"worker.ready"' in worker.log()]
+    return names if len(names) >= least else []
 
 
 class Life:
@@ -109,7 +118,7 @@ async def at_each_command(stage: Stage) -> list[Row]:
     doors = asyncio.Semaphore(TOGETHER)
 
     async def play(proxy: ChaosProxy, share: Sequence[tuple[int, Side]]) -> Row:
-        world = await stage.world(server.url)
+        world = await stage.world(server.url, STEM_VISIBILITY_TIMEOUT=LEASE)
         lives = [Life(world, proxy, f"life-{number}") for number in range(len(share))]
 
         async def one(life: Life, k: int, side: Side) -> None:
@@ -125,7 +134,7 @@ async def at_each_command(stage: Stage) -> list[Row]:
         return stage.row(verdict, injected="")
 
     async with ChaosProxy(server.url, server.folder / "p") as proxy:
-        world = await stage.world(server.url)
+        world = await stage.world(server.url, STEM_VISIBILITY_TIMEOUT=LEASE)
         whole = Life(world, proxy, "whole")
         await whole.live()
         assert whole.killed_at is None
