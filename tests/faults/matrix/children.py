@@ -127,12 +127,12 @@ async def poison(stage: Stage) -> list[Row]:
 async def random_kills(stage: Stage) -> list[Row]:
     world = await stage.world(stage.server().url)
     started = [
-        world.fleet.spawn(f"w{n}", concurrency=3, app=APP, options=("--max-tasks-per-child", "20")) for n in (1, 2)
+        world.fleet.spawn(f"w{n}", concurrency=3, app=APP, options=("--max-tasks-per-child", "15")) for n in (1, 2)
     ]
     for worker in started:
         await world.ready(worker)
     kills, hit = stage.times(full=100, share=5), 0
-    async with Load(world, stage.random, per_s=20.0, mix=HARMLESS) as load:
+    async with Load(world, stage.random, per_s=8.0, producers=1, mix=HARMLESS) as load:
         while hit < kills:
             await asyncio.sleep(stage.random.uniform(0.3, 1.0))
             children = children_of(stage.random.choice(started).pid)
