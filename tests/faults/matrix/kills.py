@@ -141,7 +141,9 @@ async def at_each_command(stage: Stage) -> list[Row]:
         assert whole.commands > 20, "a life without commands proves nothing"
         sides: tuple[Side, ...] = ("before", "after")
         moments = [(k, side) for k in range(1, whole.commands + 1) for side in sides]
-        chosen = moments if stage.scale == "full" else stage.random.sample(moments, 6)
+        # Each once, and some again: no two lives send quite as many commands, and the last ones are not always reached.
+        again = stage.random.sample(moments, stage.times(full=20, share=6))
+        chosen = moments + again if stage.scale == "full" else again
         shares = [chosen[first : first + TOGETHER] for first in range(0, len(chosen), TOGETHER)]
         rows = await together([play(proxy, share) for share in shares])
     most = ", ".join(f"{name} {count}" for name, count in killed.most_common())
