@@ -15,7 +15,7 @@ GRACE_S: Final = 3.0
 
 KNOWN_KEYS: Final = re.compile(
     r"""\{[A-Za-z0-9_.-]{1,64}\}:(?:
-        (?:task|result|worker|request|reply):[A-Za-z0-9_.-]{1,64}
+        (?:task|result|worker|request|reply|wake):[A-Za-z0-9_.-]{1,64}
       | q:[A-Za-z0-9_.-]{1,64}:(?:p[0-9]|delayed|retry|lease|dead|held|meta|bell)
       | unique:[A-Za-z0-9_.:/-]+
       | desired:(?:pause|drain|shutdown)

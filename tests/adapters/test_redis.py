@@ -128,6 +128,25 @@ async def test_an_idle_wait_ends_on_time_and_leaves_no_reader_behind(broker: Red
     assert time.monotonic() - started < 1
 
 
+@pytest.mark.parametrize("kind", ["valkey", pytest.param("redis", marks=pytest.mark.debian_redis)])
+async def test_an_idle_wait_ends_no_server_that_holds_writes_back(own_server: OwnServer, kind: str) -> None:
+    """Redis 7.0 ends with "Unknown btype" when a client is unblocked that CLIENT PAUSE WRITE holds back.
+
+    A planned failover is such a pause.
+    """
+    server = own_server(kind=kind)
+    broker = RedisStreamsBroker(server.url, namespace="paused")
+    await broker.idle(["q"], 0.01)
+    server.command("CLIENT", "PAUSE", 700, "WRITE")
+
+    await broker.idle(["q"], 0.1)
+    await broker.idle(["q"], 0.1)
+
+    assert not server.exited
+    assert server.command("PING")
+    await broker.close()
+
+
 async def test_a_cancelled_idle_wait_loses_no_bell(broker: RedisStreamsBroker) -> None:
     waiting = asyncio.create_task(broker.idle(["q"], 2))
     await asyncio.sleep(0)

@@ -161,7 +161,7 @@ BROKERS: Final = (
         edits=[
             Edit(
                 "stem/adapters/redis/waiting.py",
-                'await self._client.command("CLIENT", "UNBLOCK", self._id)\n',
+                'await self._client.run("wake", self._wake)\n',
                 "return\n",
             ),
             Edit(

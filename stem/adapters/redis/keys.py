@@ -7,6 +7,7 @@
 | `{ns}:q:<queue>:delayed` `:retry` `:lease` `:dead` `:held` | zsets | none: empty ones do not exist |
 | `{ns}:q:<queue>:meta` | hash | none: priorities in use, counters |
 | `{ns}:q:<queue>:bell` | list of at most 1 | none: the wake-up for one idle worker |
+| `{ns}:wake:<reader>` | list of at most 1 | 10 seconds: ends one worker's wait for bells |
 | `{ns}:queues` | set | none: the known queues |
 | `{ns}:unique:<task>:<key>` | string | released with the task's final state |
 | `{ns}:workers`, `{ns}:worker:<id>` | zset, hash | an hour after the last beat |
@@ -69,6 +70,9 @@ class Keys:
 
     def bell(self, queue: str) -> str:
         return f"{self.prefix}q:{queue}:bell"
+
+    def wake(self, reader: str) -> str:
+        return f"{self.prefix}wake:{reader}"
 
     @property
     def queues(self) -> str:

@@ -20,7 +20,7 @@ SCHEMA: Final = 1
 CODE: Final = "SCHEMA"
 """The code of the `BrokerRefusedError` for a keyspace that this program does not read."""
 
-READERS: Final = frozenset({"queues", "read", "wait", "watch"})
+READERS: Final = frozenset({"queues", "read", "wait", "wake", "watch"})
 """Scripts that put nothing lasting into a namespace: looking into an empty one does not mark it."""
 
 

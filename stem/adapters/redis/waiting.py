@@ -29,14 +29,15 @@ class Bell:
     """Sleeps until a queue's bell rings. One connection, used by one wait at a time.
 
     The time-out is kept here, not by the server: an idle server looks at the time-outs of blocked clients only every
-    100 ms, and a task due in 30 ms is to start in 30 ms. When the time is up the read is released with CLIENT UNBLOCK:
-    left alone it would take a token meant for a worker that is really idle; cancelled, it would cost a connection.
+    100 ms, and a task due in 30 ms is to start in 30 ms. When the time is up the read is released by a token on a list
+    of its own: left alone it would take one meant for a worker that is really idle; cancelled, it would cost a
+    connection. Not by CLIENT UNBLOCK: Redis 7.0 dies when that meets a client which CLIENT PAUSE WRITE holds back.
     """
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
         self._sleeper: redis.asyncio.Redis | None = None
-        self._id = b""
+        self._wake = uuid.uuid4().hex
 
     async def wait(self, bells: Sequence[str], timeout_s: float) -> None:
         if not bells:
@@ -45,13 +46,13 @@ class Bell:
         try:
             if self._sleeper is None:
                 self._sleeper = self._client.lone_client()
-                self._id = await self._sleeper.execute_command("CLIENT", "ID")  # type: ignore[no-untyped-call]
-            read = asyncio.ensure_future(self._sleeper.execute_command("BLPOP", *bells, BELL_BLOCK_S))  # type: ignore[no-untyped-call]
+            lists = [*bells, self._client.keys.wake(self._wake)]
+            read = asyncio.ensure_future(self._sleeper.execute_command("BLPOP", *lists, BELL_BLOCK_S))  # type: ignore[no-untyped-call]
             read.add_done_callback(_look_at)
             try:
                 done, _ = await asyncio.wait({read}, timeout=timeout_s)
                 if not done:
-                    await self._client.command("CLIENT", "UNBLOCK", self._id)
+                    await self._client.run("wake", self._wake)
                     done, _ = await asyncio.wait({read}, timeout=RELEASED_WITHIN_S)
                 if not done:
                     raise UnknownOutcomeError(
@@ -64,7 +65,7 @@ class Bell:
                     read.cancel()
                     await asyncio.wait({read})
         except BaseException as error:
-            # Whatever went wrong, the connection behind it is another one next time, with another id.
+            # Whatever went wrong, the connection behind it is another one next time.
             await self.close()
             if isinstance(error, (redis.RedisError, OSError, *MISREAD)) and not isinstance(error, StemError):
                 raise translate(error, what="BLPOP", address=self._client.address) from error
