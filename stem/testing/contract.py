@@ -5,6 +5,7 @@ suite's own: `pytest.register_assert_rewrite("stem.testing")` before it is impor
 """
 
 from stem.testing.case import BrokerCase
+from stem.testing.contract_adoption import BrokerContractAdopt
 from stem.testing.contract_control import (
     BrokerContractControlLog,
     BrokerContractDesired,
@@ -13,7 +14,7 @@ from stem.testing.contract_control import (
     BrokerContractReplies,
     BrokerContractWakeUp,
 )
-from stem.testing.contract_leases import BrokerContractAdopt, BrokerContractReclaim, BrokerContractRenew
+from stem.testing.contract_leases import BrokerContractReclaim, BrokerContractRenew
 from stem.testing.contract_listings import BrokerContractListings
 from stem.testing.contract_observing import (
     BrokerContractCounts,

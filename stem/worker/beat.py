@@ -156,7 +156,7 @@ class Beater:
             log.warning(
                 "broker.lost_data",
                 extra={
-                    "hint": "the server does not know this worker any more: it lost its data (FLUSHALL, a restart "
+                    "hint": "the server does not know this worker any more: it lost its data (emptied, or a restart "
                     "without its file). Tasks of before are gone unless their producers enqueue them again"
                 },
             )
