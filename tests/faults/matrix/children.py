@@ -38,6 +38,8 @@ HARMLESS: Final[Mapping[str, tuple[int, dict[str, Any]]]] = {
     "child_flaky": (1, {"failures": 1}),
     "quick": (4, {}),
 }
+LONGER: Final[Mapping[str, tuple[int, dict[str, Any]]]] = {**HARMLESS, "child_nap": (12, {"seconds": 0.5})}
+"""So that a kill often meets a run."""
 POISONS: Final[Mapping[str, tuple[str, str]]] = {
     "child_kill": ("was ended by SIGKILL", "poison"),
     "child_exit": ("ended with exit code 3", "poison"),
@@ -127,12 +129,12 @@ async def poison(stage: Stage) -> list[Row]:
 async def random_kills(stage: Stage) -> list[Row]:
     world = await stage.world(stage.server().url)
     started = [
-        world.fleet.spawn(f"w{n}", concurrency=3, app=APP, options=("--max-tasks-per-child", "15")) for n in (1, 2)
+        world.fleet.spawn(f"w{n}", concurrency=3, app=APP, options=("--max-tasks-per-child", "4")) for n in (1, 2)
     ]
     for worker in started:
         await world.ready(worker)
     kills, hit = stage.times(full=100, share=5), 0
-    async with Load(world, stage.random, per_s=8.0, producers=1, mix=HARMLESS) as load:
+    async with Load(world, stage.random, per_s=8.0, producers=1, mix=LONGER) as load:
         while hit < kills:
             await asyncio.sleep(stage.random.uniform(0.3, 1.0))
             children = children_of(stage.random.choice(started).pid)
