@@ -80,8 +80,8 @@ async def _stream_deleted(stage: Stage, kind: Kind) -> Row:
     async with Load(world, stage.random) as load:
         for number in range(times):
             await asyncio.sleep(stage.random.uniform(BETWEEN_S, 1.5))
-            for _ in range(60):  # a backlog, so that there is something to lose
-                await enqueue(world, "nap", seconds=0.1)
+            # More at once than the workers have slots, for longer than this takes: so there is something to lose.
+            await asyncio.gather(*(enqueue(world, "nap", seconds=0.5) for _ in range(60)))
             async with world.disturbed():
                 waiting += int(server.command("XLEN", stream))
                 if number % 2 == 0:
