@@ -20,6 +20,7 @@ import redis
 
 from stem.errors import BrokerError, StemError
 from stem.messages.envelope import new_task_id
+from stem.messages.status import TaskState
 from tests.faults.chaos import ChaosProxy
 from tests.faults.fleet import WorkerProcess
 from tests.faults.matrix.keyspace import strays
@@ -84,6 +85,8 @@ class Soak:
         self._per_s = per_s
         self._short = 0
         self._out: list[WorkerProcess] = []
+        self._revoked: list[str] = []
+        self._recorded: set[str] = set()
         self._clock0 = time.monotonic()
         self.result = Soaked(seconds)
 
@@ -109,7 +112,7 @@ class Soak:
             await self._quiet_before()
             await self._load(self.result.seconds)
             await self._quiet_afterwards()
-            self._judge()
+            await self._judge()
         return self.result
 
     # ---------------------------------------------------------------------------------------------------------- phases
@@ -146,6 +149,9 @@ class Soak:
             for task in tasks:
                 if task.done():
                     task.result()
+            # A slow machine has both kinds of restarts, too.
+            await eventually(lambda: self._short >= 2, 45, what="workers were restarted")
+            for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         self._proxy.off(loss)
@@ -161,6 +167,7 @@ class Soak:
                 self.result.violations.append(f"{worker.name} was told to stop and ended with {code}")
         await self._newest()
         await self._drained()
+        await self._look_at_revoked()
         await self._empty_dead()
         began, result = time.monotonic(), self.result
         complaints = ["not looked at"]
@@ -177,6 +184,13 @@ class Soak:
         result.violations += complaints
         for worker in self._long():
             result.settled[worker.name].append(await self._census(worker, collect=True))
+
+    async def _look_at_revoked(self) -> None:
+        """Write down who ended by an operator's word: no worker saw these, and the word's answer may have been lost."""
+        for status in await self._world.broker.statuses(self._revoked, timeline=False):
+            if status is not None and status.state is TaskState.REVOKED:
+                self._world.ledger.write("final:revoked", status.id)
+                self.result.revoked += 1
 
     async def _differences(self) -> list[str]:
         """Return what is not as it was before the load."""
@@ -207,10 +221,13 @@ class Soak:
             )
         return found + await strays(world.url, world.namespace, world.broker)
 
-    def _judge(self) -> None:
+    async def _judge(self) -> None:
         """I1 to I5 from the ledger; the records are gone by now."""
         result, account = self.result, self._world.ledger.read()
-        lost = account.lost()
+        with contextlib.suppress(AssertionError):  # the last lines come after the answers that they are about
+            await eventually(lambda: not self._world.ledger.read().lost() - self._recorded, 10)
+            account = self._world.ledger.read()
+        lost = account.lost() - self._recorded
         twice = account.finished_twice()
         unexplained = account.unexplained_starts(self._world.disturbances)
         result.tasks = len(account.ids("acked"))
@@ -227,6 +244,9 @@ class Soak:
         ):
             if found:
                 result.violations.append(f"{len(found)} {what}: {found[:5]}")
+        for task_id in sorted(lost | twice.keys())[:3]:
+            lines = ", ".join(f"{line.kind} {line.attempt} {line.token} {line.worker}" for line in account.of(task_id))
+            result.violations.append(f"{task_id}: {lines}")
         for worker in self._world.fleet:
             if worker.tracebacks():
                 result.violations.append(f"{worker.name} wrote a traceback: {worker.tracebacks()[0]}")
@@ -276,9 +296,8 @@ class Soak:
         task_id = new_task_id()
         self._world.ledger.write("tried", task_id)
         await self._world.enqueue("nap", task_id=task_id, seconds=0, delay=30)
-        self.result.revoked += 1
+        self._revoked.append(task_id)
         await self._world.controller.revoke([task_id])
-        self._world.ledger.write("final:revoked", task_id)
 
     async def _restart_workers(self) -> None:
         every_s = max(4.0, min(60.0, self.result.seconds / 5))
@@ -290,10 +309,23 @@ class Soak:
             if self._short % 2:
                 self.result.done["worker killed with -9"] += 1
                 self._world.kill9(worker.name)
+                await self._look_at_last_words(worker)
             else:
                 self.result.done["worker stopped by SIGTERM"] += 1
                 worker.send(signal.SIGTERM)
                 self._out.append(worker)
+
+    async def _look_at_last_words(self, killed: WorkerProcess) -> None:
+        """Remember the ends that a killed worker reached, as it may have died before it wrote them down itself."""
+
+        async def remembered() -> bool:
+            with contextlib.suppress(BrokerError):
+                rows = await self._world.broker.census.history(2_000)
+                self._recorded.update(row.id for row in rows if row.worker == killed.id)
+                return True
+            return False
+
+        await eventually(remembered, 30, what="the server tells what has ended")
 
     async def _restart_server(self) -> None:
         every_s = max(6.0, min(120.0, self.result.seconds / 3))
