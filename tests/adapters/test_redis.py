@@ -116,11 +116,14 @@ async def test_an_idle_wait_ends_on_time_and_leaves_no_reader_behind(broker: Red
     await broker.enqueue([new_task(delay_ms=3_600_000)])
     await broker.idle(["q"], 0.5)  # the bell that the new earliest due time rang
 
-    started = time.monotonic()
-    await broker.idle(["q"], 0.03)
-    took = time.monotonic() - started
+    took = []
+    for _ in range(10):
+        started = time.monotonic()
+        await broker.idle(["q"], 0.03)
+        took.append(time.monotonic() - started)
 
-    assert 0.025 < took < 0.09
+    # The shortest: a busy machine makes some of them longer. An idle server's own time-outs take 100 ms.
+    assert 0.025 < min(took) < 0.09
     # Had the reader stayed, it would take this token, and the next wait would sleep.
     await broker.enqueue([new_task()])
     started = time.monotonic()

