@@ -167,8 +167,7 @@ def _examine(verdict: Verdict, cases: Sequence[Case]) -> str:
                 f"{task_id}: the first run was {case.victim.name}'s, its end was recorded by {ends}",
             )
     robbed = [case for case in cases if case.robbed]
-    # One whose handlers end while it stands still has their outcomes to send before it hears that they are lost; mostly:
-    # of a few, each may hear it first.
+    # One whose handlers end while it stands still sends their outcomes before it hears that they are lost, usually.
     verdict.expect(
         2 * refused >= len(robbed) or len(robbed) < 5,
         f"of {len(robbed)} workers that lost their leases, {refused} late results came",
