@@ -154,7 +154,8 @@ class Chaos:
         await eventually(nothing_paused, BACK_S, what="nothing is paused")
         for worker in self._stopping:
             code = await worker.exit_code(ENDED_S)
-            if code not in (0, 1):  # 1: it could not hand everything back, because the server was away
+            # 1: it could not hand everything back, because the server was away; -9: another fault came first.
+            if code not in (0, 1, -signal.SIGKILL):
                 self.complaints.append(f"{worker.name} was told to stop and ended with {code}")
         await asyncio.gather(*(self._world.ready(worker) for worker in self._running()))
 
