@@ -41,7 +41,9 @@ def test_a_tuple_comes_back_as_a_list() -> None:
     assert unpack(pack((1, (2, 3)))) == [1, [2, 3]]
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, 2**64, -(2**63) - 1, "\ud800", {"k": len}], ids=repr)
+@pytest.mark.parametrize(
+    "value", [object(), {1, 2}, 2**64, -(2**63) - 1, "\ud800", {"k": len}], ids=lambda value: type(value).__name__
+)
 def test_what_cannot_travel_is_refused_before_it_is_sent(value: object) -> None:
     with pytest.raises(InvalidArgumentsError, match=r"^the arguments cannot be encoded"):
         pack(value, what="the arguments")
