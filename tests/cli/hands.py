@@ -127,21 +127,30 @@ class HandMadeWorker:
                 desired = await broker.control.read(epoch)
                 epoch = desired.epoch
                 for logged in desired.log:
-                    await self._reply(broker, Command.decode(logged.command))
-                beat = self._heartbeat(epoch=epoch, started_at_ms=started)
-                await broker.presence.beat(Beat(heartbeat=beat))
-            if self._goodbye:
-                beat = self._heartbeat(state="stopped", epoch=epoch, started_at_ms=started)
-                await broker.presence.beat(Beat(heartbeat=beat))
+                    await self._reply(broker, Command.decode(logged.command), started)
+                if not self._stop.is_set():
+                    beat = self._heartbeat(epoch=epoch, started_at_ms=started)
+                    await broker.presence.beat(Beat(heartbeat=beat))
+            await self._say_goodbye(broker, started)
         finally:
             await broker.close()
 
-    async def _reply(self, broker: Broker, command: Command) -> None:
+    async def _say_goodbye(self, broker: Broker, started: int) -> None:
+        if self._goodbye:
+            self._goodbye = False
+            beat = self._heartbeat(state="stopped", started_at_ms=started)
+            await broker.presence.beat(Beat(heartbeat=beat))
+
+    async def _reply(self, broker: Broker, command: Command, started: int) -> None:
         if not addresses(command.targets, self.id, self.name):
             return
         self.heard.append(command)
         for stage, data in self._answer(command):
             failed = stage == "refused"
+            if (command.type, stage) == ("shutdown", "effect"):
+                # As a worker does: whoever hears of its goodbye no longer finds it in the list.
+                await self._say_goodbye(broker, started)
+                self._stop.set()
             reply = Reply(
                 command_id=command.id,
                 worker=self.id,
