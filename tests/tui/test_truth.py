@@ -204,7 +204,7 @@ class Trial:
         goal, tries = self.moments + count, 0
         while self.moments < goal:
             tries += 1
-            assert tries < count + 20, f"{what}: this machine is too busy to ask the server every {GAP_S} s"
+            assert tries < count + 80, f"{what}: this machine is too busy to ask the server every {GAP_S} s"
             await asyncio.sleep(self.chance.uniform(0.1, 0.9))
             self.moments += await self.look(what)
 
