@@ -121,13 +121,15 @@ class Theatre:
 
     async def _leave_something_to_sweep(self) -> None:
         """A worker that nobody hears from holds tasks, and nobody else is there to take them from its queue."""
-        wanted = {await self._aside_task() for _ in range(3)}
-        request = FetchRequest(queues=[ASIDE], count=10, lease_ms=50, epoch=2**53)
+        # Before all that earlier points have left there.
+        wanted = {await self._aside_task(priority=9) for _ in range(3)}
+        request = FetchRequest(queues=[ASIDE], count=3, lease_ms=50, epoch=2**53)
         taken = await self.world.broker.exchange(GHOST, [], request)
-        assert wanted <= {one.id for one in taken.deliveries}
+        got = {one.id for one in taken.deliveries}
+        assert got == wanted, f"{GHOST} was given {got}, not {wanted}"
 
-    async def _aside_task(self) -> str:
-        task_id = await self.world.enqueue("quick", queue=ASIDE)
+    async def _aside_task(self, *, priority: int = 0) -> str:
+        task_id = await self.world.enqueue("quick", queue=ASIDE, priority=priority)
         self._aside.add(task_id)
         return task_id
 

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -163,11 +164,10 @@ async def perform(family: Family, *, scale: Scale, seed: int, folder: Path) -> l
         async with asyncio.timeout(family.full_s if scale == "full" else family.share_s):
             rows = await family.body(stage)
     except Exception as error:
-        text = f"{type(error).__name__}: {error}" if str(error) else f"{type(error).__name__} (time limit?)"
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__}: {error or f'at {Path(place.filename).name}:{place.lineno}, {place.line}'}"
         rows.append(Row(check=family.title, injected="not finished", violations=[text]))
         if not isinstance(error, AssertionError | TimeoutError):
-            import traceback  # here: only a defect of the family itself needs it
-
             stage.say("".join(traceback.format_exception(error)))
     held = bool(rows) and all(row.held for row in rows)
     await stage.close(keep=not held)
