@@ -14,8 +14,9 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed
 	$(BIN)/stemctl demo
 
+# Two processes, each with servers of its own: most tests wait for something, so that even one core is shared well.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist worksteal
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
