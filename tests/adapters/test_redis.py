@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -218,6 +220,21 @@ async def test_at_maxmemory_nothing_is_enqueued_but_work_goes_on(own_server: Own
     await broker.presence.beat(Beat(heartbeat=heartbeat()))
     await broker.control.issue(Command(id="c", type="pause"), SetPause(kind="queue", targets=["q"]))
     await broker.close()
+
+
+async def test_an_end_of_no_known_kind_ends_nothing(broker: RedisStreamsBroker) -> None:
+    """A byte that changed in the outcome made a state of it that nobody looks for; the task went with its record."""
+    task = new_task()
+    await broker.enqueue([task])
+    (delivery,) = (await broker.exchange("w", [], fetch())).deliveries
+
+    async def settle(outcome: str) -> list[str]:
+        end = Settlement(id=task.id, token=delivery.token, outcome=cast("Outcome", SimpleNamespace(value=outcome)))
+        return [str(answer) for answer in (await broker.exchange("w", [end], None)).settled]
+
+    for unknown in ("give_bbck", "Succeeded", "running", ""):
+        assert await settle(unknown) == ["lost"]
+    assert await settle("succeeded") == ["applied"]
 
 
 async def test_a_wrong_password_is_refused_and_not_shown(own_server: OwnServer) -> None:

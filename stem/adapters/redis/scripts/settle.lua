@@ -14,6 +14,11 @@ local function settled_by(before, token)
   return tokens
 end
 
+-- An outcome of another name (changed on its way) ends nothing: as a state, nobody would look for it, and the record
+-- would go with its time to live. The lease brings the task back.
+local OUTCOMES = {
+  succeeded = true, dead = true, retry = true, give_back = true, crashed = true, revoked = true, expired = true,
+}
 local SETTLED = { 'k', 'o', 'st', 'sk', 'q', 'p', 'e', 'n', 'u', 'w', 'a', 'c', 'rv', 'at', 's1', 'gb' }
 
 local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
@@ -26,7 +31,7 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
     local key = task_key(id)
     local r = redis.pcall('HMGET', key, unpack(SETTLED))
     local answer = 0
-    if not r.err and r[1] == token and r[2] == worker and r[3] == 'running' then
+    if not r.err and OUTCOMES[outcome] and r[1] == token and r[2] == worker and r[3] == 'running' then
       answer = 1
       local queue, priority, entry, task, attempt = queue_of(r[5]) or 'default', r[6], r[7] or '', r[8] or '', num(r[11])
       local crashes = num(r[12])
