@@ -4,7 +4,8 @@
 #
 #   client.py   Stem: enqueue, wait_for, cancel           sync.py      the same for code without an event loop
 #   task.py     handlers, context, @app.task              options.py   TaskOptions
-#   registry.py retry.py signals.py signing.py config.py  errors.py    every error, drawn as a tree
+#   registry.py retry.py signals.py config.py             errors.py    every error, drawn as a tree
+#   signing.py  signatures of tasks     authority.py  who may steer workers     keyring.py  single keys
 #   producer.py a request -> what is sent                 outbox.py    group commit      lanes.py  a handle per loop
 #   messages/   what travels                              contracts.py what an adapter promises
 #   adapters/   memory, redis, embedded, connect (URL -> adapter)

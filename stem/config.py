@@ -13,12 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeVar, cast
 
+from stem.authority import ControlConfig, parse_role_keys
 from stem.contracts import Limits
 from stem.errors import ConfigError, InvalidNameError
+from stem.keyring import Algorithm, parse_keys
 from stem.messages.codec import MAX_BODY
 from stem.messages.names import Kind, check_name
 from stem.signals import NAMES as SIGNAL_NAMES
-from stem.signing import Algorithm, SigningConfig, parse_keys
+from stem.signing import SigningConfig
 from stem.text import clean, safe_url
 
 T = TypeVar("T")
@@ -120,6 +122,7 @@ class StemConfig:
     dead_ttl_s: float = 30 * 86_400.0
     max_body: int = MAX_BODY
     signing: SigningConfig = field(default_factory=SigningConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
     tls: TLSConfig = field(default_factory=TLSConfig)
     signals_enabled: bool = True
     signals_disabled: tuple[str, ...] = ()
@@ -170,6 +173,7 @@ class StemConfig:
             dead_ttl_s=read.duration("STEM_DEAD_TTL", 30 * 86_400.0, least=1.0),
             max_body=read.size("STEM_MAX_BODY", MAX_BODY, 1024, 64 * 1024 * 1024),
             signing=read.signing(),
+            control=read.control(),
             tls=TLSConfig(
                 ca_cert=read.text("STEM_TLS_CA_CERT"),
                 client_cert=read.text("STEM_TLS_CLIENT_CERT"),
@@ -281,6 +285,17 @@ class _Reader:
             active_key=self._secret("STEM_SIGNING_ACTIVE_KEY", _plain),
             public_keys=self._secret("STEM_SIGNING_PUBLIC_KEYS", parse_keys) or {},
             private_keys=self._secret("STEM_SIGNING_PRIVATE_KEYS", parse_keys) or {},
+        )
+
+    def control(self) -> ControlConfig:
+        secrets = self._secret("STEM_CONTROL_KEYS", parse_role_keys) or {}
+        public = self._secret("STEM_CONTROL_PUBLIC_KEYS", parse_role_keys) or {}
+        return ControlConfig(
+            keys={kid: key for kid, (_, key) in secrets.items()},
+            public_keys={kid: key for kid, (_, key) in public.items()},
+            private_keys=self._secret("STEM_CONTROL_PRIVATE_KEYS", parse_keys) or {},
+            roles={kid: role for kid, (role, _) in (secrets | public).items()},
+            active_key=self._secret("STEM_CONTROL_ACTIVE_KEY", _plain),
         )
 
     def _secret(self, name: str, parse: Callable[[str, str], T]) -> T | None:

@@ -15,6 +15,9 @@ QUESTIONS: Final = frozenset({"ping", "inspect", "stats"})
 
 STAGES: Final = ("accepted", "applied", "effect")
 
+DISTRUST: Final = frozenset({"signature-missing", "signature-invalid", "role-refused", "expired", "replayed"})
+"""Codes of refusals that say: not from you, or not any more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
@@ -27,6 +30,8 @@ class Command:
         args: of the command itself; a ping carries a `nonce` that its replies echo.
         timeout_ms: how long its sender waits. The broker stamps the time of issue beside it in the log, so that no
             clock but the broker's decides when a question is too old to answer.
+        issued_at_ms, expires_at_ms: of a signed one: from when to when the signature is good, by the broker's clock.
+        signature: of what `encode` returns, as `ControlKeys` made it; beside it in the log, never part of it.
     """
 
     id: str
@@ -36,21 +41,24 @@ class Command:
     timeout_ms: int = 5_000
     actor: str = ""
     reason: str = ""
+    issued_at_ms: int = 0
+    expires_at_ms: int = 0
+    signature: bytes = b""
 
     def encode(self) -> bytes:
-        return pack(
-            {
-                "v": VERSION,
-                "id": self.id,
-                "type": self.type,
-                "targets": list(self.targets),
-                "args": dict(self.args),
-                "timeout_ms": self.timeout_ms,
-                "actor": self.actor,
-                "reason": self.reason,
-            },
-            what="command",
-        )
+        body = {
+            "v": VERSION,
+            "id": self.id,
+            "type": self.type,
+            "targets": list(self.targets),
+            "args": dict(self.args),
+            "timeout_ms": self.timeout_ms,
+            "actor": self.actor,
+            "reason": self.reason,
+        }
+        if self.expires_at_ms:
+            body |= {"issued_at_ms": self.issued_at_ms, "expires_at_ms": self.expires_at_ms}
+        return pack(body, what="command")
 
     @classmethod
     def decode(cls, data: bytes) -> Command:
@@ -71,6 +79,8 @@ class Command:
             timeout_ms=fields.integer("timeout_ms"),
             actor=fields.text("actor", ""),
             reason=fields.text("reason", ""),
+            issued_at_ms=fields.integer("issued_at_ms", 0),
+            expires_at_ms=fields.integer("expires_at_ms", 0),
         )
 
 
@@ -81,7 +91,7 @@ class Reply:
     Attributes:
         worker: the worker's id; `name` its stable name.
         stage: `accepted`, `applied` or `effect`; see `STAGES` for the order.
-        error_code: of a refusal: `unsupported invalid expired failed busy`.
+        error_code: of a refusal: `unsupported invalid failed busy`, or one of `DISTRUST`.
         at_ms: the broker's clock, estimated by the worker.
     """
 

@@ -12,10 +12,12 @@ import pytest
 
 from stem.adapters.connect import connect_backend, connect_blocking, connect_broker, resolve_url
 from stem.adapters.redis.address import Address, parse_address
+from stem.authority import ControlKeys
 from stem.config import StemConfig, check_url, format_duration, parse_duration, parse_size
 from stem.errors import ConfigError, DecodeError, InvalidInputError
+from stem.keyring import parse_keys
 from stem.options import TaskOptions
-from stem.signing import PayloadSigner, parse_keys
+from stem.signing import PayloadSigner
 from stem.text import clean, safe_url
 from tests.fuzz.corpus import nasty_strings
 from tests.fuzz.mutate import Mutator
@@ -50,6 +52,10 @@ GOOD: Final = {
     "STEM_SIGNING_ACTIVE_KEY": "k",
     "STEM_SIGNING_PUBLIC_KEYS": "k:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
     "STEM_SIGNING_PRIVATE_KEYS": "k:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+    "STEM_CONTROL_KEYS": "k:operator:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+    "STEM_CONTROL_PUBLIC_KEYS": "p:viewer:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+    "STEM_CONTROL_PRIVATE_KEYS": "p:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+    "STEM_CONTROL_ACTIVE_KEY": "k",
     "STEM_TLS_ALLOW_INSECURE": "false",
     "STEM_SIGNALS_ENABLED": "true",
     "STEM_SIGNALS_DISABLED": "task_failed",
@@ -109,6 +115,7 @@ def test_any_environment_is_a_configuration_or_a_config_error() -> None:
             assert SECRET not in repr(config)
             config.limits()
             refused_or(lambda config=config: PayloadSigner.maybe(config.signing), ConfigError)  # type: ignore[misc]
+            refused_or(lambda config=config: ControlKeys.maybe(config.control), ConfigError)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", [name for name in GOOD if not name.endswith("_URL") and "_TLS_C" not in name])
@@ -120,7 +127,7 @@ def test_a_url_that_went_into_the_wrong_variable_shows_no_password(name: str) ->
         said = str(error)
 
     # The id of a key may be of any form until the key is used.
-    assert name in said or name == "STEM_SIGNING_ACTIVE_KEY"
+    assert name in said or name.endswith("_ACTIVE_KEY")
     assert SECRET not in said
 
 
