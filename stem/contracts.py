@@ -383,11 +383,15 @@ class Issued:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logged:
-    """A command as the log holds it. `epoch` is its place in the order; `issued_at_ms` by the broker's clock."""
+    """A command as the log holds it. `epoch` is its place in the order; `issued_at_ms` by the broker's clock.
+
+    `signature` is of the very bytes of `command`; empty for an unsigned one.
+    """
 
     epoch: int
     issued_at_ms: int
     command: bytes
+    signature: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

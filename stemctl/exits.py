@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from stem import errors
+from stem.messages.command import DISTRUST
 
 if TYPE_CHECKING:  # only for annotations: the controller is not needed to end a program
     from stem.control.answer import Answers, CommandResult, PingResult
@@ -71,6 +72,12 @@ _KNOWN: Final[tuple[tuple[type[BaseException], int, str, str], ...]] = (
     (errors.StemError, FAILED, "failed", ""),
 )
 
+_DISTRUST: Final = {
+    "signature-missing": "give the key these workers know: STEM_CONTROL_KEYS or STEM_CONTROL_PRIVATE_KEYS",
+    "signature-invalid": "check STEM_CONTROL_KEYS and STEM_CONTROL_ACTIVE_KEY here, STEM_CONTROL_* at the workers",
+    "role-refused": "use the key of an operator: STEM_CONTROL_ACTIVE_KEY",
+}
+
 _REFUSALS: Final = {
     "WRONGPASS": "the user name or password in the URL is wrong",
     "NOAUTH": "the server wants a password: put it into the URL, redis://:PASSWORD@host",
@@ -98,9 +105,12 @@ def problem_of(error: BaseException) -> Problem:
 
 def of_answers(result: PingResult | Answers) -> Problem | None:
     """Return what is wrong with the answers to a question, None if everybody answered."""
-    refused = [worker for worker in result.workers if not getattr(worker, "ok", True)]
+    refused = [worker for worker in result.workers if not worker.ok]
     if refused:
         names = ", ".join(worker.name for worker in refused[:5])
+        distrust = next((worker.error_code for worker in refused if worker.error_code in DISTRUST), "")
+        if distrust:
+            return _distrusted(distrust, f"{len(refused)} workers said no: {names}")
         return Problem(FAILED, "failed", f"{len(refused)} workers said no: {names}", "see `error` of each")
     if result.silent:
         return _silent(result)
@@ -120,6 +130,9 @@ def of_command(result: CommandResult, what: str) -> Problem | None:
     failed = [item for item in result.items if item.error]
     if failed:
         first = failed[0]
+        distrust = next((code for item in failed if (code := item.error.partition(":")[0]) in DISTRUST), "")
+        if distrust:
+            return _distrusted(distrust, f"{len(failed)} refused, the first is {first.target}: {first.error}")
         return Problem(FAILED, "failed", f"{len(failed)} failed, the first is {first.target}: {first.error}")
     if result.waited_out:
         return Problem(
@@ -136,6 +149,10 @@ def of_command(result: CommandResult, what: str) -> Problem | None:
     if not result.items:
         return Problem(NOTHING, "no-worker", "no worker is there", "nothing was changed")
     return None
+
+
+def _distrusted(code: str, message: str) -> Problem:
+    return Problem(REFUSED, code, message, _DISTRUST.get(code, "send the command again"))
 
 
 def _silent(result: PingResult | Answers | CommandResult) -> Problem:

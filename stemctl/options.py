@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -131,11 +132,20 @@ class Call:
         finally:
             await broker.close()
 
-    def controller(self, broker: Broker) -> Controller:
-        """Return a controller that acts as this user."""
+    def controller(self, broker: Broker, *, at_most_s: float = math.inf) -> Controller:
+        """Return a controller that acts as this user, and signs with the key of the environment if there is one.
+
+        Args:
+            at_most_s: workers are not waited for longer, whatever the options say.
+
+        Raises:
+            ConfigError: that key cannot be used.
+        """
+        from stem.authority import ControlKeys
         from stem.control.controller import Controller
 
-        return Controller(broker, actor=actor(), timeout_s=self.timeout_s())
+        keys = ControlKeys.maybe(self.config().control)
+        return Controller(broker, actor=actor(), timeout_s=min(at_most_s, self.timeout_s()), keys=keys)
 
     # ------------------------------------------------------------------------------------------------------ the answer
 

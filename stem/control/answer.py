@@ -35,15 +35,26 @@ class Silent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pong:
-    """A worker that answered a ping; `rtt_ms` from before the command was issued until its reply was read."""
+    """A worker that answered a ping; `rtt_ms` from before the command was issued until its reply was read.
+
+    One that said no (`ok` false) is alive, but does not take this sender's word: `error_code` says why.
+    """
 
     id: str
     name: str
     rtt_ms: float
     diagnosis: str
+    ok: bool = True
+    error_code: str = ""
 
     def to_plain(self) -> dict[str, Any]:
-        return {"id": self.id, "name": self.name, "rtt_ms": self.rtt_ms, "diagnosis": self.diagnosis}
+        return {
+            "id": self.id,
+            "name": self.name,
+            "rtt_ms": self.rtt_ms,
+            "diagnosis": self.diagnosis,
+            "error": None if self.ok else self.error_code,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

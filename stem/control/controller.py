@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
+from stem.authority import ControlKeys
 from stem.clock import Clock, SystemClock
 from stem.contracts import (
     Broker,
@@ -48,13 +49,24 @@ class Controller:
     Args:
         actor: who is asking; kept with what the command stores.
         timeout_s: how long answers are waited for.
+        keys: to sign commands with; workers that have such keys obey no others. They refuse what the role of the key
+            does not cover: those refusals are in the result.
     """
 
-    def __init__(self, broker: Broker, *, actor: str = "", timeout_s: float = 5.0, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        actor: str = "",
+        timeout_s: float = 5.0,
+        clock: Clock | None = None,
+        keys: ControlKeys | None = None,
+    ) -> None:
         self._broker = broker
         self._actor = actor
         self._timeout_s = timeout_s
         self._clock = clock or SystemClock()
+        self._keys = keys
 
     # ------------------------------------------------------------------------------------------------------- questions
 
@@ -224,9 +236,16 @@ class Controller:
 
     async def _issue(self, command: Command, change: Change | None = None, wait_s: float | None = None) -> Request:
         started = self._clock.monotonic()
+        if self._keys is not None:
+            command = self._keys.sign(command, namespace=self._broker.namespace, now_ms=await self._broker_ms())
         issued = await self._store(command, change, until=started + self._timeout_s)
         want = APPLIED if wait_s is None else EFFECT
         return Request(self._broker, self._clock, command, issued, started=started, want=want)
+
+    async def _broker_ms(self) -> int:
+        """Return the broker's time, as its look at a worker tells; our own where nobody is there to be commanded."""
+        seen = await self._broker.presence.workers()
+        return seen[0].at_ms + seen[0].age_ms if seen else self._clock.wall_ms()
 
     async def _store(self, command: Command, change: Change | None, *, until: float) -> Issued:
         """Issue a command, again while nobody knows whether it arrived: it is stored once per id."""

@@ -31,7 +31,14 @@ def pong(party: Party) -> Pong:
         concurrency=_count(data.get("concurrency"), beat.concurrency),
     )
     seen = replace(party.seen, heartbeat=fresh)
-    return Pong(id=party.id, name=party.name, rtt_ms=round(party.rtt_ms, 2), diagnosis=diagnose(seen, answered=True))
+    return Pong(
+        id=party.id,
+        name=party.name,
+        rtt_ms=round(party.rtt_ms, 2),
+        diagnosis=diagnose(seen, answered=True),
+        ok=party.refusal is None,
+        error_code="" if party.refusal is None else party.refusal.error_code or "failed",
+    )
 
 
 def _count(value: object, default: int) -> int:

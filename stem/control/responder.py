@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from stem.contracts import ControlChannel, Desired, Logged
+from stem.control.guard import Guard, Refused
 from stem.control.target import addresses
 from stem.errors import BrokerError, DecodeError, StemError
 from stem.messages.command import QUESTIONS, Command, Reply
@@ -23,7 +23,6 @@ from stem.text import clean
 log = logging.getLogger("stem.worker.control")
 
 PAGE: Final = 1_000
-REMEMBERED: Final = 2_000
 MOST_AT_ONCE: Final = 256
 KEEP_MS: Final = 60_000
 LONGEST_KEEP_MS: Final = 86_400_000
@@ -79,22 +78,14 @@ class Steered(Protocol):
         """Return right before the worker is gone, with what there is to say."""
 
 
-class _Refused(Exception):
-    """A command that is not carried out; becomes a reply."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 class Responder:
     """Applies the control log in order and answers. Belongs to the vitals loop."""
 
-    def __init__(self, control: ControlChannel, worker: Steered) -> None:
+    def __init__(self, control: ControlChannel, worker: Steered, guard: Guard) -> None:
         self._control = control
         self._worker = worker
+        self._guard = guard
         self._cursor = 0
-        self._done: OrderedDict[str, None] = OrderedDict()
         self._reading = asyncio.Lock()
         self._answers: set[asyncio.Task[None]] = set()
 
@@ -106,12 +97,12 @@ class Responder:
     async def begin(self) -> None:
         """Take over desired state as it is; what was commanded before this worker was there is not for it."""
         desired = await self._control.read(0)
-        for logged in desired.log:
-            command = _decode(logged)
-            if command is not None:
-                self._seen_before(command.id)
+        if desired.epoch > PAGE:  # the newest of them are those that could be repeated
+            desired = await self._control.read(desired.epoch - PAGE)
+        commands = [command for logged in desired.log if (command := _decode(logged)) is not None]
+        self._guard.begin(commands, now_ms=desired.now_ms)
         self._cursor = desired.epoch
-        self._worker.adopt_desired(desired, epoch=desired.epoch)
+        self._worker.adopt_desired(self._guard.trusted(desired), epoch=desired.epoch)
 
     async def catch_up(self) -> None:
         """Read what is new and act on it.
@@ -125,10 +116,12 @@ class Responder:
                 rows = desired.log
                 more = len(rows) >= PAGE and rows[-1].epoch < desired.epoch
                 self._cursor = rows[-1].epoch if more else desired.epoch
+                commands = [self._admitted(logged, now_ms=desired.now_ms) for logged in rows]
                 # State first: it is of the newest epoch, whatever command of the log comes next.
-                self._worker.adopt_desired(desired, epoch=desired.epoch)
-                for logged in rows:
-                    self._take(logged, now_ms=desired.now_ms)
+                self._worker.adopt_desired(self._guard.trusted(desired), epoch=desired.epoch)
+                for command in commands:
+                    if command is not None:
+                        self._take(command)
                 if not more:
                     return
 
@@ -141,22 +134,25 @@ class Responder:
 
     # --------------------------------------------------------------------------------------------------------- private
 
-    def _seen_before(self, command_id: str) -> bool:
-        if command_id in self._done:
-            return True
-        self._done[command_id] = None
-        while len(self._done) > REMEMBERED:
-            self._done.popitem(last=False)
-        return False
-
-    def _take(self, logged: Logged, *, now_ms: int) -> None:
+    def _admitted(self, logged: Logged, *, now_ms: int) -> Command | None:
+        """Return the command if it is to be acted on here; who is refused gets an answer."""
         command = _decode(logged)
         if command is None or not addresses(command.targets, self._worker.id, self._worker.name):
-            return
-        if self._seen_before(command.id):
-            return
+            return None
         if command.type in QUESTIONS and logged.issued_at_ms + command.timeout_ms < now_ms:
-            return  # nobody waits for the answer any more
+            return None  # nobody waits for the answer any more
+        try:
+            return command if self._guard.admit(logged, command, now_ms=now_ms) else None
+        except Refused as refused:
+            log.warning(
+                "control.refused",
+                extra={"command": clean(command.type, 40), "command_id": command.id, "error": str(refused)},
+            )
+            if len(self._answers) < MOST_AT_ONCE:
+                self._spawn(self._refuse(command, refused))
+            return None
+
+    def _take(self, command: Command) -> None:
         if StemSignals.control_command_received.wanted:
             StemSignals.control_command_received.emit_nowait(
                 ControlCommandReceived(worker=self._worker.id, worker_name=self._worker.name, command=command)
@@ -172,7 +168,7 @@ class Responder:
                 },
             )
         if len(self._answers) >= MOST_AT_ONCE:
-            answer = self._reply(command, "accepted", error=_Refused("busy", "too many commands at once: ask again"))
+            answer = self._reply(command, "accepted", error=Refused("busy", "too many commands at once: ask again"))
         else:
             answer = self._carry_out(command)
         self._spawn(answer)
@@ -183,21 +179,18 @@ class Responder:
         task.add_done_callback(self._answers.discard)
 
     async def _carry_out(self, command: Command) -> None:
-        error: _Refused | None = None
+        error: Refused | None = None
         try:
             await self._act(command)
-        except _Refused as refused:
+        except Refused as refused:
             error = refused
         except BrokerError as failure:
             log.warning("control.reply_failed", extra={"command_id": command.id, "error": clean(failure, 300)})
         except Exception as failure:
             log.exception("control.failed", extra={"command": clean(command.type, 40), "command_id": command.id})
-            error = _Refused("failed", f"{type(failure).__name__}: {clean(failure, 300)}")
+            error = Refused("failed", f"{type(failure).__name__}: {clean(failure, 300)}")
         if error is not None:
-            try:
-                await self._reply(command, "accepted", error=error)
-            except BrokerError as failure:
-                log.warning("control.reply_failed", extra={"command_id": command.id, "error": clean(failure, 300)})
+            await self._refuse(command, error)
         if StemSignals.control_command_completed.wanted:
             StemSignals.control_command_completed.emit_nowait(
                 ControlCommandCompleted(
@@ -209,6 +202,12 @@ class Responder:
                 )
             )
 
+    async def _refuse(self, command: Command, error: Refused) -> None:
+        try:
+            await self._reply(command, "accepted", error=error)
+        except BrokerError as failure:
+            log.warning("control.reply_failed", extra={"command_id": command.id, "error": clean(failure, 300)})
+
     async def _act(self, command: Command) -> None:
         worker = self._worker
         match command.type:
@@ -217,7 +216,7 @@ class Responder:
             case "inspect":
                 what = command.args.get("what")
                 if what not in WHATS:
-                    raise _Refused("invalid", f"inspect knows {', '.join(WHATS)}, not {clean(what, 40)!r}")
+                    raise Refused("invalid", f"inspect knows {', '.join(WHATS)}, not {clean(what, 40)!r}")
                 await self._reply(command, "applied", worker.inspect(what))
             case "stats":
                 await self._reply(command, "applied", worker.stats())
@@ -237,7 +236,7 @@ class Responder:
             case "shutdown":
                 await self._shut_down(command)
             case _:
-                raise _Refused(
+                raise Refused(
                     "unsupported",
                     f"this worker runs Stem {worker.version}, which does not know {clean(command.type, 40)!r}",
                 )
@@ -250,7 +249,7 @@ class Responder:
             or not all(is_name("task id", one) for one in ids)
             or not isinstance(terminate, bool)
         ):
-            raise _Refused("invalid", "revoke takes a list of task ids and terminate true or false")
+            raise Refused("invalid", "revoke takes a list of task ids and terminate true or false")
         worker = self._worker
         worker.remember_revoked(ids, terminate=terminate)
         # What is being handed to us at this moment counts: it began before the revoke reached the broker's record.
@@ -263,14 +262,14 @@ class Responder:
     async def _shut_down(self, command: Command) -> None:
         mode = command.args.get("mode", "warm")
         if mode not in MODES:
-            raise _Refused("invalid", f"shutdown takes a mode of {', '.join(MODES)}, not {clean(mode, 40)!r}")
+            raise Refused("invalid", f"shutdown takes a mode of {', '.join(MODES)}, not {clean(mode, 40)!r}")
         await self._reply(command, "applied", {})
         who = f" by {clean(command.actor, 80)}" if command.actor else ""
         self._worker.shut_down(mode, f"shutdown {mode}{who}")
         await self._reply(command, "effect", await self._worker.goodbye())
 
     async def _reply(
-        self, command: Command, stage: str, data: Mapping[str, Any] | None = None, *, error: _Refused | None = None
+        self, command: Command, stage: str, data: Mapping[str, Any] | None = None, *, error: Refused | None = None
     ) -> None:
         reply = Reply(
             command_id=command.id,
@@ -294,7 +293,7 @@ class Responder:
             except StemError as failure:  # what there is to say is too large, or cannot be encoded
                 if error is not None:
                     raise
-                raise _Refused("failed", f"the answer cannot be sent: {clean(failure, 200)}") from failure
+                raise Refused("failed", f"the answer cannot be sent: {clean(failure, 200)}") from failure
             await asyncio.sleep(0.2 * 2**attempt)
 
 

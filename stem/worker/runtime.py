@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
+from stem.authority import ControlKeys
 from stem.client import Stem
 from stem.config import StemConfig
 from stem.contracts import Broker, ResultBackend, ServerInfo
@@ -96,6 +97,8 @@ class Worker:
         self._registry = registry
         self._backend = backend
         self._signer = signer
+        control_keys = ControlKeys.maybe(self._config.control)
+        self._control_keys = None if control_keys is None else control_keys.for_worker()
         self._app = app
         self._lifecycle = lifecycle or WorkerLifecycleConfig()
         self._retry = retry_strategy or ExponentialJitterRetryStrategy()
@@ -310,6 +313,7 @@ class Worker:
             announce_stop=self._announce_stop,
             finished=self._finished,
             outages=outages,
+            control_keys=self._control_keys,
         )
         board.on_empty = self._on_empty
 
@@ -439,6 +443,7 @@ class Worker:
             "retry_strategy": repr(self._retry),
             "result_backend": None if self._backend is None else type(self._backend).__name__,
             "signed": self._signer is not None,
+            "obeys": None if self._control_keys is None else list(self._control_keys.obeyed),
         }
 
 

@@ -16,7 +16,9 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from typing import Any, Final, Protocol
 
+from stem.authority import ControlKeys
 from stem.contracts import Broker
+from stem.control.guard import Guard
 from stem.control.responder import Responder
 from stem.errors import BrokerError, BrokerRefusedError
 from stem.registry import TaskRegistry
@@ -72,6 +74,7 @@ class Vitals:
         broker: the worker's; a clone of it is used here.
         announce_stop: called in the thread with each level of stopping.
         owns_process: the process may be ended from here when the work loop does not follow.
+        control_keys: of those whose commands are obeyed; None obeys everybody.
     """
 
     def __init__(
@@ -92,8 +95,10 @@ class Vitals:
         announce_stop: Callable[[Level, str], None],
         finished: Callable[[int], None],
         outages: Outages,
+        control_keys: ControlKeys | None,
     ) -> None:
         self._shared_broker = broker
+        self._control_keys = control_keys
         self._board = board
         self._identity = identity
         self._registry = registry
@@ -255,7 +260,8 @@ class Vitals:
             refresh=self._steering.refresh,
             outages=self._outages,
         )
-        self._responder = Responder(broker.control, self._steering)
+        guard = Guard(self._control_keys, namespace=broker.namespace, worker_id=self._identity.id)
+        self._responder = Responder(broker.control, self._steering, guard)
         self._watchdog = Watchdog(
             board=board,
             wedged_timeout_s=self._wedged_timeout_s,

@@ -221,7 +221,6 @@ def _check(broker: Broker, config: Any, task: str, args: dict[str, Any], options
 
 async def _warnings(call: Call, broker: Broker, task: str, queue: str) -> list[str]:
     """Return what will keep the task from running as things are."""
-    from stem.control.controller import Controller
     from stem.control.target import live
     from stem.control.why import registered_names
 
@@ -232,7 +231,7 @@ async def _warnings(call: Call, broker: Broker, task: str, queue: str) -> list[s
     if not takers:
         return [f"no live worker takes queue {queue}: it waits until one does"]
     # Those who do not answer within a second are given the benefit of the doubt.
-    controller = Controller(broker, timeout_s=min(1.0, call.timeout_s()))
+    controller = call.controller(broker, at_most_s=1.0)
     answers = await controller.inspect("registered", [seen.heartbeat.id for seen in takers])
     said = [worker for worker in answers.workers if worker.ok]
     if len(said) == len(takers) and not any(task in registered_names(worker.data) for worker in said):

@@ -129,13 +129,11 @@ def _would(status: TaskStatus | None) -> str:
 @command
 async def why(call: Call, task_id: Id) -> int:
     """Say why a task is not running, or what became of it, and what to do."""
-    from stem.control.controller import Controller
     from stem.control.why import why as ask
 
     async with call.broker() as broker:
         # A worker that does not answer must not hold up the explanation.
-        controller = Controller(broker, timeout_s=min(1.0, call.timeout_s()))
-        found = await ask(broker, controller, task_id)
+        found = await ask(broker, call.controller(broker, at_most_s=1.0), task_id)
 
     def text() -> None:
         call.out.line(found.verdict)

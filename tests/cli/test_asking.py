@@ -29,7 +29,7 @@ def test_ping_as_json_has_the_documented_fields(cli: Cli, hire: Hire) -> None:
     assert (ran.json["schema"], ran.json["command"], ran.json["ok"]) == ("stem/1", "ping", True)
     assert set(ran.data) == {"expected", "replied", "silent", "elapsed_ms", "workers"}
     assert (ran.data["expected"], ran.data["replied"], ran.data["silent"]) == (1, 1, [])
-    assert set(ran.data["workers"][0]) == {"id", "name", "rtt_ms", "diagnosis"}
+    assert set(ran.data["workers"][0]) == {"id", "name", "rtt_ms", "diagnosis", "error"}
 
 
 def test_ping_with_nobody_there_ends_at_once_with_3(cli: Cli) -> None:

@@ -114,7 +114,10 @@ async def test_a_running_async_task_is_revoked_and_the_reply_says_how(house: Hou
 
 
 async def test_a_running_thread_is_revoked_softly(house: House) -> None:
+    begun = threading.Event()
+
     def busy(context: TaskContext, args: Mapping[str, Any]) -> None:
+        begun.set()
         try:
             while True:
                 time.sleep(0.005)
@@ -122,9 +125,9 @@ async def test_a_running_thread_is_revoked_softly(house: House) -> None:
             raise
 
     in_thread(house.registry, "busy", busy)
-    worker = await house.worker()
+    await house.worker()
     task_id = await house.stem.enqueue("busy")
-    await eventually(lambda: worker.stats()["in_flight"] == 1)
+    await eventually(begun.is_set)
 
     result = await house.controller.revoke([task_id], terminate=True, wait_s=10)
 
@@ -255,10 +258,13 @@ async def test_a_repeated_id_is_applied_once_and_a_late_question_not_at_all(memo
     from stem.contracts import Logged
 
     def again() -> None:
-        responder._take(Logged(epoch=1, issued_at_ms=0, command=command.encode()), now_ms=0)
         late = Command(id="late", type="ping", timeout_ms=100)
-        responder._take(Logged(epoch=2, issued_at_ms=1_000, command=late.encode()), now_ms=2_000)
-        responder._take(Logged(epoch=3, issued_at_ms=1_000, command=b"\xc1"), now_ms=2_000)
+        for logged in (
+            Logged(epoch=1, issued_at_ms=0, command=command.encode()),
+            Logged(epoch=2, issued_at_ms=1_000, command=late.encode()),
+            Logged(epoch=3, issued_at_ms=1_000, command=b"\xc1"),
+        ):
+            assert responder._admitted(logged, now_ms=2_000 if logged.epoch > 1 else 0) is None
 
     worker._vitals.call(again)
     await asyncio.sleep(0.1)

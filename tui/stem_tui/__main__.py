@@ -13,26 +13,19 @@ import shutil
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from stem.errors import StemError
 from stem.text import clean
 
 if TYPE_CHECKING:
+    from stem.authority import ControlKeys
+    from stem.config import StemConfig
     from stem.contracts import Broker
     from stem_tui.theme import Look
 
 THEMES: Final = ("stem-dark", "stem-light", "stem-deut", "stem-contrast", "ansi", "mono")
 USAGE: Final = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Which broker to look at."""
-
-    url: str
-    namespace: str
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,9 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Textual draws on stderr, so all three have to be the terminal.
     terminal = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
     plain = options.once or os.environ.get("TERM") == "dumb" or not terminal
+    from stem.authority import ControlKeys  # after the command line has been understood
+    from stem.config import StemConfig
+
     try:
-        where = _where(options.url, options.namespace)
-        broker = _connect(where)
+        config = StemConfig.from_environment(os.environ)
+        keys = ControlKeys.maybe(config.control)
+        broker = _connect(options.url, options.namespace, config)
     except StemError as error:
         sys.stderr.write(f"stem-tui: {clean(error, 400)}\n")
         return USAGE
@@ -90,23 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not options.once:
                 sys.stderr.write("stem-tui: this is no terminal to draw on, so here is one look (--once)\n")
             return code
-        return asyncio.run(_draw(broker, options, look))
+        return asyncio.run(_draw(broker, options, look, keys))
     return 130
 
 
-def _where(url: str | None, namespace: str | None) -> Where:
-    from stem.adapters.connect import interactive, resolve_url  # after the command line has been understood
-    from stem.config import StemConfig
+def _connect(url: str | None, namespace: str | None, config: StemConfig) -> Broker:
+    from stem.adapters.connect import connect_broker, interactive, resolve_url  # loads the adapter's client
 
-    config = StemConfig.from_environment(os.environ)
     found = resolve_url(url or config.broker_url, interactive=interactive())
-    return Where(found, namespace or config.namespace)
-
-
-def _connect(where: Where) -> Broker:
-    from stem.adapters.connect import connect_broker  # loads the adapter's client
-
-    return connect_broker(where.url, namespace=where.namespace)
+    return connect_broker(found, namespace=namespace or config.namespace, tls=config.tls)
 
 
 def _look(theme: str | None, plain_characters: bool) -> Look:
@@ -129,7 +118,7 @@ async def _print(broker: Broker, options: argparse.Namespace, look: Look) -> int
         await broker.close()
 
 
-async def _draw(broker: Broker, options: argparse.Namespace, look: Look) -> int:
+async def _draw(broker: Broker, options: argparse.Namespace, look: Look, keys: ControlKeys | None) -> int:
     # Textual takes a quarter of a second to import: only who draws pays for it.
     from stem.control.diagnose import diagnose
     from stem.observe.feed import Feed
@@ -148,7 +137,7 @@ async def _draw(broker: Broker, options: argparse.Namespace, look: Look) -> int:
         read_only=options.read_only,
         hz=options.hz or default_hz(),
     )
-    app = StemTUI(session, broker, actor=_actor())
+    app = StemTUI(session, broker, actor=_actor(), keys=keys)
     try:
         code = await app.run_async(mouse=not options.no_mouse)
     finally:

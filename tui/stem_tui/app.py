@@ -17,6 +17,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.theme import Theme
 
+from stem.authority import ControlKeys
 from stem.contracts import Broker
 from stem.control.controller import Controller
 from stem.control.why import why
@@ -84,11 +85,22 @@ class StemTUI(App[int], inherit_bindings=False):
         Binding("ctrl+c,ctrl+q", "quit", show=False, priority=True),
     ]
 
-    def __init__(self, session: Session, broker: Broker, *, actor: str = "", timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        session: Session,
+        broker: Broker,
+        *,
+        actor: str = "",
+        timeout_s: float = 5.0,
+        keys: ControlKeys | None = None,
+    ) -> None:
         # Without colours Textual only greys; with the terminal's own ones it leaves the background alone.
         super().__init__(ansi_color=session.look.palette in ("mono", "ansi"))
         self.session = session
-        self.office = deeds.Office(broker, Controller(broker, actor=actor, timeout_s=timeout_s), session.state)
+        controller = Controller(broker, actor=actor, timeout_s=timeout_s, keys=keys)
+        self.office = deeds.Office(broker, controller, session.state)
+        # An explanation does not wait long for workers that do not answer.
+        self._asker = Controller(broker, actor=actor, timeout_s=1.0, keys=keys)
         self.errors: list[str] = []
         self._drawn_version = -1
         self._drawn_s = self._due_s = 0.0
@@ -312,7 +324,7 @@ class StemTUI(App[int], inherit_bindings=False):
                     problem = f"its body cannot be read: {clean(error, 200)}"
             explanation = None
             if status is not None and not status.state.final:
-                explanation = await why(broker, Controller(broker, actor="stem-tui", timeout_s=1.0), task_id)
+                explanation = await why(broker, self._asker, task_id)
             screen.answer = details.TaskAnswer(
                 id=task_id, status=status, envelope=envelope, explanation=explanation, problem=problem
             )

@@ -130,7 +130,7 @@ class CommandLog:
         self.epoch += 1
         if raises_fence:
             self.fence = self.epoch
-        self._entries.append(Logged(epoch=self.epoch, issued_at_ms=now, command=encoded))
+        self._entries.append(Logged(epoch=self.epoch, issued_at_ms=now, command=encoded, signature=command.signature))
         while self._entries[0].issued_at_ms <= now - LOG_MS:
             self._entries.popleft()
         return self.epoch

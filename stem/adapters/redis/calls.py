@@ -135,6 +135,7 @@ def issue_args(command: Command, change: Change | None) -> list[Arg]:
         name,
         option,
         kind,
+        command.signature,
         *targets,
     ]
 

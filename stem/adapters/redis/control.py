@@ -51,8 +51,10 @@ class RedisControl:
                 fence=whole(fence),
                 now_ms=whole(now_ms),
                 log=[
-                    Logged(epoch=int(at), issued_at_ms=number(time) or 0, command=raw(command))
-                    for at, time, command in zip(log[::3], log[1::3], log[2::3], strict=True)
+                    Logged(
+                        epoch=int(at), issued_at_ms=number(time) or 0, command=raw(command), signature=raw(signature)
+                    )
+                    for at, time, command, signature in zip(*(log[i::4] for i in range(4)), strict=True)
                 ],
                 pauses=pauses_of(pauses),
                 drained=frozenset(text(worker) for worker in drained),

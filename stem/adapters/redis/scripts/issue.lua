@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
 -- Store a command: change desired state, append it to the log, raise the epoch (and the fence), write the audit row, say
 -- who is there, wake the workers. ARGV from 2: command id, command, type, actor, reason, targets as text, change
--- ('' revoke pause resume drain undrain shutdown), its option (terminate | until in ms | mode), kind, then targets.
+-- ('' revoke pause resume drain undrain shutdown), its option (terminate | until in ms | mode), kind, signature, then
+-- targets.
 -- Returns {epoch, now, {target, outcome, changed, worker, state…}, {worker, at, heartbeat…}}.
 -- Atomic and once per command id: a controller that saw no answer sends it again and gets the same one.
 local id, command, kind_of, actor, reason, said = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-local change, option, kind = ARGV[8], ARGV[9], ARGV[10]
+local change, option, kind, signature = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
 local request = P .. 'request:' .. id
 local before = redis.call('HMGET', request, 'epoch', 'items')
 local items = {}
@@ -53,7 +54,7 @@ if before[1] then
 else
   epoch = redis.call('INCR', P .. 'epoch')
   if change == 'resume' then read_pauses() end  -- one whose time has come is none
-  for i = 11, #ARGV do
+  for i = 12, #ARGV do
     local target = ARGV[i]
     if change == 'revoke' then
       revoke(target)
@@ -92,7 +93,7 @@ else
   end
   if change ~= '' and change ~= 'revoke' then redis.call('SET', P .. 'fence', epoch) end
   local log = P .. 'control:log'
-  redis.call('XADD', log, 'MAXLEN', '~', 100000, epoch .. '-0', 'c', command, 't', now)
+  redis.call('XADD', log, 'MAXLEN', '~', 100000, epoch .. '-0', 'c', command, 't', now, 's', signature)
   for _, old in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 20)) do
     if now - num(old[2][4]) > 86400000 then redis.call('XDEL', log, old[1]) end
   end
