@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check format bench-quick faults soak mutants clean
+.PHONY: demo test check format docs bench-quick faults soak mutants clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Stem needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say which with: make PYTHON=python3.12")'
@@ -27,6 +27,10 @@ check: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# Rewrites what the pages of docs/ say of options, settings, commands and signals from the program itself.
+docs: $(VENV)/.installed
+	$(BIN)/python -m tests.reference
 
 # Fault matrix, model, simulation and fuzzing in full, within 75 minutes on two cores; `make faults ONLY="model fuzz"`.
 faults: $(VENV)/.installed

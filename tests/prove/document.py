@@ -14,10 +14,14 @@ def write(place: str, text: str, document: Path = DOCUMENT) -> None:
     Raises:
         ValueError: the document has no such place.
     """
+    document.write_text(filled(place, text, document.read_text("utf-8"), name=str(document)), "utf-8")
+
+
+def filled(place: str, text: str, whole: str, *, name: str) -> str:
+    """Return `whole` with `text` at that place; errors call it `name`. See `write`."""
     begin, end = f"<!-- {place}:begin -->", f"<!-- {place}:end -->"
-    whole = document.read_text("utf-8")
     before, found, rest = whole.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"{document} has no place for {place}")
-    document.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", "utf-8")
+        raise ValueError(f"{name} has no place for {place}")
+    return f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"

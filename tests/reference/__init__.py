@@ -1,0 +1,1 @@
+"""The reference pages of docs/, made from the program itself; see `__main__.py`."""
