@@ -413,22 +413,30 @@ SAFETY: Final = (
     ),
     Mutant(
         id="M22",
+        bug="a worker does not ask which role the key of a command has",
+        edits=[Edit("stem/control/guard.py", "if not may(role, command.type):", "if False:")],
+        tests=["tests/control/test_guard.py::test_viewers_may_ask_and_nothing_else"],
+    ),
+    Mutant(
+        id="M22b",
         bug="a signature made for one purpose is good for another",
         edits=[Edit("stem/signing.py", 'f"stem/{purpose}/v1".encode()', 'b"stem/v1"')],
         tests=["tests/test_signing.py::test_purpose_namespace_queue_and_every_byte_are_bound"],
-        how="nearest",
-        note="keys have no roles yet, because commands are not signed yet: what is bound in is what a signature is for",
     ),
     Mutant(
         id="M23",
+        bug="a worker does not ask how old the signature of a command is",
+        edits=[Edit("stem/control/guard.py", "command.expires_at_ms <= now_ms or command.issued", "command.issued")],
+        tests=["tests/control/test_guard.py::test_a_signature_is_good_for_a_time"],
+    ),
+    Mutant(
+        id="M23c",
         bug="an expired task is started",
         edits=[Edit(LUA + "fetch.lua", "elseif r[4] and num(r[4]) <= now then", "elseif false then")],
         tests=[
             VALKEY + "test_an_expired_task_is_never_started",
             VALKEY + "test_a_retry_past_the_expiry_is_not_started",
         ],
-        how="nearest",
-        note="signatures do not expire yet; tasks do, and questions whose sender waits no more (M23b)",
     ),
     Mutant(
         id="M23b",

@@ -179,7 +179,11 @@ WORKERS: Final = (
         id="X24",
         bug="a command that comes twice is carried out twice",
         edits=[
-            Edit("stem/control/responder.py", "        if self._seen_before(command.id):\n            return\n", "")
+            Edit(
+                "stem/control/guard.py",
+                "            return self._remember(command, now_ms)\n",
+                "            return True\n",
+            )
         ],
         tests=["tests/worker/test_steering.py::test_a_repeated_id_is_applied_once_and_a_late_question_not_at_all"],
     ),
@@ -315,6 +319,34 @@ WORKERS: Final = (
         ],
         tests=[LOST + "test_a_lease_counts_from_when_it_was_asked_for_and_not_from_the_answer"],
         only="memory",
+    ),
+    Mutant(
+        id="X29",
+        bug="a command that is given again under its signature is obeyed again",
+        edits=[Edit("stem/control/guard.py", "if not self._remember(command, now_ms):", "if False:")],
+        tests=["tests/control/test_guard.py::test_a_command_is_obeyed_once_however_many_came_between"],
+    ),
+    Mutant(
+        id="X29b",
+        bug="a worker that was started again obeys commands that were given before",
+        edits=[Edit("stem/control/guard.py", "if command.issued_at_ms < self._begun_ms - GRACE_MS:", "if False:")],
+        tests=["tests/control/test_guard.py::test_a_worker_that_was_started_again_obeys_no_command_of_its_former_life"],
+    ),
+    Mutant(
+        id="X30",
+        bug="a drain or stop that merely stands in the broker moves a worker that obeys signatures",
+        edits=[
+            Edit("stem/control/guard.py", "return replace(desired, drained=drained, shutdown={})", "return desired")
+        ],
+        tests=[
+            "tests/control/test_guard.py::test_what_stands_in_the_broker_drains_or_stops_nobody_who_obeys_signatures"
+        ],
+    ),
+    Mutant(
+        id="X31",
+        bug="an end of no known kind is stored as a final state: the task vanishes",
+        edits=[Edit(LUA + "settle.lua", "if OUTCOMES[outcome] and not r.err", "if not r.err")],
+        tests=["tests/adapters/test_redis.py::test_an_end_of_no_known_kind_ends_nothing"],
     ),
 )
 

@@ -31,7 +31,7 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
     local key = task_key(id)
     local r = redis.pcall('HMGET', key, unpack(SETTLED))
     local answer = 0
-    if not r.err and OUTCOMES[outcome] and r[1] == token and r[2] == worker and r[3] == 'running' then
+    if OUTCOMES[outcome] and not r.err and r[1] == token and r[2] == worker and r[3] == 'running' then
       answer = 1
       local queue, priority, entry, task, attempt = queue_of(r[5]) or 'default', r[6], r[7] or '', r[8] or '', num(r[11])
       local crashes = num(r[12])
