@@ -32,6 +32,8 @@ from tests.conftest import OwnServer
 from tests.flow.running import ROOT, at_terminal, environment, run, running
 from tests.waiting import wait_until
 
+ELSEWHERE: Final = {"docs/runbook.md": "test_runbook.py"}
+"""Pages whose commands need more than one working system, and who runs them."""
 PAGES: Final = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 BLOCK: Final = re.compile(
     r"(?:^<!-- test: (?P<note>.*?)-->\n)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
@@ -120,7 +122,7 @@ class Reader:
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE])
 def test_everything_on_the_page_works(page: str, tmp_path: Path, own_server: OwnServer) -> None:
     server = own_server(aof=True, options=("--maxmemory-policy", "noeviction"))
     env = environment(STEM_BROKER_URL=server.url)
@@ -138,7 +140,27 @@ def test_links_lead_somewhere(page: str) -> None:
         path, _, anchor = target.partition("#")
         assert (here / path).exists(), target
         headings = re.findall(r"^#+ (.+)$", (here / path).read_text(), re.MULTILINE) if anchor else []
-        assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}, target
+        assert not anchor or anchor in {slug(heading) for heading in headings}, target
+
+
+def slug(heading: str) -> str:
+    """Return the anchor that a heading has where Markdown is shown."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_fenced_block_is_one_that_is_read(page: str) -> None:
+    """A block in a list, with `~~~`, or with words after its language would be passed over unseen."""
+    text = (ROOT / page).read_text()
+    fences = re.findall(r"^[ \t>*-]*(?:```|~~~)", text, re.MULTILINE)
+
+    assert len(fences) == 2 * len(list(blocks(page)))
+
+
+@pytest.mark.parametrize(("page", "test"), ELSEWHERE.items())
+def test_pages_run_elsewhere_have_their_test(page: str, test: str) -> None:
+    assert Path(page).name in (Path(__file__).parent / test).read_text()
+    assert {block.kind for block in blocks(page)} <= {"sh", "text"}
 
 
 def test_the_package_is_called_as_the_readme_says() -> None:
