@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check format docs bench-quick faults soak mutants clean
+.PHONY: demo test check format docs bench-quick faults soak mutants upgrade-test clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Stem needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say which with: make PYTHON=python3.12")'
@@ -43,6 +43,10 @@ soak: $(VENV)/.installed
 # `make mutants ONLY="M1 X3"`.
 mutants: $(VENV)/.installed
 	$(BIN)/python -m tests.mutants --jobs 2 $(ONLY)
+
+# The version before and this one, from their wheels, on one server; `make upgrade-test FROM=COMMIT`.
+upgrade-test: $(VENV)/.installed
+	$(BIN)/python -m tests.upgrade $(if $(FROM),--from $(FROM))
 
 # The peers' client libraries exclude each other's versions and Stem's: they get an environment of their own.
 .venv-bench/.installed: benchmarks/peers/requirements.txt

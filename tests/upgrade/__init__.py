@@ -1,0 +1,1 @@
+"""Two versions of Stem on one server, each installed from its own wheel; see `__main__.py`."""
