@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -24,7 +25,11 @@ from stem.waiting import Waiting, not_found, revoke_command
 
 
 class SyncStem:
-    """What `Stem` is, for scripts, threads and frameworks without a loop. Safe to use from several threads.
+    """What `Stem` is, for scripts, threads and frameworks without a loop.
+
+    Safe to use from several threads, and in processes forked from the one that made it: each opens connections of its
+    own. Memory is not shared with a fork: `InMemoryBroker` refuses there. On a running event loop each call raises
+    `RuntimeError`, because it would hold up everything on that loop.
 
     Args:
         broker: `InMemoryBroker().blocking()`, `RedisStreamsBroker(url).blocking()` and so on; it stays its maker's to
@@ -116,6 +121,7 @@ class SyncStem:
 
     def send(self, signature: Signature, *, origin: Origin | None = None) -> str:
         """Enqueue a request that was made before; see `Stem.send`."""
+        _refuse_loop("enqueue")
         task = self._producer.prepare(signature, CURRENT.get() if origin is None else origin)
         if StemSignals.before_task_publish.wanted:
             StemSignals.before_task_publish.emit_nowait(before_event(task, signature), self)
@@ -127,6 +133,7 @@ class SyncStem:
 
     def enqueue_many(self, requests: Iterable[Signature | tuple[str, Mapping[str, Any]]]) -> list[str]:
         """Enqueue many in one round trip per 500 and return their ids; see `Stem.enqueue_many`."""
+        _refuse_loop("enqueue_many")
         signatures = as_signatures(requests)
         origin = CURRENT.get()
         tasks = [self._producer.prepare(each, origin) for each in signatures]
@@ -150,6 +157,7 @@ class SyncStem:
         Raises:
             TaskNotFoundError: it has no record of it.
         """
+        _refuse_loop("status")
         status = self.broker.statuses([check_name("task id", task_id)])[0]
         if status is None:
             raise not_found(task_id)
@@ -157,6 +165,7 @@ class SyncStem:
 
     def wait_for(self, task_id: str, timeout: Duration | None = None) -> TaskStatus:
         """Return a task's status once it is final; see `Stem.wait_for`."""
+        _refuse_loop("wait_for")
         check_name("task id", task_id)
         waiting = Waiting(task_id, timeout, self._patience_s)
         while True:
@@ -173,6 +182,7 @@ class SyncStem:
 
     def cancel(self, task_id: str, *, terminate: bool = False, reason: str = "") -> ChangeItem:
         """Revoke a task; see `Stem.cancel`."""
+        _refuse_loop("cancel")
         return self.broker.cancel(task_id, revoke_command(task_id, terminate=terminate, reason=reason))
 
     def close(self) -> None:
@@ -205,3 +215,15 @@ class SyncStem:
                 if time.monotonic() >= deadline:
                     raise gave_up(tasks, error, unknown=unknown, after_s=self._patience_s) from error
             time.sleep(pause_s(failures))
+
+
+def _refuse_loop(what: str) -> None:
+    """Raise where the call would hold up an event loop: everything else on it would wait for the broker too."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        f"SyncStem.{what} would block the event loop that runs here: use `await Stem.{what}(...)`, or "
+        f"`await asyncio.to_thread(sync.{what}, ...)`"
+    )

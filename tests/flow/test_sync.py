@@ -126,7 +126,7 @@ def test_many_threads_may_use_one_client(sync: SyncStem) -> None:
 async def test_a_wait_in_a_thread_ends_with_the_task() -> None:
     broker = InMemoryBroker()
     sync = SyncStem(broker.blocking())
-    task_id = sync.enqueue("t")
+    task_id = await asyncio.to_thread(sync.enqueue, "t")
     waiting = asyncio.create_task(asyncio.to_thread(sync.wait_for, task_id, 10))
     exchange = await broker.exchange("w", [], FetchRequest(queues=["default"], count=1))
     settlement = Settlement(

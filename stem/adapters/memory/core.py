@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from stem.adapters.memory.stats import History, Stats
 from stem.adapters.memory.waiting import Bells, Subscription, WaitList
 from stem.clock import Clock
 from stem.contracts import Limits
+from stem.errors import ConfigError
 from stem.messages.names import check_name
 from stem.messages.status import TaskState
 
@@ -42,6 +44,7 @@ class Core:
         self.clock = clock
         self.limits = limits
         self.lock = threading.RLock()
+        self.pid = os.getpid()
         self.born_ms = clock.wall_ms()
         self.handles = 0
         self.records: dict[str, Record] = {}
@@ -64,9 +67,23 @@ class Core:
         self._tombstones: dict[str, tuple[int, str]] = {}
         self._going: list[tuple[int, str]] = []
 
+    @property
+    def forked(self) -> bool:
+        """This is a copy in a child process, whose lock may be held for ever by a thread that was not copied."""
+        return os.getpid() != self.pid
+
     @contextmanager
     def step(self) -> Iterator[int]:
-        """Hold the lock for one operation and give its time."""
+        """Hold the lock for one operation and give its time.
+
+        Raises:
+            ConfigError: this is the copy of a forked process; what it took would be seen by nobody.
+        """
+        if self.forked:
+            raise ConfigError(
+                "this process was forked from the one that holds the in-memory broker, and shares nothing with it: use "
+                "a server (STEM_BROKER_URL), or make the broker after the fork"
+            )
         with self.lock:
             now = self.clock.wall_ms()
             while self._going and self._going[0][0] <= now:

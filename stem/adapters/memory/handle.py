@@ -33,6 +33,8 @@ class Handle:
 
     def close(self) -> None:
         """Wake whoever waits through this handle, and stop listening."""
+        if self.core.forked:
+            return
         with self.core.lock:
             if self.open:
                 self.open = False
