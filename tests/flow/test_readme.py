@@ -165,6 +165,6 @@ def test_pages_run_elsewhere_have_their_test(page: str, test: str) -> None:
 
 def test_the_package_is_called_as_the_readme_says() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = set(re.findall(r"pip install ([\w-]+)", "".join((ROOT / page).read_text() for page in PAGES)))
+    named = set(re.findall(r"pip install (?:--upgrade )?([\w-]+)", "".join((ROOT / page).read_text() for page in PAGES)))
 
     assert named == {project["name"]}
