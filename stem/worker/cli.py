@@ -2,7 +2,8 @@
 
 Exit codes: 0 all tasks settled or handed back, 1 some were not, 2 usage or configuration, 69 the broker is of no use,
 70 the worker broke (its loop stood still, or one of its parts kept dying), 78 the broker does not let the worker in
-(user, password, rights, a newer keyspace), at the start or later.
+(user, password, rights, a newer keyspace), at the start or later. With several processes: 78 or 2 if one of them ended
+so, else 1 if tasks were left, else 0.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from stem.worker.lifecycle import REFUSED_EXIT, WorkerLifecycleConfig
 from stem.worker.outage import RIGHTS
 from stem.worker.reference import load
 from stem.worker.runtime import Worker
+from stem.worker.supervisor import Supervisor, commands_of, follow_life
 
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 69
@@ -55,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--wedged-timeout", metavar="60s", help="how long the work loop may stand still")
     parse.add_argument("--max-tasks-per-child", type=int, metavar="N", help="replace a child process after so many")
     parse.add_argument("--max-memory-per-child", metavar="512MiB", help="or when it holds more")
-    parse.add_argument("--processes", type=int, default=None, metavar="N", help="needs a later version")
+    parse.add_argument("--processes", type=int, metavar="N", help="run N such workers, NAME-1 to NAME-N, and mind them")
     parse.add_argument("--health-port", type=int, default=None, metavar="PORT", help="needs a later version")
     parse.add_argument("--debug", action="store_true", help="show tracebacks of start-up errors")
     return parse
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code. Errors are one line on stderr."""
     args = parser().parse_args(argv)
     try:
-        return _run(args)
+        return _run(args, sys.argv[1:] if argv is None else argv)
     except BrokerError as error:
         shut_out = isinstance(error, BrokerRefusedError) and error.code in RIGHTS
         return _complain(error, REFUSED_EXIT if shut_out else EXIT_UNAVAILABLE, debug=args.debug)
@@ -83,7 +85,7 @@ def _complain(error: BaseException, code: int, *, debug: bool) -> int:
     return code
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     _refuse_later_features(args)
     # Set before the application is imported, so that its own `Stem.connect()` means the same broker.
     if args.url is not None:
@@ -91,8 +93,6 @@ def _run(args: argparse.Namespace) -> int:
     if args.namespace is not None:
         os.environ["STEM_NAMESPACE"] = check_name("namespace", args.namespace)
     config = StemConfig.from_environment()
-    if config.worker_processes != 1:
-        raise ConfigError("STEM_WORKER_PROCESSES needs a later version of Stem: start several workers instead")
     if config.prefetch:
         raise ConfigError("STEM_PREFETCH is not supported: a worker takes no more tasks than it has free slots")
     lifecycle = WorkerLifecycleConfig(
@@ -103,20 +103,20 @@ def _run(args: argparse.Namespace) -> int:
         max_tasks_per_child=args.max_tasks_per_child,
         max_memory_per_child=_size(args.max_memory_per_child, "--max-memory-per-child"),
     )
-    app = load(args.app)
     if args.name is not None:
         config = replace(config, worker_name=check_name("worker", args.name))
-    logs.install(
-        style=args.log_format or config.log_format,
-        level=args.log_level or config.log_level,
-        worker=config.worker_name or host.host_name(),
-    )
+    name = config.worker_name or host.host_name()
+    processes = config.worker_processes if args.processes is None else args.processes
+    if processes != 1:
+        logs.install(style=args.log_format or config.log_format, level=args.log_level or config.log_level, worker=name)
+        return Supervisor(commands_of(argv, processes, name=name)).run()
+    follow_life()
+    app = load(args.app)
+    logs.install(style=args.log_format or config.log_format, level=args.log_level or config.log_level, worker=name)
     return _in_loop(_work(app, args, config, lifecycle))
 
 
 def _refuse_later_features(args: argparse.Namespace) -> None:
-    if args.processes is not None and args.processes != 1:
-        raise ConfigError("--processes needs a later version of Stem: start several workers instead")
     if args.health_port is not None:
         raise ConfigError("--health-port needs a later version of Stem: ask with `stemctl ping` instead")
 
