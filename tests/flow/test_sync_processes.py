@@ -51,7 +51,7 @@ def test_eight_threads_and_three_forks_of_them_enqueue_each_task_once(valkey_ser
     ids = [task_id for _, task_id in said]
     assert len(by_children) == forking.CHILDREN * forking.THREADS * forking.EACH
     assert len(set(ids)) == len(ids)
-    assert valkey_server.command("XLEN", f"{namespace}:q:default:p0") == len(ids) + 1
+    assert valkey_server.command("XLEN", f"{{{namespace}}}:q:default:p0") == len(ids) + 1
 
 
 def test_a_fork_of_a_broker_in_memory_is_told_that_nobody_would_see_its_tasks() -> None:
