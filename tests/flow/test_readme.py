@@ -157,6 +157,13 @@ def test_every_fenced_block_is_one_that_is_read(page: str) -> None:
     assert len(fences) == 2 * len(list(blocks(page)))
 
 
+def test_every_page_stands_on_the_index() -> None:
+    linked = set(re.findall(r"\]\((\S+\.md)\)", (ROOT / "docs/index.md").read_text()))
+    there = {Path(page).name for page in PAGES if page.startswith("docs/")} - {"index.md"}
+
+    assert linked == there, "give each page its line in docs/index.md"
+
+
 @pytest.mark.parametrize(("page", "test"), ELSEWHERE.items())
 def test_pages_run_elsewhere_have_their_test(page: str, test: str) -> None:
     assert Path(page).name in (Path(__file__).parent / test).read_text()
@@ -165,6 +172,8 @@ def test_pages_run_elsewhere_have_their_test(page: str, test: str) -> None:
 
 def test_the_package_is_called_as_the_readme_says() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = set(re.findall(r"pip install (?:--upgrade )?([\w-]+)", "".join((ROOT / page).read_text() for page in PAGES)))
+    named = set(
+        re.findall(r"pip install (?:--upgrade )?([\w-]+)", "".join((ROOT / page).read_text() for page in PAGES))
+    )
 
     assert named == {project["name"]}
