@@ -8,6 +8,7 @@ import pytest
 
 from stem.control.responder import WHATS
 from stem.signals import NAMES
+from stem.worker import cli, lifecycle
 from stemctl.main import MODULES
 from tests.reference import commands, control, settings
 from tests.reference.pages import ROOT, filled, pages
@@ -54,3 +55,23 @@ def test_every_signal_is_on_its_page() -> None:
     page = (ROOT / "docs/signals.md").read_text("utf-8")
 
     assert not [name for name in NAMES if f"| `{name}` |" not in page]
+
+
+def test_signals_that_wait_for_their_receivers_are_named() -> None:
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "stem").rglob("*.py"))
+    awaited = set(re.findall(r"(?:await |_tell\()StemSignals\.(\w+)\.emit\(", source))
+    page = (ROOT / "docs/signals.md").read_text("utf-8")
+    said = page[page.index("An `async` one is waited") : page.index("at the\n  others it is started")]
+
+    assert set(re.findall(r"`(\w+_\w+)`", said)) | {"worker_child_init", "worker_child_shutdown"} == awaited
+
+
+def test_every_exit_code_of_the_worker_is_described() -> None:
+    named = (
+        value
+        for module in (cli, lifecycle)
+        for name, value in vars(module).items()
+        if name.startswith("EXIT_") or name.endswith("_EXIT")
+    )
+
+    assert {0, 1, *named} == set(commands.WORKER_EXITS)
