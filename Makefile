@@ -23,6 +23,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mypy tests
+	$(BIN)/mypy -p examples
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

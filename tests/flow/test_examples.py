@@ -36,6 +36,7 @@ def test_every_sample_of_the_guide_has_its_twin() -> None:
         *("producer", "producer_redis", "producer_signed"),
         *("worker", "worker_redis", "worker_retry"),
         *("bootstrap", "tasks"),
+        "fastapi_app",  # run by test_frameworks.py, as is django_shop
     }
 
 

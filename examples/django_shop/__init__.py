@@ -1,0 +1,1 @@
+"""A small Django project whose views enqueue tasks; explained in docs/frameworks.md."""
