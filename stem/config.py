@@ -96,6 +96,7 @@ class StemConfig:
         broker_url, result_backend_url: None for "not said". Never shown with its password.
         worker_queues: empty means the default queue alone.
         worker_concurrency: None lets the worker choose by its cores.
+        health_port: None for none; 0 takes a free one. `health_host` None means every address.
         max_queue_length: None for no limit.
         max_body: bytes of one encoded task.
         log_format: None means `console` on a terminal and `json` elsewhere.
@@ -109,6 +110,8 @@ class StemConfig:
     worker_name: str | None = None
     worker_concurrency: int | None = None
     worker_processes: int = 1
+    health_port: int | None = None
+    health_host: str | None = None
     prefetch: int = 0
     default_max_retries: int = 3
     visibility_timeout_s: float = 30.0
@@ -159,7 +162,9 @@ class StemConfig:
             worker_queues=read.names("STEM_WORKER_QUEUES", "queue"),
             worker_name=read.name("STEM_WORKER_NAME", "worker", None),
             worker_concurrency=read.whole("STEM_WORKER_CONCURRENCY", None, 1, 100_000),
-            worker_processes=read.whole("STEM_WORKER_PROCESSES", 1, 1, 1_000),
+            worker_processes=read.whole("STEM_WORKER_PROCESSES", 1, 1, 512),
+            health_port=read.whole("STEM_HEALTH_PORT", None, 0, 65_535),
+            health_host=read.address("STEM_HEALTH_HOST"),
             prefetch=read.whole("STEM_PREFETCH", 0, 0, 100_000),
             default_max_retries=read.whole("STEM_DEFAULT_MAX_RETRIES", 3, 0, 1_000_000),
             visibility_timeout_s=read.duration("STEM_VISIBILITY_TIMEOUT", 30.0, least=0.1),
@@ -206,6 +211,9 @@ def _wrong(name: str, value: str, form: str) -> ConfigError:
     return ConfigError(f"{name}={clean(value, 80)!r} is not accepted: use {form}")
 
 
+_OF_ADDRESSES: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-:")
+
+
 class _Reader:
     """Typed access to the variables; each getter names the variable in its error."""
 
@@ -215,6 +223,13 @@ class _Reader:
     def text(self, name: str) -> str | None:
         """Return the value without white space around it; None when unset or empty."""
         return self._env.get(name, "").strip() or None
+
+    def address(self, name: str) -> str | None:
+        value = self.text(name)
+        if value is not None and (not set(value) <= _OF_ADDRESSES or len(value) > 255):
+            # Not shown: it may be a URL, with its password.
+            raise ConfigError(f"{name} is no host name or IP address: use one of this machine's, such as 127.0.0.1")
+        return value
 
     def url(self, name: str) -> str | None:
         value = self.text(name)

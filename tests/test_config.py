@@ -26,6 +26,8 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("STEM_WORKER_NAME", "w-1", "worker_name", "w-1"),
     ("STEM_WORKER_CONCURRENCY", "50", "worker_concurrency", 50),
     ("STEM_WORKER_PROCESSES", "2", "worker_processes", 2),
+    ("STEM_HEALTH_PORT", "9000", "health_port", 9000),
+    ("STEM_HEALTH_HOST", "127.0.0.1", "health_host", "127.0.0.1"),
     ("STEM_PREFETCH", "0", "prefetch", 0),
     ("STEM_DEFAULT_MAX_RETRIES", "0", "default_max_retries", 0),
     ("STEM_VISIBILITY_TIMEOUT", "500ms", "visibility_timeout_s", 0.5),
@@ -62,6 +64,8 @@ BAD: list[tuple[str, str]] = [
     ("STEM_WORKER_NAME", "w 1"),
     *[("STEM_WORKER_CONCURRENCY", number) for number in ("0", "-1", "1.5", "ten", "١", "1e3", "1_000", "9" * 20)],
     ("STEM_WORKER_PROCESSES", "0"),
+    ("STEM_HEALTH_HOST", "http://u:hunter2@h"),
+    *[("STEM_HEALTH_PORT", port) for port in ("-1", "65536", "http")],
     ("STEM_PREFETCH", "-1"),
     ("STEM_DEFAULT_MAX_RETRIES", "-1"),
     *[("STEM_VISIBILITY_TIMEOUT", text) for text in ("30", "0s", "-5s", "5 s", "5sec", "s", "1h30m", "9999999d", "٣s")],
@@ -138,7 +142,7 @@ def test_every_variable_is_tried_good_and_bad() -> None:
     good, bad = {row[0] for row in GOOD}, {row[0] for row in BAD}
 
     assert good == bad | free_text
-    assert len(good) == 33
+    assert len(good) == 35
 
 
 @pytest.mark.parametrize("variable", sorted({row[0] for row in GOOD if "SIGNING" not in row[0]}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from stem.contracts import Beat, BeatAnswer, Broker, Lease, Measured
@@ -49,6 +49,7 @@ class Beater:
         watched: Callable[[], None],
         refresh: Callable[[], None],
         outages: Outages,
+        count: Callable[[Sequence[Measured]], None],
     ) -> None:
         self._broker = broker
         self._board = board
@@ -61,6 +62,7 @@ class Beater:
         self._behind = behind
         self._watched = watched
         self._refresh = refresh
+        self._count = count
         self._poked = asyncio.Event()
         self._cpu = host.CpuMeter()
         self._cpu_percent = 0.0
@@ -76,6 +78,15 @@ class Beater:
     def poke(self) -> None:
         """Beat soon. On the vitals loop."""
         self._poked.set()
+
+    @property
+    def away(self) -> bool:
+        """Whether the broker has not confirmed the last heartbeats."""
+        return self._outage.on or self.age_s() > 3 * self._interval_s
+
+    def age_s(self) -> float:
+        """Return the seconds since the last heartbeat that the broker confirmed."""
+        return time.monotonic() - self.confirmed_at
 
     async def run(self) -> None:
         while True:
@@ -121,7 +132,9 @@ class Beater:
             for job in jobs
         }
         progress = board.take_progress()
-        measured = self._unsent + board.take_measured()
+        new = board.take_measured()
+        self._count(new)
+        measured = self._unsent + new
         self._unsent = []
         beat = Beat(
             heartbeat=self.heartbeat(state, jobs),

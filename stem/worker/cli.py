@@ -58,7 +58,12 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--max-tasks-per-child", type=int, metavar="N", help="replace a child process after so many")
     parse.add_argument("--max-memory-per-child", metavar="512MiB", help="or when it holds more")
     parse.add_argument("--processes", type=int, metavar="N", help="run N such workers, NAME-1 to NAME-N, and mind them")
-    parse.add_argument("--health-port", type=int, default=None, metavar="PORT", help="needs a later version")
+    parse.add_argument(
+        "--health-port",
+        type=int,
+        metavar="PORT",
+        help="answer /livez, /readyz, /metrics there (process i: PORT+i-1)",
+    )
     parse.add_argument("--debug", action="store_true", help="show tracebacks of start-up errors")
     return parse
 
@@ -86,7 +91,6 @@ def _complain(error: BaseException, code: int, *, debug: bool) -> int:
 
 
 def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    _refuse_later_features(args)
     # Set before the application is imported, so that its own `Stem.connect()` means the same broker.
     if args.url is not None:
         os.environ["STEM_BROKER_URL"] = args.url
@@ -109,16 +113,12 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     processes = config.worker_processes if args.processes is None else args.processes
     if processes != 1:
         logs.install(style=args.log_format or config.log_format, level=args.log_level or config.log_level, worker=name)
-        return Supervisor(commands_of(argv, processes, name=name)).run()
+        port = config.health_port if args.health_port is None else args.health_port
+        return Supervisor(commands_of(argv, processes, name=name, health_port=port)).run()
     follow_life()
     app = load(args.app)
     logs.install(style=args.log_format or config.log_format, level=args.log_level or config.log_level, worker=name)
     return _in_loop(_work(app, args, config, lifecycle))
-
-
-def _refuse_later_features(args: argparse.Namespace) -> None:
-    if args.health_port is not None:
-        raise ConfigError("--health-port needs a later version of Stem: ask with `stemctl ping` instead")
 
 
 def _size(text: str | None, name: str) -> int | None:
@@ -184,6 +184,7 @@ async def _work(app: Stem, args: argparse.Namespace, config: StemConfig, lifecyc
         lifecycle=lifecycle,
         signer=signer,
         app=args.app,
+        health_port=config.health_port if args.health_port is None else args.health_port,
         config=replace(app.config, worker_name=config.worker_name) if config.worker_name else app.config,
     )
     try:

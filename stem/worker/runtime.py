@@ -34,6 +34,7 @@ from stem.worker.dispatch import Dispatcher
 from stem.worker.executor.processes import ProcessExecutor
 from stem.worker.executor.threads import ThreadExecutor
 from stem.worker.finisher import Finisher
+from stem.worker.health import HealthPort, listen
 from stem.worker.identity import new_identity
 from stem.worker.intake import LANES, Intake
 from stem.worker.lifecycle import Level, WorkerLifecycleConfig, signals_to, write_stacks
@@ -71,6 +72,7 @@ class Worker:
         name: stable over restarts; by default the host's name.
         app: where the application is, as `package.module:attribute`: child processes import it. Needed by tasks with
             `isolation="process"` alone; `stem-worker` gives its own.
+        health_port: answers `/livez`, `/readyz` and `/metrics` there; by default as configured.
 
     Raises:
         ConfigError, InvalidNameError: an argument that cannot be.
@@ -91,8 +93,11 @@ class Worker:
         signer: PayloadSigner | None = None,
         config: StemConfig | None = None,
         app: str | None = None,
+        health_port: int | None = None,
     ) -> None:
         self._config = config or StemConfig()
+        self._health_port = self._config.health_port if health_port is None else health_port
+        self._health: HealthPort | None = None
         self._broker = broker
         self._registry = registry
         self._backend = backend
@@ -177,12 +182,14 @@ class Worker:
 
         Raises:
             BrokerRefusedError: the broker does not let this worker in.
-            ConfigError: it was started before, signal handlers are wanted outside of the main thread, or a task wants
-                a child process, which could not import the application.
+            ConfigError: the health port is taken, it was started before, signal handlers are wanted outside of the main
+                thread, or a task wants a child process, which could not import the application.
         """
         if self._started:
             raise ConfigError("this worker was started before: make a new Worker for a new start")
         isolation.check(self._registry, self._app, self._lifecycle)
+        if self._health_port is not None:
+            self._health = HealthPort(listen(self._config.health_host or "", self._health_port))
         self._started = True
         self._emit(StemSignals.worker_init, WorkerInit(worker=self.id, worker_name=self.name))
         self._build()
@@ -314,6 +321,7 @@ class Worker:
             finished=self._finished,
             outages=outages,
             control_keys=self._control_keys,
+            health=self._health,
         )
         board.on_empty = self._on_empty
 

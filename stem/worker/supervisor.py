@@ -242,7 +242,7 @@ def commands_of(argv: Sequence[str], count: int, *, name: str, health_port: int 
     base = [sys.executable, "-m", "stem.worker.cli", *argv, "--processes", "1"]
     commands = []
     for number in range(1, count + 1):
-        port = [] if health_port is None else ["--health-port", str(health_port + number - 1)]
+        port = [] if health_port is None else ["--health-port", str(health_port and health_port + number - 1)]
         commands.append([*base, "--name", f"{name}-{number}", *port])
     return commands
 

@@ -24,6 +24,7 @@ from stem.errors import BrokerError, BrokerRefusedError
 from stem.registry import TaskRegistry
 from stem.worker.beat import Beater
 from stem.worker.board import Board
+from stem.worker.health import Health, HealthPort
 from stem.worker.identity import Identity
 from stem.worker.job import Job, Stop
 from stem.worker.lifecycle import (
@@ -37,6 +38,7 @@ from stem.worker.lifecycle import (
     write_stacks,
 )
 from stem.worker.loops import end_all, happens, keep_alive
+from stem.worker.metrics import Metrics
 from stem.worker.outage import RIGHTS, Outages
 from stem.worker.steering import Steering, WorkSide
 from stem.worker.watchdog import Watchdog
@@ -75,6 +77,7 @@ class Vitals:
         announce_stop: called in the thread with each level of stopping.
         owns_process: the process may be ended from here when the work loop does not follow.
         control_keys: of those whose commands are obeyed; None obeys everybody.
+        health: answers probes and scrapes, if there is one.
     """
 
     def __init__(
@@ -96,9 +99,11 @@ class Vitals:
         finished: Callable[[int], None],
         outages: Outages,
         control_keys: ControlKeys | None,
+        health: HealthPort | None,
     ) -> None:
         self._shared_broker = broker
         self._control_keys = control_keys
+        self._health = health
         self._board = board
         self._identity = identity
         self._registry = registry
@@ -259,6 +264,15 @@ class Vitals:
             watched=self._seen.set,
             refresh=self._steering.refresh,
             outages=self._outages,
+            count=lambda measured: self._metrics.add(measured),
+        )
+        self._metrics = Metrics(
+            broker=broker,
+            beat=lambda: self._beater.heartbeat(self.state()),
+            queues=board.queues,
+            counters=board.counters,
+            ready=lambda: not self._unready(),
+            beat_age_s=self._beater.age_s,
         )
         guard = Guard(self._control_keys, namespace=broker.namespace, worker_id=self._identity.id)
         self._responder = Responder(broker.control, self._steering, guard)
@@ -284,6 +298,8 @@ class Vitals:
         tasks: list[asyncio.Task[None]] = []
         code = 0
         try:
+            if self._health is not None:
+                await self._health.open(self._healthy, self._metrics.page)
             if not await self._register(broker):
                 self._ready.set_result(False)
             else:
@@ -306,10 +322,25 @@ class Vitals:
             with self._guard:
                 self._loop, self._ended = None, True
             await end_all(tasks)
+            if self._health is not None:
+                await self._health.close()
             await broker.close()
         self._finished(code)
         if self._owns_process and tasks:
             self._see_it_end(code)
+
+    def _healthy(self) -> Health:
+        # Before it takes work nobody ticks: it may be waiting for the broker, which no new start would bring back.
+        return Health(self._board.loop_age_s() if self._begun else 0.0, self._unready())
+
+    def _unready(self) -> tuple[str, ...]:
+        state = self.state()
+        why = [] if state == "running" else [f"this worker is {state}"]
+        if self._board.paused_self:
+            why.append("this worker is paused")
+        if state != "starting" and self._beater.away:
+            why.append(f"the broker has confirmed no heartbeat for {self._beater.age_s():.1f} s")
+        return tuple(why)
 
     async def _alive(self, name: str, body: Callable[[], Coroutine[Any, Any, None]]) -> None:
         await keep_alive(name, body, hopeless=lambda which: self._lifecycle.fail(f"the {which} loop keeps dying"))

@@ -430,15 +430,6 @@ SAFETY: Final = (
         tests=["tests/control/test_guard.py::test_a_signature_is_good_for_a_time"],
     ),
     Mutant(
-        id="M23c",
-        bug="an expired task is started",
-        edits=[Edit(LUA + "fetch.lua", "elseif r[4] and num(r[4]) <= now then", "elseif false then")],
-        tests=[
-            VALKEY + "test_an_expired_task_is_never_started",
-            VALKEY + "test_a_retry_past_the_expiry_is_not_started",
-        ],
-    ),
-    Mutant(
         id="M23b",
         bug="a question is answered however late it comes",
         edits=[

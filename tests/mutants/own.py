@@ -343,6 +343,15 @@ WORKERS: Final = (
         ],
     ),
     Mutant(
+        id="X32",
+        bug="an expired task is started",
+        edits=[Edit(LUA + "fetch.lua", "elseif r[4] and num(r[4]) <= now then", "elseif false then")],
+        tests=[
+            VALKEY + "test_an_expired_task_is_never_started",
+            VALKEY + "test_a_retry_past_the_expiry_is_not_started",
+        ],
+    ),
+    Mutant(
         id="X31",
         bug="an end of no known kind is stored as a final state: the task vanishes",
         edits=[Edit(LUA + "settle.lua", "if OUTCOMES[outcome] and not r.err", "if not r.err")],

@@ -25,6 +25,8 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "STEM_WORKER_NAME": ("a worker's stable name; unset, made from host and process; `--name` overrides", WORKER),
     "STEM_WORKER_CONCURRENCY": ("handlers at a time; unset, chosen by cores; `--concurrency` overrides", WORKER),
     "STEM_WORKER_PROCESSES": ("worker processes; `--processes` overrides", WORKER),
+    "STEM_HEALTH_PORT": ("port that answers `/livez`, `/readyz`, `/metrics`; `--health-port` overrides", WORKER),
+    "STEM_HEALTH_HOST": ("address of that port; unset, all of this machine", WORKER),
     "STEM_PREFETCH": ("tasks held beyond free slots; only 0 is supported", WORKER),
     "STEM_DEFAULT_MAX_RETRIES": ("retries of tasks that name none", WORKER),
     "STEM_VISIBILITY_TIMEOUT": ("length of a lease: how long after a worker's death its tasks wait", WORKER),

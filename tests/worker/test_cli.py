@@ -51,7 +51,11 @@ def call(*args: str, **extra: str) -> subprocess.CompletedProcess[str]:
         (["tests.worker.sample:app", "--concurrency", "0"], {"STEM_BROKER_URL": "memory://"}, "at least 1"),
         (["tests.worker.sample:app", "--queue", "a b"], {"STEM_BROKER_URL": "memory://"}, "queue name"),
         (["tests.worker.sample:app", "--processes", "0"], {}, "0 processes: give 1 to 512"),
-        (["tests.worker.sample:app", "--health-port", "80"], {}, "--health-port needs a later version"),
+        (
+            ["tests.worker.sample:app", "--health-port", "70000"],
+            {"STEM_BROKER_URL": "memory://"},
+            "--health-port 70000",
+        ),
         (["tests.worker.sample:app", "--drain-timeout", "soon"], {}, "--drain-timeout"),
         (["tests.worker.sample:app"], {"STEM_WORKER_CONCURRENCY": "x"}, "STEM_WORKER_CONCURRENCY"),
         (["tests.worker.sample:app"], {"STEM_WORKER_PROCESSES": "many"}, "STEM_WORKER_PROCESSES"),

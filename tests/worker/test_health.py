@@ -1,0 +1,257 @@
+"""The health port: what probes and scrapes hear of a worker, and that nobody can hurt it there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from stem.adapters.redis import RedisStreamsBroker
+from stem.errors import ConfigError
+from stem.task import TaskContext
+from stem.worker import Worker
+from stem.worker.health import MOST_AT_ONCE
+from stem.worker.lifecycle import Level
+from stem.worker.metrics import MOST_TASKS, NAMES
+from tests.conftest import OwnServer
+from tests.waiting import eventually
+from tests.worker.conftest import House
+from tests.worker.handlers import on_loop
+
+HERE: Final = "127.0.0.1"
+
+
+def port_of(worker: Worker) -> int:
+    assert worker._health is not None
+    return worker._health.port
+
+
+async def raw(port: int, request: bytes, *, within_s: float = 5.0) -> bytes:
+    """Send bytes and return all that comes back, as far as it comes."""
+    async with asyncio.timeout(within_s):
+        reader, writer = await asyncio.open_connection(HERE, port)
+        said = b""
+        try:
+            with contextlib.suppress(OSError):
+                writer.write(request)
+                await writer.drain()
+                said = await reader.read()
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        return said
+
+
+async def get(port: int, path: str, method: str = "GET") -> tuple[int, str]:
+    said = await raw(port, f"{method} {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    head, _, body = said.partition(b"\r\n\r\n")
+    return int(head.split(b" ")[1]), body.decode()
+
+
+async def quick(context: TaskContext, args: Mapping[str, Any]) -> str:
+    return "done"
+
+
+async def test_a_worker_at_work_is_live_and_ready_and_says_what_it_did(house: House) -> None:
+    on_loop(house.registry, "quick", quick)
+    worker = await house.worker(health_port=0, config={"health_host": HERE})
+    for _ in range(3):
+        await house.stem.wait_for(await house.stem.enqueue("quick"), timeout=10)
+    port = port_of(worker)
+
+    assert await get(port, "/livez") == (200, "live\n")
+    assert await get(port, "/readyz?verbose") == (200, "ready\n")
+    assert await get(port, "/readyz", "HEAD") == (200, "")
+    assert (await get(port, "/"))[0] == 404
+    assert (await get(port, "/livez", "POST"))[0] == 405
+
+    async def counted() -> dict[str, Any] | None:
+        status, text = await get(port, "/metrics")
+        assert status == 200
+        samples = {
+            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+        families = {family.name for family in text_string_to_metric_families(text)}
+        assert families == {name.removesuffix("_total") for name in NAMES}
+        return samples if samples.get(("stem_task_run_seconds_count", "quick")) == 3 else None  # type: ignore[return-value]
+
+    samples = await eventually(counted, what="the runs have been taken over with a heartbeat")
+    assert samples is not None
+    assert samples["stem_tasks_total", "succeeded"] == 3  # type: ignore[index]
+    assert samples["stem_tasks_started_total",] == 3  # type: ignore[index]
+    assert samples["stem_task_run_seconds_bucket", "+Inf", "quick"] == 3  # type: ignore[index]
+    assert samples["stem_worker_ready",] == samples["stem_broker_up",] == 1  # type: ignore[index]
+    assert samples["stem_queue_ready", "default"] == 0  # type: ignore[index]
+    assert samples["stem_queue_workers", "default"] == 1  # type: ignore[index]
+
+
+async def test_drained_and_paused_workers_are_live_but_not_ready(house: House) -> None:
+    worker = await house.worker(health_port=0, config={"health_host": HERE})
+    port = port_of(worker)
+
+    await house.controller.drain([worker.name], wait_s=5)
+    assert await get(port, "/readyz") == (503, "this worker is draining\n")
+    assert (await get(port, "/livez"))[0] == 200
+    await house.controller.undrain([worker.name], wait_s=5)
+    assert (await get(port, "/readyz"))[0] == 200
+    await house.controller.pause("worker", [worker.name], wait_s=5)
+    assert await get(port, "/readyz") == (503, "this worker is paused\n")
+
+    await worker.shutdown()
+    with pytest.raises(ConnectionRefusedError):
+        await get(port, "/livez")
+
+
+@asynccontextmanager
+async def blocked(house: House, seconds: float) -> AsyncIterator[threading.Event]:
+    begun = threading.Event()
+
+    async def blocks(context: TaskContext, args: Mapping[str, Any]) -> None:
+        begun.set()
+        time.sleep(seconds)  # noqa: ASYNC251 - what this is about
+
+    on_loop(house.registry, "blocks", blocks)
+    yield begun
+
+
+async def test_a_work_loop_that_stands_still_is_not_live_within_five_seconds(memory_house: House) -> None:
+    async with blocked(memory_house, 6.0) as begun:
+        worker = await memory_house.worker(health_port=0, config={"health_host": HERE})
+        port = port_of(worker)
+        heard: list[tuple[float, int]] = []
+
+        def probe() -> None:
+            begun.wait(10)
+            began = time.monotonic()
+            while time.monotonic() < began + 5.5:
+                heard.append((time.monotonic() - began, asyncio.run(get(port, "/livez"))[0]))
+                time.sleep(0.1)
+
+        probing = threading.Thread(target=probe)
+        probing.start()
+        await memory_house.stem.enqueue("blocks")
+        await asyncio.to_thread(probing.join)
+
+    assert [status for at, status in heard if at < 3.0] == [200] * sum(at < 3.0 for at, _ in heard)
+    assert [status for at, status in heard if at > 5.0] == [503] * sum(at > 5.0 for at, _ in heard)
+    assert len(heard) > 10
+    await eventually(lambda: worker._board.loop_age_s() < 1.0)
+    assert (await get(port, "/livez"))[0] == 200
+
+
+async def test_without_the_broker_it_is_live_and_not_ready(own_server: OwnServer, namespace: str) -> None:
+    server = own_server(aof=False)
+    house = House(RedisStreamsBroker(server.url, namespace=namespace))
+    try:
+        worker = await house.worker(health_port=0, config={"health_host": HERE})
+        port = port_of(worker)
+        assert (await get(port, "/readyz"))[0] == 200
+
+        server.kill9()
+
+        async def unready() -> bool:
+            status, said = await get(port, "/readyz")
+            return status == 503 and "the broker has confirmed no heartbeat for" in said
+
+        await eventually(unready, what="it is not ready any more")
+        for _ in range(10):
+            assert (await get(port, "/livez"))[0] == 200
+            await asyncio.sleep(0.05)
+        status, text = await get(port, "/metrics")
+        assert status == 200
+        assert "stem_broker_up 0.0" in text
+        assert "stem_worker_ready 0.0" in text
+
+        server.start()
+
+        async def ready() -> bool:
+            return (await get(port, "/readyz"))[0] == 200
+
+        await eventually(ready, 15, what="it is ready again")
+    finally:
+        await house.close()
+
+
+async def test_a_worker_that_never_found_its_broker_is_live(own_server: OwnServer, namespace: str) -> None:
+    server = own_server(aof=False)
+    server.kill9()
+    house = House(RedisStreamsBroker(server.url, namespace=namespace))
+    try:
+        worker = await house.worker(start=False, health_port=0, config={"health_host": HERE})
+        starting = asyncio.create_task(worker.start())
+        await eventually(lambda: worker._health is not None and worker._health.port)
+        port = port_of(worker)
+        await asyncio.sleep(0.3)
+        assert (await get(port, "/livez"))[0] == 200
+        assert await get(port, "/readyz") == (503, "this worker is starting\n")
+        worker._vitals.ask(Level.HARD, "the test is over")
+        await starting
+    finally:
+        await house.close()
+
+
+async def test_a_port_that_is_taken_is_one_clear_error(memory_house: House) -> None:
+    with socket.create_server((HERE, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--health-port {port} on {HERE}: .*in use.* choose a free port"):
+            await memory_house.worker(health_port=port, config={"health_host": HERE})
+
+
+async def test_names_without_end_share_one_label(memory_house: House) -> None:
+    async def any_name(context: TaskContext, args: Mapping[str, Any]) -> None:
+        return None
+
+    from stem.contracts import Measured
+
+    worker = await memory_house.worker(health_port=0, config={"health_host": HERE})
+    metrics = worker._vitals._metrics
+    metrics.add(
+        Measured(queue="q", task=f"t{n}", count=1, wait_ms=1, run_ms=2, buckets={2: 1}) for n in range(2 * MOST_TASKS)
+    )
+    _, text = await get(port_of(worker), "/metrics")
+
+    assert text.count('stem_task_run_seconds_count{task="') == MOST_TASKS + 1
+    assert f'stem_task_run_seconds_count{{task="other"}} {float(MOST_TASKS)}' in text
+
+
+async def test_nothing_that_is_sent_to_the_port_hurts_the_worker(memory_house: House) -> None:
+    on_loop(memory_house.registry, "quick", quick)
+    worker = await memory_house.worker(health_port=0, config={"health_host": HERE})
+    port, chance = port_of(worker), random.Random(261124)
+    garbage = [
+        b"",
+        b"\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET /livez",
+        b"GET /livez HTTP/1.1\r\n" + b"X: y\r\n" * 5_000 + b"\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20,
+        b"A" * 100_000,
+        b"GET " + b"/" * 8_000 + b" HTTP/1.1\r\n\r\n",
+        *(chance.randbytes(chance.randrange(1, 2_000)) + b"\r\n\r\n" for _ in range(200)),
+    ]
+    answers = await asyncio.gather(*(raw(port, one) for one in garbage), return_exceptions=True)
+    assert all(isinstance(one, OSError) or (isinstance(one, bytes) and b" 200 " not in one) for one in answers)
+
+    # Connections that say nothing are let go; meanwhile more than can be served are refused, not queued up.
+    silent = [await asyncio.open_connection(HERE, port) for _ in range(2 * MOST_AT_ONCE)]
+    await asyncio.sleep(0.2)
+    assert await raw(port, b"GET /livez HTTP/1.1\r\n\r\n") == b""
+    await eventually(lambda: worker._health is not None and worker._health._busy == 0, what="all were let go")
+    for _, writer in silent:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    assert (await get(port, "/livez"))[0] == 200
+    assert await memory_house.stem.wait_for(await memory_house.stem.enqueue("quick"), timeout=10)
