@@ -6,6 +6,7 @@ Prints `parent ID` or `child ID` for each id it was given. Nothing is closed: it
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -23,6 +24,8 @@ def produce(stem: SyncStem, name: str, stop: threading.Event | None) -> None:
         task_id = stem.enqueue("forked", {"by": name})
         os.write(1, f"{name} {task_id}\n".encode())  # one write, so that lines of several processes stay whole
         done += 1
+        if stop is not None:
+            stop.wait(0.001)  # at a fork some connections are in use and some are idle, which the child must not take
 
 
 def produce_in_threads(stem: SyncStem, name: str, stop: threading.Event | None = None) -> list[threading.Thread]:
@@ -42,6 +45,7 @@ def main() -> int:
     for _ in range(CHILDREN):
         child = os.fork()
         if child == 0:
+            signal.alarm(20)  # one that hangs outlives nobody
             for thread in produce_in_threads(stem, "child"):
                 thread.join()
             return 0

@@ -16,7 +16,7 @@ from tests.flow.running import environment, run
 from tests.servers import Server
 
 _IN_A_FORK = """
-import os, sys, threading
+import os, signal, sys, threading
 from stem import InMemoryBroker, SyncStem
 stem = SyncStem(InMemoryBroker().blocking())
 stem.enqueue("t")
@@ -29,6 +29,7 @@ threading.Thread(target=hold, daemon=True).start()
 held.wait()
 child = os.fork()
 if child == 0:
+    signal.alarm(15)  # one that hangs outlives nobody
     try:
         stem.enqueue("t")
     except Exception as error:
