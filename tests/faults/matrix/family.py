@@ -29,6 +29,7 @@ MODULES: Final = (
     "crowds",
     "clean",
     "chaos_load",
+    "probes",
 )
 """The modules of this package that hold families, in the order in which they run."""
 
