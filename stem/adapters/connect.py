@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from stem.adapters.embedded import EmbeddedServer
     from stem.adapters.memory import InMemoryBroker, InMemoryResultBackend
 
-_REDIS: Final = frozenset({"redis", "valkey", "unix"})
+_REDIS: Final = frozenset({"redis", "rediss", "valkey", "valkeys", "unix"})
 _MISSING: Final[Mapping[str, str]] = {
-    "rediss": "TLS is not supported yet: use redis:// or valkey:// in a network you trust",
-    "valkeys": "TLS is not supported yet: use redis:// or valkey:// in a network you trust",
     "postgresql": "the Postgres adapter does not exist yet: use redis://, valkey:// or unix://",
     "postgres": "the Postgres adapter does not exist yet: use redis://, valkey:// or unix://",
     "redis+sentinel": "Sentinel is not supported yet: give the URL of the primary, redis://host:port",
@@ -76,19 +74,19 @@ def connect_broker(
     Raises:
         ConfigError: a URL that is not accepted, or of an adapter that does not exist yet.
     """
-    scheme = _checked(url, namespace, tls)
+    scheme = _checked(url, namespace)
     if scheme == "memory":
         return _memory_broker(url, namespace, limits or Limits()).clone()
     from stem.adapters.redis import RedisStreamsBroker  # loads the redis client, which only this adapter needs
 
-    return RedisStreamsBroker(_server(url), namespace=namespace, limits=limits or Limits())
+    return RedisStreamsBroker(_server(url), namespace=namespace, limits=limits or Limits(), tls=_tls_for(url, tls))
 
 
 def connect_blocking(
     url: str, *, namespace: str = "stem", limits: Limits | None = None, tls: TLSConfig | None = None
 ) -> BlockingBroker:
     """Return the producer's part of a broker for code without an event loop; otherwise as `connect_broker`."""
-    scheme = _checked(url, namespace, tls)
+    scheme = _checked(url, namespace)
     if scheme == "memory":
         return _memory_broker(url, namespace, limits or Limits()).blocking()
     return connect_broker(url, namespace=namespace, limits=limits, tls=tls).blocking()
@@ -102,14 +100,14 @@ def connect_backend(url: str | None, *, namespace: str = "stem", tls: TLSConfig 
     """
     if url is None:
         return None
-    if _checked(url, namespace, tls) == "memory":
+    if _checked(url, namespace) == "memory":
         from stem.adapters.memory import InMemoryResultBackend  # each adapter is loaded when it is asked for
 
         with _guard:
             return _memory_results.setdefault((_memory_name(url), namespace), InMemoryResultBackend())
     from stem.adapters.redis import RedisResultBackend  # loads the redis client, which only this adapter needs
 
-    return RedisResultBackend(_server(url), namespace=namespace)
+    return RedisResultBackend(_server(url), namespace=namespace, tls=_tls_for(url, tls))
 
 
 def release_embedded() -> None:
@@ -121,15 +119,18 @@ def release_embedded() -> None:
         server.release()
 
 
-def _checked(url: str, namespace: str, tls: TLSConfig | None) -> str:
+def _tls_for(url: str, tls: TLSConfig | None) -> TLSConfig | None:
+    """An embedded server is reached over a socket of this machine, whatever the settings say of others."""
+    return None if url.lower().startswith("embedded:") else tls
+
+
+def _checked(url: str, namespace: str) -> str:
     """Return the scheme of an accepted URL."""
     check_name("namespace", namespace)
     scheme = check_url(url, name="url").partition("://")[0].lower()
     reason = _MISSING.get(scheme)
     if reason is None and scheme not in _REDIS and scheme not in ("memory", "embedded"):
         reason = "there is no such adapter: use redis://, valkey://, unix://, memory:// or embedded://"
-    if reason is None and tls is not None and tls != TLSConfig() and scheme in _REDIS:
-        reason = "STEM_TLS_* are set, but TLS is not supported yet: unset them"
     if reason is not None:
         raise ConfigError(f"{clean(safe_url(url))}: {reason}")
     return scheme

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.prove import document
-from tests.reference import commands, control, settings, signals
+from tests.reference import commands, control, metrics, settings, signals
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -24,6 +24,7 @@ PARTS: Final[dict[str, dict[str, Callable[[], str]]]] = {
         "control-inspections": control.inspections,
         "control-errors": control.errors,
     },
+    "docs/monitoring.md": {"metrics": metrics.metrics},
     "docs/signals.md": {"signals-common": signals.common, "signals": signals.signals},
 }
 

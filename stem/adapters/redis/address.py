@@ -6,15 +6,16 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from stem.config import TLSConfig
 from stem.errors import ConfigError
 from stem.text import clean, safe_url
 
-FORMS = "redis://[user:password@]host[:port][/db], valkey://…, or unix:///path/to.sock[?db=0]"
+FORMS = "redis://[user:password@]host[:port][/db], rediss:// for TLS, valkey(s)://…, or unix:///path/to.sock[?db=0]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """A server and a database on it. `path` is a unix socket; then host and port mean nothing."""
+    """A server and a database on it. `path` is a unix socket; then host and port mean nothing. `tls` None is no TLS."""
 
     host: str = "localhost"
     port: int = 6379
@@ -22,20 +23,25 @@ class Address:
     db: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    tls: TLSConfig | None = None
 
     def __str__(self) -> str:
         """For people: never has a secret in it."""
         if self.path is not None:
             return f"unix://{self.path}" + (f"?db={self.db}" if self.db else "")
         user = f"{self.username}@" if self.username else ""
-        return f"redis://{user}{self.host}:{self.port}/{self.db}"
+        return f"redis{'s' if self.tls else ''}://{user}{self.host}:{self.port}/{self.db}"
 
 
-def parse_address(url: str) -> Address:
+def parse_address(url: str, tls: TLSConfig | None = None) -> Address:
     """Return the address in `url`.
 
+    Args:
+        tls: how to check and be checked, for a URL with TLS.
+
     Raises:
-        ConfigError: it has another form; names what is wrong, without the password.
+        ConfigError: it has another form; names what is wrong, without the password. Or there are settings for TLS, and
+            the URL has none: that would send in clear what was meant to be hidden.
     """
 
     def wrong(why: str) -> ConfigError:
@@ -46,10 +52,11 @@ def parse_address(url: str) -> Address:
         port = parts.port
     except ValueError as error:
         raise wrong("it does not parse (is the port a number?)") from error
-    if parts.scheme in ("rediss", "valkeys"):
-        raise wrong("TLS is not supported yet")
-    if parts.scheme not in ("redis", "valkey", "unix"):
+    secure = parts.scheme in ("rediss", "valkeys")
+    if not secure and parts.scheme not in ("redis", "valkey", "unix"):
         raise wrong("its scheme is not known here")
+    if not secure and parts.scheme != "unix" and tls is not None and tls != TLSConfig():
+        raise wrong("STEM_TLS_* are set, but this URL is without TLS: write rediss://, or unset them")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(set(query) - {"db"}):
         # What is no plain word may be the rest of a password with an unescaped question mark.
@@ -72,4 +79,5 @@ def parse_address(url: str) -> Address:
         db=int(number),
         username=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password else None,
+        tls=(tls or TLSConfig()) if secure else None,
     )

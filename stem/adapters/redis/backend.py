@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class RedisResultBackend:
     """Final statuses by task id. The higher token wins, for equal tokens the first."""
 
-    def __init__(self, url: str, *, namespace: str = "stem") -> None:
-        address = parse_address(url)
+    def __init__(self, url: str, *, namespace: str = "stem", tls: TLSConfig | None = None) -> None:
+        address = parse_address(url, tls)
         keys = Keys(check_name("namespace", namespace), address.db)
         self._client = RedisClient(address, keys, client_name=f"stem-{namespace}-results")
 
@@ -31,7 +31,7 @@ class RedisResultBackend:
         Raises:
             BrokerUnreachableError, BrokerRefusedError: it does not.
         """
-        backend = cls(url, namespace=namespace)
+        backend = cls(url, namespace=namespace, tls=tls)
         try:
             await backend._client.command("PING")
         except BrokerError:

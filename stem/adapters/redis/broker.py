@@ -48,15 +48,18 @@ _LOST = ErrorInfo(type="WorkerLostError", message="the worker was lost while it 
 class RedisStreamsBroker:
     """A broker on one Redis or Valkey server. Owned by the event loop that first uses it."""
 
-    def __init__(self, url: str, *, namespace: str = "stem", limits: Limits | None = None) -> None:
+    def __init__(
+        self, url: str, *, namespace: str = "stem", limits: Limits | None = None, tls: TLSConfig | None = None
+    ) -> None:
         """Make a handle; nothing is connected before the first call.
 
         Raises:
-            ConfigError: a URL of another form.
+            ConfigError: a URL of another form, or files for TLS that cannot be used.
             InvalidNameError: an ill-formed namespace.
         """
-        self._address = parse_address(url)
+        self._address = parse_address(url, tls)
         self._url = url
+        self._tls = tls
         self._keys = Keys(check_name("namespace", namespace), self._address.db)
         self._limits = limits or Limits()
         self._client = RedisClient(self._address, self._keys, client_name=f"stem-{namespace}")
@@ -76,9 +79,7 @@ class RedisStreamsBroker:
         Raises:
             BrokerUnreachableError, BrokerRefusedError: it does not.
         """
-        if tls is not None and (tls.ca_cert or tls.client_cert or tls.client_key):
-            parse_address(url.replace("redis://", "rediss://", 1))  # refuses: TLS comes with its own checks
-        broker = cls(url, namespace=namespace, limits=limits)
+        broker = cls(url, namespace=namespace, limits=limits, tls=tls)
         try:
             await broker._client.command("PING")
         except BrokerError:
@@ -111,7 +112,7 @@ class RedisStreamsBroker:
         return self._census
 
     def clone(self) -> RedisStreamsBroker:
-        return RedisStreamsBroker(self._url, namespace=self.namespace, limits=self._limits)
+        return RedisStreamsBroker(self._url, namespace=self.namespace, limits=self._limits, tls=self._tls)
 
     def blocking(self) -> BlockingRedisBroker:
         return BlockingRedisBroker(self._address, self._keys, self._limits)

@@ -23,9 +23,9 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from stem.adapters.redis import schema
+from stem.adapters.redis import schema, tls
 from stem.adapters.redis.address import Address
-from stem.adapters.redis.connections import TCPConnection, UnixConnection
+from stem.adapters.redis.connections import TCPConnection, TLSConnection, UnixConnection
 from stem.adapters.redis.keys import Keys
 from stem.adapters.redis.reading import MISREAD
 from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
@@ -87,12 +87,13 @@ def _options(address: Address, *, reply_timeout_s: float, client_name: str) -> d
     }
     if address.path is not None:
         return options | {"unix_socket_path": address.path}
-    return options | {
+    options |= {
         "host": address.host,
         "port": address.port,
         "socket_keepalive": True,
         "socket_keepalive_options": _keepalive(),
     }
+    return options if address.tls is None else options | tls.options_of(address.tls)
 
 
 def make_async(address: Address, *, reply_timeout_s: float, client_name: str, connections: int) -> redis.asyncio.Redis:
@@ -101,7 +102,7 @@ def make_async(address: Address, *, reply_timeout_s: float, client_name: str, co
     A call that finds all `connections` busy waits for one, up to `reply_timeout_s`.
     """
     options = _options(address, reply_timeout_s=reply_timeout_s, client_name=client_name)
-    kind: type[TCPConnection | UnixConnection] = TCPConnection
+    kind: type[TCPConnection | TLSConnection | UnixConnection] = TCPConnection if address.tls is None else TLSConnection
     if address.path is not None:
         kind = UnixConnection
         options["path"] = options.pop("unix_socket_path")
@@ -122,6 +123,7 @@ def make_blocking(address: Address, *, reply_timeout_s: float, client_name: str)
     """Return a client for code without a loop; like `make_async` otherwise."""
     return redis.Redis(
         **_options(address, reply_timeout_s=reply_timeout_s, client_name=client_name),
+        ssl=address.tls is not None,
         retry=Retry(NoBackoff(), 0),
         max_connections=100,
     )
@@ -144,6 +146,8 @@ def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
         return BrokerUnreachableError(f"{broker} is not ready for {what}: {text}. Try again in a moment")
     if isinstance(error, redis.exceptions.MaxConnectionsError):
         return BrokerUnreachableError(f"no connection to {broker} was free for {what}: use one Stem for all calls")
+    if (address.tls is not None and (cause := tls.cause_of(text))) or (cause := _spoke_tls(text)):
+        return BrokerUnreachableError(f"{broker} cannot be reached: {cause} ({text})")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
         # The library connects inside of a command; only what failed there is certainly not applied.
         if "connecting to" in text:
@@ -151,7 +155,9 @@ def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
                 f"{broker} cannot be reached: {_reason(text)}. Is the server running, and is the URL right?"
             )
         how = "did not answer in time" if isinstance(error, TimeoutError | redis.TimeoutError) else f"was lost ({text})"
-        return UnknownOutcomeError(f"{broker} {how} during {what}: it may or may not have been done")
+        reset = address.path is None and ("reset by peer" in text or "closed by server" in text)
+        hint = tls.suspicion(address.tls) if reset else ""
+        return UnknownOutcomeError(f"{broker} {how} during {what}: it may or may not have been done{hint}")
     if isinstance(error, (redis.exceptions.InvalidResponse, *MISREAD)):
         return UnknownOutcomeError(
             f"{broker} answered {what} with no Redis protocol ({type(error).__name__}: {text}): it may or may not have "
@@ -177,6 +183,12 @@ _HINTS: Final = {
 }
 
 
+def _spoke_tls(text: str) -> str:
+    """Say so, if an answer is the alert with which a TLS port turns plain text away."""
+    alert = text.startswith("Protocol Error: b'\\x15\\x03")
+    return "it speaks TLS on this port: write rediss:// in the URL" if alert else ""
+
+
 def _reason(text: str) -> str:
     """Return the system's words for `Error <errno> connecting to …`, or the text as it is."""
     found = re.match(r"Error (\d+) connecting to", text)
@@ -190,6 +202,8 @@ class RedisClient:
     """
 
     def __init__(self, address: Address, keys: Keys, *, client_name: str) -> None:
+        if address.tls is not None:
+            tls.check(address.tls, where=str(address))
         self.address = address
         self.keys = keys
         self._commands = make_async(address, reply_timeout_s=REPLY_TIMEOUT_S, client_name=client_name, connections=50)

@@ -37,6 +37,10 @@ class TCPConnection(_Mended, redis.asyncio.Connection):
     """A connection to a host and port."""
 
 
+class TLSConnection(_Mended, redis.asyncio.SSLConnection):
+    """A connection to a host and port, with TLS."""
+
+
 class UnixConnection(_Mended, redis.asyncio.UnixDomainSocketConnection):
     """A connection to a unix socket."""
 
