@@ -14,7 +14,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-from stemctl.options import group
+from stemctl.options import root
 
 SECTIONS: Final[dict[str, dict[str, str]]] = {
     "See": {
@@ -69,7 +69,7 @@ def build(words: Sequence[str]) -> typer.Typer:
     app = typer.Typer(
         name="stemctl",
         cls=Program,
-        callback=group,
+        callback=root,
         help="See and steer Stem's workers, queues and tasks. Needs only the broker's URL.",
         epilog="Durations are 500ms 5s 10m 2h 1d. Exit codes: 0 all applied, 1 some failed, 2 usage, 3 nothing "
         "matched, 4 some did not answer, 5 refused, 69 broker unreachable, 124 --wait ran out, 130 interrupted.",

@@ -271,16 +271,46 @@ def group(ctx: typer.Context, **given: Any) -> None:
     options_of(ctx).take(given)
 
 
-group.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # as in `command`
-    [
-        inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-        *(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-            for name, (annotation, default) in COMMON.items()
-        ),
-    ]
-)
-group.__annotations__ = {"ctx": typer.Context, **{name: annotation for name, (annotation, _) in COMMON.items()}}
+def root(ctx: typer.Context, **given: Any) -> None:
+    """Take the options that stand before everything else."""
+    given.pop("version")  # has ended the program if it was given
+    options_of(ctx).take(given)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        import platform  # here: needed for this alone
+
+        import stem
+
+        typer.echo(f"stemctl {stem.__version__}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True)
+]
+
+
+def _takes(callback: Any, options: dict[str, tuple[Any, Any]]) -> None:
+    """Let Typer see these options of a callback that takes them by keyword, as in `command`."""
+    callback.__signature__ = inspect.Signature(
+        [
+            inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+            *(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+                for name, (annotation, default) in options.items()
+            ),
+        ]
+    )
+    callback.__annotations__ = {
+        "ctx": typer.Context,
+        **{name: annotation for name, (annotation, _) in options.items()},
+    }
+
+
+_takes(group, COMMON)
+_takes(root, COMMON | {"version": (Version, False)})
 
 
 def name_of(ctx: typer.Context) -> str:

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import logging
 import os
+import platform
 import sys
 import threading
 import traceback
@@ -26,6 +27,7 @@ from stem.errors import BrokerError, BrokerRefusedError, ConfigError, StemError
 from stem.messages.names import check_name
 from stem.text import clean
 from stem.worker import host, logs
+from stem.worker.identity import stem_version
 from stem.worker.lifecycle import REFUSED_EXIT, WorkerLifecycleConfig
 from stem.worker.outage import RIGHTS
 from stem.worker.reference import load
@@ -65,6 +67,8 @@ def parser() -> argparse.ArgumentParser:
         help="answer /livez, /readyz, /metrics there (process i: PORT+i-1)",
     )
     parse.add_argument("--debug", action="store_true", help="show tracebacks of start-up errors")
+    said = f"stem-worker {stem_version()}, Python {platform.python_version()}"
+    parse.add_argument("--version", action="version", version=said, help="say which version this is")
     return parse
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import resource
 import select
 import signal
@@ -34,6 +35,14 @@ def run(*argv: str, env: dict[str, str], stdin: str = "") -> subprocess.Complete
 
 
 # --------------------------------------------------------------------------------------------------- help and loading
+
+
+@pytest.mark.parametrize("module", ["stemctl", "stem.worker.cli", "stem_tui"])
+def test_each_program_says_its_version(module: str) -> None:
+    ran = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, timeout=20)
+
+    assert ran.returncode == 0, ran.stderr
+    assert re.fullmatch(r"(stemctl|stem-worker|stem-tui) \d+\.\d+\.\d+\S*, Python 3\.\d+\.\S+\n", ran.stdout)
 
 
 def test_help_lists_every_command_in_its_section(offline: Cli) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import getpass
 import locale
 import os
+import platform
 import secrets
 import shutil
 import socket
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+import stem
 from stem.errors import StemError
 from stem.text import clean
 
@@ -47,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--theme", choices=THEMES, help="colours (default: stem-dark; mono with NO_COLOR)")
     made.add_argument("--hz", type=_hertz, metavar="N", help="draw at most N times a second (default: 10; 4 over ssh)")
     made.add_argument("--no-mouse", action="store_true", help="leave the mouse to the terminal")
+    said = f"stem-tui {stem.__version__}, Python {platform.python_version()}"
+    made.add_argument("--version", action="version", version=said, help="say which version this is")
     return made
 
 
