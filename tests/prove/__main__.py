@@ -53,7 +53,11 @@ PARTS: Final = (
     Part("matrix", ("tests.faults",), says=r"\d+ checks, ", writes=True),
     Part("model", ("tests.model", "--examples", "500", "--steps", "50"), says=r"\w+: (\d+ examples|left out)"),
     Part("simulation", ("tests.simulation", "--seeds", "2000"), says=r"\d+ seeds, "),
-    Part("fuzz", ("tests.fuzz",), says=r"fuzz: "),
+    Part(
+        "fuzz",
+        ("tests.fuzz",),
+        says=r"fuzz: (envelope, mutated|tasks into|commands and wake|command lines  |passed|FAILED)",
+    ),
 )
 
 
