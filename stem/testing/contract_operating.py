@@ -230,6 +230,19 @@ class BrokerContractWaitingTasks:
         assert await hand.end(running) == "applied"
         assert (await put(broker, new_task(unique_key="k"))).outcome == "queued"
 
+    async def test_a_purged_task_keeps_its_end_and_not_its_body(self, broker_case: BrokerCase) -> None:
+        """A full server is purged for its memory; an enqueue that is repeated later finds the task all the same."""
+        broker = broker_case.broker
+        task = new_task()
+        await broker.enqueue([task])
+
+        assert await broker.purge(QUEUE, "waiting") == 1
+
+        assert await broker.body(task.id) is None
+        assert await state_of(broker, task.id) == "revoked"
+        assert (await put(broker, task)).outcome == "exists"
+        assert (await put(broker, new_task(task.id, args={"other": 1}))).outcome == "exists"
+
     async def test_purging_is_bounded(self, broker_case: BrokerCase) -> None:
         """At most `limit` at a time, then again until 0."""
         broker = broker_case.broker

@@ -44,6 +44,7 @@ class Record:
     give_backs: int = 0
     dead: bool = False
     ends: int = 0
+    purged: bool = False
 
 
 class Model:
@@ -65,7 +66,7 @@ class Model:
     def enqueue(self, new: NewTask) -> tuple[str, str]:
         known, key = self.tasks.get(new.id), (new.task, new.unique_key)
         if known is not None:
-            return new.id, "exists" if known.new.body == new.body else "conflict"
+            return new.id, "exists" if known.purged or known.new.body == new.body else "conflict"
         if new.id in self.tombs:
             self.tombs.remove(new.id)
             self.tasks[new.id] = Record(new, state="revoked", ends=1)
@@ -230,6 +231,7 @@ class Model:
         doomed = self.waiting(queue)
         for task_id in doomed:
             self.end(task_id, "revoked")
+            self.tasks[task_id].purged = True  # its body is gone: nothing to compare with
         return len(doomed)
 
     def drop_dead(self, ids: Sequence[str]) -> int:

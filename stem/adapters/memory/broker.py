@@ -139,7 +139,7 @@ class InMemoryBroker:
     async def body(self, task_id: str) -> tuple[bytes, bytes] | None:
         with self._core.step() as now:
             record = self._core.record(task_id, now)
-            return None if record is None else (record.body, record.signature)
+            return None if record is None or not record.body else (record.body, record.signature)
 
     async def wait(self, task_id: str, timeout_s: float) -> TaskStatus | None:
         waiter = LoopWaiter()

@@ -34,7 +34,8 @@ def enqueue(core: Core, tasks: Sequence[NewTask], now: int) -> list[Enqueued]:
 def _take(core: Core, task: NewTask, now: int, rung: dict[str, None]) -> Enqueued:
     known = core.record(task.id, now)
     if known is not None:
-        return Enqueued(task.id, "exists" if known.body == task.body else "conflict")
+        # A purged one has no body to compare with any more: the id decides.
+        return Enqueued(task.id, "exists" if known.body in (task.body, b"") else "conflict")
     tombstone = core.exhume_id(task.id, now)
     if tombstone is not None:
         record = _record(core, task, now)

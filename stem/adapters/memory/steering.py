@@ -140,6 +140,7 @@ def purge(core: Core, queue: str, what: Literal["waiting", "dead"], limit: int, 
     for record in doomed:
         record.note(now, "purged")
         core.finish(record, TaskState.REVOKED, now, ttl_ms=DAY_MS, reason="purged")
+        record.body = record.signature = b""
     return len(doomed)
 
 

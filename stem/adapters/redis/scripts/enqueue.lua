@@ -49,7 +49,8 @@ for i = 4, #ARGV, 12 do
   -- A key of another type under this id: taken by something that is not this task.
   if seen.err then seen = { 'unreadable', '' } end
   if seen[1] and not seen[3] then
-    outcome = seen[2] == body and 'exists' or 'conflict'
+    -- A purged one has no body to compare with any more: the id decides.
+    outcome = (not seen[2] or seen[2] == body) and 'exists' or 'conflict'
   elseif not seen[1] and unique ~= '' then
     local other = redis.call('GET', P .. 'unique:' .. task .. ':' .. unique)
     if other then

@@ -22,6 +22,8 @@ local function finish(id)
   if r[5] and not FINAL[r[5]] and r[5] ~= 'running' then
     add_timeline(key, line(now, 'purged', '', r[8] or '0', ARGV[5]))
     end_waiting(id, key, r, 'revoked', ARGV[5], 86400000)
+    -- What became of it is remembered; its arguments are what takes the memory that is wanted back.
+    redis.call('HDEL', key, 'b', 'sg')
     gone = gone + 1
     return true
   end
