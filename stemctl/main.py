@@ -38,7 +38,7 @@ SECTIONS: Final[dict[str, dict[str, str]]] = {
         "dlq": "dlq",
     },
     "Work": {"enqueue": "produce", "result": "produce"},
-    "Run": {"worker": "worker", "demo": "demo", "embedded": "embedded"},
+    "Run": {"worker": "worker", "demo": "demo", "embedded": "embedded", "acl": "acl"},
 }
 """Commands in the order of the help, each with the module of `stemctl.commands` that registers it."""
 

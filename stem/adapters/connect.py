@@ -185,3 +185,15 @@ def _tell_once() -> None:
     if not _told:
         _told = True
         sys.stderr.write("stem: no broker is configured (STEM_BROKER_URL): using the embedded server of this project\n")
+
+
+def access_rules(namespace: str) -> dict[str, str]:
+    """Return an `ACL SETUSER` line for each role that the users of a Redis server can have.
+
+    Raises:
+        InvalidNameError: the namespace is no name.
+    """
+    from stem.adapters.redis.acl import ROLES, rules
+
+    check_name("namespace", namespace)
+    return {role: rules(role, namespace=namespace) for role in ROLES}
