@@ -59,7 +59,7 @@ def task_ids(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def inspections(incomplete: str) -> list[str]:
     """Return what can be inspected."""
-    from stem.control.controller import INSPECT
+    from stem.control.asking import INSPECT
 
     return [what for what in INSPECT if what.startswith(incomplete)]
 

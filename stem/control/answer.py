@@ -169,6 +169,23 @@ class CommandItem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """How one worker took a command.
+
+    Attributes:
+        stage: the furthest one it reached; empty if it refused at once, or said goodbye instead.
+        error: why it refused, untrusted text; empty if it did not.
+        rtt_ms: until its first answer.
+    """
+
+    id: str
+    name: str
+    stage: str = ""
+    error: str = ""
+    rtt_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CommandResult:
     """What a command achieved by the time it returned.
 
@@ -177,6 +194,7 @@ class CommandResult:
         expected: live workers that had to answer; `applied` of them reached the stage asked for, `failed` said no.
         silent: expected ones that never answered, and workers lost before that the command concerns too.
         items: one per target, and one more for each worker that failed.
+        workers: each one that answered, or said goodbye meanwhile.
         unmatched: targets that mean nothing known.
         waited_out: the effect was waited for and somebody had not reached it by the deadline.
         dry_run: nothing was sent: `items` say what would happen.
@@ -189,6 +207,7 @@ class CommandResult:
     failed: int = 0
     silent: Sequence[Silent] = ()
     items: Sequence[CommandItem] = ()
+    workers: Sequence[Confirmation] = ()
     warnings: Sequence[str] = ()
     elapsed_ms: float = 0.0
     unmatched: Sequence[str] = ()

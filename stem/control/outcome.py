@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stem.contracts import ChangeItem, Seen
-from stem.control.answer import Answer, Answers, CommandItem, Pong
+from stem.control.answer import Answer, Answers, CommandItem, Confirmation, Pong
 from stem.control.collect import APPLIED, EFFECT, Party, Request
 from stem.control.diagnose import diagnose
 from stem.messages.command import Reply
@@ -72,6 +72,12 @@ def _answer(party: Party) -> Answer:
         )
     reply = party.replies.get("applied") or next(iter(party.replies.values()))
     return Answer(id=party.id, name=party.name, ok=True, data=reply.data, rtt_ms=round(party.rtt_ms, 2))
+
+
+def confirmation(party: Party) -> Confirmation:
+    """Return how a worker took a command."""
+    error = "" if party.refusal is None else complaint(party.refusal)
+    return Confirmation(id=party.id, name=party.name, stage=party.stage, error=error, rtt_ms=round(party.rtt_ms, 2))
 
 
 def change_item(item: ChangeItem, *, stage: str, error: str = "") -> CommandItem:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from stem.contracts import Broker, Pause, QueueRow, Seen
-from stem.control.controller import Controller
+from stem.control.asking import Asker
 from stem.control.diagnose import diagnose
 from stem.control.target import addresses, live, missing
 from stem.messages.names import check_name
@@ -76,19 +76,19 @@ class Facts:
     ahead: Ahead | None = None
 
 
-async def why(broker: Broker, controller: Controller, task_id: str) -> Explanation:
+async def why(broker: Broker, asker: Asker, task_id: str) -> Explanation:
     """Gather the facts around a task and explain them.
 
     Args:
-        controller: asks the live workers which names they register; a short timeout will do.
+        asker: asks the live workers which names they register; a short timeout will do.
 
     Raises:
         InvalidNameError: the id is ill-formed.
     """
-    return explain(await gather(broker, controller, check_name("task id", task_id)))
+    return explain(await gather(broker, asker, check_name("task id", task_id)))
 
 
-async def gather(broker: Broker, controller: Controller, task_id: str) -> Facts:
+async def gather(broker: Broker, asker: Asker, task_id: str) -> Facts:
     """Read what `explain` needs; bounded work, whatever the backlog."""
     (status,) = await broker.statuses([task_id], timeline=False)
     workers = await broker.presence.workers()
@@ -100,7 +100,7 @@ async def gather(broker: Broker, controller: Controller, task_id: str) -> Facts:
     takers = [seen.heartbeat.id for seen in live(workers) if status.queue in seen.heartbeat.queues]
     registered: dict[str, Collection[str]] = {}
     if takers:
-        for answer in (await controller.inspect("registered", takers)).workers:
+        for answer in (await asker.inspect("registered", takers)).workers:
             if answer.ok:
                 registered[answer.id] = registered_names(answer.data)
     ahead = await _ahead(broker, status) if status.state is TaskState.QUEUED else None

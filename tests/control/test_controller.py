@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stem.contracts import ChangeItem, Pause, RevokeTasks, Seen, SetDrain, SetPause, SetShutdown
+from stem.control.asking import Asker
 from stem.control.controller import Controller
 from stem.errors import InvalidInputError, InvalidNameError, UnknownOutcomeError
 from stem.messages.status import TaskState, TaskStatus
@@ -421,3 +422,31 @@ async def test_steering_an_unknown_worker_sends_nothing() -> None:
 async def test_a_drain_of_everybody_by_accident_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="no worker given"):
         await controller(ScriptedBroker([seen("a")])).drain([])
+
+
+# ------------------------------------------------------------------------------------------------- each worker's answer
+
+
+async def test_each_worker_that_answered_is_named_with_its_answer() -> None:
+    """Who confirmed, who refused and why; the silent are in a list of their own."""
+    broker = ScriptedBroker([seen("a"), seen("b"), seen("c")], [item("default", "set")])
+    broker.answer(0.01, "a")
+    broker.answer(0.02, "b", ok=False, code="role-refused")
+
+    result = await controller(broker, timeout_s=1.0).pause("queue", ["default"])
+
+    assert [(each.name, each.stage, each.error, each.rtt_ms) for each in result.workers] == [
+        ("a", "applied", "", 10.0),
+        ("b", "", "role-refused: why", 20.0),
+    ]
+    assert [each.name for each in result.silent] == ["c"]
+
+
+async def test_who_may_only_look_gets_nothing_to_command_with() -> None:
+    """A dashboard that is read-only holds an object that has no way to change anything."""
+    changes = {"revoke", "pause", "resume", "drain", "undrain", "shutdown"}
+
+    public = {name for name in dir(Asker) if not name.startswith("_")}
+
+    assert public == {"ping", "inspect", "stats"}
+    assert {name for name in dir(Controller) if not name.startswith("_")} == public | changes

@@ -1,0 +1,152 @@
+"""The questions an operator may ask of workers: who is there, what do they run, how are they. They change nothing.
+
+Whoever shall only look gets an `Asker`; the `Controller` is one that can also command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from stem.authority import ControlKeys
+from stem.clock import Clock, SystemClock
+from stem.contracts import Broker, Change, Issued
+from stem.control import outcome, target
+from stem.control.answer import Answers, PingResult
+from stem.control.collect import AGAIN_S, APPLIED, EFFECT, Request, parties
+from stem.errors import BrokerUnreachableError, InvalidInputError, UnknownOutcomeError
+from stem.messages.command import Command, Reply
+from stem.messages.envelope import new_task_id
+
+INSPECT: Final = ("active", "reserved", "revoked", "registered", "queues", "children", "config", "stack")
+
+
+class Asker:
+    """Asks workers, and reports who answered.
+
+    Every method returns as soon as the last worker that must answer has, and at the latest after `timeout_s`. Workers
+    that are silent are named in the result, never an exception. Belongs to the event loop of its broker.
+
+    Args:
+        actor: who is asking; kept with what a command stores.
+        timeout_s: how long answers are waited for.
+        keys: to sign commands with; workers that have such keys obey no others. They refuse what the role of the key
+            does not cover: those refusals are in the result.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        actor: str = "",
+        timeout_s: float = 5.0,
+        clock: Clock | None = None,
+        keys: ControlKeys | None = None,
+    ) -> None:
+        self._broker = broker
+        self._actor = actor
+        self._timeout_s = timeout_s
+        self._clock = clock or SystemClock()
+        self._keys = keys
+
+    # ------------------------------------------------------------------------------------------------------- questions
+
+    async def ping(self, targets: Sequence[str] = ()) -> PingResult:
+        """Ask who is there; targets are worker ids, names or globs, none means all.
+
+        Raises:
+            InvalidNameError: a target that cannot be a worker.
+        """
+        nonce = new_task_id()
+        request, unmatched = await self._ask(
+            "ping", targets, {"nonce": nonce}, lambda reply: not reply.ok or reply.data.get("nonce") == nonce
+        )
+        silent = await request.silent()
+        replied = [party for party in request.parties if party.answered]
+        return PingResult(
+            expected=sum(party.expected for party in request.parties),
+            replied=len(replied),
+            silent=silent,
+            elapsed_ms=request.elapsed_ms,
+            workers=[outcome.pong(party) for party in replied],
+            unmatched=unmatched,
+            warnings=[f"{p.name} answered {outcome.complaint(p.refusal)}" for p in replied if p.refusal is not None],
+        )
+
+    async def inspect(self, what: str = "active", targets: Sequence[str] = ()) -> Answers:
+        """Ask workers for one of `INSPECT`.
+
+        Raises:
+            InvalidInputError: there is no such thing to inspect, or a target cannot be a worker.
+        """
+        if what not in INSPECT:
+            raise InvalidInputError(f"{ascii(what)[:80]} cannot be inspected: use one of {', '.join(INSPECT)}")
+        return await outcome.answers(*await self._ask("inspect", targets, {"what": what}))
+
+    async def stats(self, targets: Sequence[str] = ()) -> Answers:
+        """Ask workers for their counters."""
+        return await outcome.answers(*await self._ask("stats", targets, {}))
+
+    # --------------------------------------------------------------------------------------------------------- private
+
+    def _command(
+        self, kind: str, targets: Sequence[str], args: dict[str, Any], reason: str = "", wait_s: float | None = None
+    ) -> Command:
+        return Command(
+            id=new_task_id(),
+            type=kind,
+            targets=tuple(targets),
+            args=args,
+            timeout_ms=round(1000 * max(self._timeout_s, wait_s or 0.0)),
+            actor=self._actor[:200],
+            reason=reason[:500],
+        )
+
+    async def _issue(self, command: Command, change: Change | None = None, wait_s: float | None = None) -> Request:
+        started = self._clock.monotonic()
+        if self._keys is not None:
+            command = self._keys.sign(command, namespace=self._broker.namespace, now_ms=await self._broker_ms())
+        issued = await self._store(command, change, until=started + self._timeout_s)
+        want = APPLIED if wait_s is None else EFFECT
+        return Request(self._broker, self._clock, command, issued, started=started, want=want)
+
+    async def _broker_ms(self) -> int:
+        """Return the broker's time, as its look at a worker tells; our own where nobody is there to be commanded."""
+        seen = await self._broker.presence.workers()
+        return seen[0].at_ms + seen[0].age_ms if seen else self._clock.wall_ms()
+
+    async def _store(self, command: Command, change: Change | None, *, until: float) -> Issued:
+        """Issue a command, again while nobody knows whether it arrived: it is stored once per id."""
+        unknown: UnknownOutcomeError | None = None
+        while True:
+            try:
+                async with asyncio.timeout(max(AGAIN_S, until - self._clock.monotonic())):
+                    return await self._broker.control.issue(command, change)
+            except UnknownOutcomeError as error:
+                unknown = error
+            except TimeoutError:
+                unknown = UnknownOutcomeError(
+                    f"the broker at {self._broker.url} did not answer in time during {command.type}: it may or may not "
+                    "have been done. Look, then ask again"
+                )
+            except BrokerUnreachableError:
+                if unknown is None:
+                    raise  # certainly not stored; after an unknown outcome that would be a guess
+            if self._clock.monotonic() >= until - AGAIN_S:
+                raise unknown
+            await asyncio.sleep(AGAIN_S)
+
+    async def _ask(
+        self,
+        kind: str,
+        targets: Sequence[str],
+        args: dict[str, Any],
+        accept: Callable[[Reply], bool] = lambda reply: True,
+    ) -> tuple[Request, tuple[str, ...]]:
+        wanted = target.check_targets(targets)
+        request = await self._issue(self._command(kind, wanted, args))
+        alive, lost = target.live(request.issued.workers), target.missing(request.issued.workers)
+        concerned = parties(target.select(alive, wanted), target.select(lost, wanted))
+        await request.collect(concerned, limit_s=self._timeout_s, accept=accept)
+        return request, target.unmatched([*alive, *lost], wanted)
