@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from stem_tui import select
+from stem_tui import select, tasks
 from stem_tui.columns import Sorting, View, fit, ordered
 from stem_tui.theme import QUEUE, TASK, WORKER, Cell
 from tests.observe.builders import NOW, fleet
 
 VIEWS: list[View[Any]] = [
-    select.QUEUES, select.WORKERS, select.FAILURES, select.LONGEST, select.RUNNING_HERE, select.EVENTS,
-    select.EVENTS_HERE, *select.TABS.values(),
+    select.QUEUES, select.WORKERS, select.FAILURES, tasks.LONGEST, tasks.RUNNING_HERE, select.EVENTS,
+    select.EVENTS_HERE, *tasks.TABS.values(),
 ]  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_a_queue_that_nobody_serves_says_so() -> None:
 def test_tabs_count_what_the_broker_counts() -> None:
     state = fleet()
 
-    counts = {tab: select.tab_count(state, tab) for tab in select.TABS}
+    counts = {tab: tasks.tab_count(state, tab) for tab in tasks.TABS}
 
     assert counts == {
         "all": None, "running": 4, "queued": 13_282, "scheduled": 138, "retrying": 4, "dead": 2, "done": None,

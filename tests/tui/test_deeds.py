@@ -66,7 +66,7 @@ async def test_a_revoke_asks_with_no_at_hand_and_enter_sends_nothing() -> None:
     broker, made = await stocked("t-1")
     app = app_over(broker, made)
     async with app.run_test(size=(100, 30)) as pilot:
-        await pilot.press("3", "l")
+        await pilot.press("4", "l")
         await pilot.pause()
         await pilot.press("K")
         dialog = await asked(app, pilot)
@@ -85,7 +85,7 @@ async def test_no_is_no(key: str) -> None:
     broker, made = await stocked("t-1")
     app = app_over(broker, made)
     async with app.run_test(size=(100, 30)) as pilot:
-        await pilot.press("3", "l", "K")
+        await pilot.press("4", "l", "K")
         await asked(app, pilot)
         await pilot.press(key)
         await eventually(lambda: not isinstance(app.screen, Confirm))
@@ -97,7 +97,7 @@ async def test_yes_revokes_and_the_answer_is_shown() -> None:
     broker, made = await stocked("t-1")
     app = app_over(broker, made)
     async with app.run_test(size=(100, 30)) as pilot:
-        await pilot.press("3", "l", "K")
+        await pilot.press("4", "l", "K")
         await asked(app, pilot)
         await pilot.press("y")
 
@@ -111,7 +111,7 @@ async def test_a_scheduled_task_can_be_made_due_now() -> None:
     broker, made = await stocked("t-1", delay_ms=3_600_000)
     app = app_over(broker, made)
     async with app.run_test(size=(100, 30)) as pilot:
-        await pilot.press("3", "l", "l")
+        await pilot.press("4", "l", "l")
         await pilot.pause()
         await pilot.press("R")
         await asked(app, pilot)
@@ -125,14 +125,14 @@ async def test_several_marked_tasks_need_their_number_typed() -> None:
     broker, made = await stocked("t-1", "t-2", "t-3")
     app = app_over(broker, made)
     async with app.run_test(size=(100, 30)) as pilot:
-        await pilot.press("3", "l")
+        await pilot.press("4", "l")
         await pilot.pause()
         await pilot.press("space", "space", "K")
         dialog = await asked(app, pilot)
         yes = dialog.query_one("#yes", Button)
         assert yes.disabled
         dialog.query_one(Input).focus()
-        await pilot.press("3", "enter")
+        await pilot.press("4", "enter")
         assert isinstance(app.screen, Confirm)
         assert yes.disabled
 
@@ -145,7 +145,7 @@ async def test_a_hard_deed_cannot_be_done_with_y_alone() -> None:
     broker, made = await stocked("task-number-one")
     app = app_over(broker, made)
     async with app.run_test(size=(100, 30)) as pilot:
-        await pilot.press("3", "l", "ctrl+k")
+        await pilot.press("4", "l", "ctrl+k")
         dialog = await asked(app, pilot)
         await pilot.press("y")
         await pilot.pause()
@@ -205,7 +205,7 @@ async def test_read_only_sends_nothing() -> None:
         assert text_of(app).splitlines()[0].endswith(" RO")
         await pilot.press("P")
         await eventually(lambda: "started with --read-only, nothing was sent" in text_of(app))
-        await pilot.press("3", "l", "K")
+        await pilot.press("4", "l", "K")
         await pilot.pause()
 
         assert not isinstance(app.screen, Confirm)
@@ -247,7 +247,7 @@ async def test_the_menu_names_what_can_be_done_and_does_it() -> None:
     broker, made = await stocked("t-1")
     app = app_over(broker, made)
     async with app.run_test(size=(100, 30)) as pilot:
-        await pilot.press("3", "l")
+        await pilot.press("4", "l")
         await pilot.pause()
         await pilot.press("x")
         await eventually(lambda: "Revoke" in text_of(app) and "task t-1" in text_of(app))
@@ -261,7 +261,7 @@ async def test_stopping_a_worker_shows_its_id_and_asks() -> None:
     broker, made = await stocked("t-1", worker=True)
     app = app_over(broker, made)
     async with app.run_test(size=(100, 30)) as pilot:
-        await pilot.press("2", "S")
+        await pilot.press("3", "S")
         dialog = await asked(app, pilot)
         assert "deaf-1-aa" in text_of(app)
         assert dialog.focused is dialog.query_one("#cancel", Button)

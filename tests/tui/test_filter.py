@@ -6,7 +6,7 @@ import pytest
 
 from stem.observe.rows import TaskLine
 from stem_tui.filter import FilterError, parse
-from stem_tui.select import TABS
+from stem_tui.tasks import TABS
 from tests.observe.builders import NOW
 
 FIELDS = TABS["all"].fields

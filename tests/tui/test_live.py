@@ -100,7 +100,7 @@ async def test_the_overview_says_what_the_broker_holds_and_a_stop_stops(namespac
             await eventually(told_in_words)
             await eventually(lambda: "w-live" in text_of(app))
 
-            await pilot.press("3", "l", "l")
+            await pilot.press("4", "l", "l")
             await eventually(lambda: later[-8:] in text_of(app) and isinstance(focused(app), TaskLine))
             await pilot.press("K")
             await eventually(lambda: isinstance(app.screen, Confirm))
@@ -110,7 +110,7 @@ async def test_the_overview_says_what_the_broker_holds_and_a_stop_stops(namespac
             assert status is not None
             assert status.state.value == "revoked"
 
-            await pilot.press("escape", "2")
+            await pilot.press("escape", "3")
             await eventually(lambda: isinstance(focused(app), WorkerLine))
             await pilot.press("t")
             await eventually(lambda: "threads" in text_of(app))

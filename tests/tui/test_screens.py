@@ -40,8 +40,8 @@ async def settled(pilot: Pilot[int]) -> StemTUI:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize(("name", "keys"), [("overview", ()), ("workers", ("2",)), ("tasks", ("3",)),
-                                            ("retrying", ("3", "l", "l", "l")), ("worker", ("2", "j", "j", "enter")),
+@pytest.mark.parametrize(("name", "keys"), [("overview", ()), ("workers", ("3",)), ("tasks", ("4",)),
+                                            ("retrying", ("4", "l", "l", "l")), ("worker", ("3", "j", "j", "enter")),
                                             ("help", ("question_mark",))])  # fmt: skip
 async def test_screens_look_as_reviewed(
     name: str, keys: tuple[str, ...], size: tuple[int, int], same_text: Compare
@@ -110,7 +110,7 @@ async def test_plain_characters_are_plain() -> None:
     app = make_app(make_session(look=Look("mono", ascii=True)))
     async with app.run_test(size=(160, 45)) as pilot:
         await settled(pilot)
-        for keys in ((), ("2",), ("3",), ("question_mark",)):
+        for keys in ((), ("2",), ("3",), ("4",), ("5",), ("question_mark",)):
             await pilot.press(*keys)
             await settled(pilot)
 
@@ -176,8 +176,8 @@ def hostile_fleet() -> Any:
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)], ids=lambda size: f"{size[0]}x{size[1]}")
 async def test_hostile_text_in_every_field_moves_nothing_and_does_nothing(size: tuple[int, int]) -> None:
     app = make_app(make_session(hostile_fleet(), namespace="ns", url="redis://h"))
-    walks = [(), ("enter",), ("2",), ("enter",), ("x",), ("escape",), ("S",), ("n",), ("1",), ("tab", "tab", "enter"),
-             ("3",), ("l", "l"), ("enter",), ("K",), ("n",), ("x",)]  # fmt: skip
+    walks = [(), ("enter",), ("3",), ("enter",), ("x",), ("escape",), ("S",), ("n",), ("1",), ("tab", "tab", "enter"),
+             ("4",), ("l", "l"), ("enter",), ("K",), ("n",), ("x",)]  # fmt: skip
     async with app.run_test(size=size) as pilot:
         await settled(pilot)
         for keys in walks:
@@ -321,7 +321,7 @@ async def test_back_goes_one_step_at_a_time_and_then_quits() -> None:
     app = make_app(make_session())
     async with app.run_test(size=(100, 30)) as pilot:
         await settled(pilot)
-        await pilot.press("2", "enter")
+        await pilot.press("3", "enter")
         await settled(pilot)
         assert len(app.screen_stack) == 2
 
@@ -358,7 +358,7 @@ async def test_ten_thousand_rows_are_shown_at_once() -> None:
     app = make_app(make_session(made))
     async with app.run_test(size=(160, 45)) as pilot:
         await settled(pilot)
-        await pilot.press("3", "G")
+        await pilot.press("4", "G")
         await settled(pilot)
         grid = app.screen.query_one(Grid)
 
@@ -406,7 +406,7 @@ async def test_the_task_screen_shows_what_the_broker_says() -> None:
     app = make_app(make_session(made, broker), broker)
     async with app.run_test(size=(100, 40)) as pilot:
         await settled(pilot)
-        await pilot.press("3", "l", "enter")
+        await pilot.press("4", "l", "enter")
 
         async def told() -> bool:
             await settled(pilot)
@@ -426,7 +426,7 @@ async def test_a_task_that_is_gone_says_so() -> None:
     app = make_app(make_session(made))
     async with app.run_test(size=(100, 40)) as pilot:
         await settled(pilot)
-        await pilot.press("3", "l", "enter")
+        await pilot.press("4", "l", "enter")
 
         async def told() -> bool:
             await settled(pilot)
@@ -450,7 +450,7 @@ async def test_screens_are_live_screens() -> None:
     app = make_app(make_session())
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        for key in ("1", "2", "3"):
+        for key in ("1", "2", "3", "4", "5"):
             await pilot.press(key)
             assert isinstance(app.screen, LiveScreen)
 
@@ -466,7 +466,7 @@ async def test_escape_in_the_filter_line_clears_and_leaves_it() -> None:
         assert isinstance(app.screen.focused, Grid)
 
 
-@pytest.mark.parametrize("keys", [("2", "S"), ("2", "ctrl+s"), ("2", "x"), ("3", "K")], ids="-".join)
+@pytest.mark.parametrize("keys", [("3", "S"), ("3", "ctrl+s"), ("3", "x"), ("4", "K")], ids="-".join)
 async def test_dialogs_fit_the_smallest_terminal(keys: tuple[str, ...]) -> None:
     app = make_app(make_session())
     async with app.run_test(size=(60, 16)) as pilot:

@@ -49,8 +49,10 @@ def _deed(scope: Scope, name: str, key: str, shown: str, label: str, help_text: 
 
 ACTIONS: Final = (
     _look("app", "overview", "1", "1", "Overview", "What flows, where it is stuck, who is sick, what fails", 1),
-    _look("app", "workers", "2", "2", "Workers", "All workers, also those that stopped in the last hour", 2),
-    _look("app", "tasks", "3", "3", "Tasks", "Tasks by state; enter opens one", 3),
+    _look("app", "queues", "2", "2", "Queues", "All queues; enter opens one", 2),
+    _look("app", "workers", "3", "3", "Workers", "All workers, also those that stopped in the last hour", 3),
+    _look("app", "tasks", "4", "4", "Tasks", "Tasks by state; enter opens one", 4),
+    _look("app", "events", "5", "5", "Events", "What happened, newest first", 5),
     _look("app", "next_panel", "tab", "tab", "Next panel", "Move to the next panel"),
     _look("app", "previous_panel", "shift+tab", "⇧tab", "Previous panel", "Move to the previous panel"),
     _look("app", "filter", "slash", "/", "Filter", "Filter the panel with the cursor; esc clears it", 30),

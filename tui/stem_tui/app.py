@@ -29,8 +29,9 @@ from stem_tui import actions, deeds, details, figures, helptext
 from stem_tui.actions import BY_ID, Action, find
 from stem_tui.screens.base import LiveScreen
 from stem_tui.screens.details import TaskScreen, TextScreen, WorkerScreen
-from stem_tui.screens.lists import TasksScreen, WorkersScreen
+from stem_tui.screens.lists import EventsScreen, TasksScreen, WorkersScreen
 from stem_tui.screens.overview import OverviewScreen
+from stem_tui.screens.queues import QueuesScreen
 from stem_tui.session import UNDO_S, Session
 from stem_tui.theme import PALETTES, Cell, Look
 from stem_tui.widgets.dialogs import Answered, Confirm, Menu
@@ -67,8 +68,10 @@ class StemTUI(App[int], inherit_bindings=False):
     CSS_PATH = "stem.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "mode('overview')", show=False),
-        Binding("2", "mode('workers')", show=False),
-        Binding("3", "mode('tasks')", show=False),
+        Binding("2", "mode('queues')", show=False),
+        Binding("3", "mode('workers')", show=False),
+        Binding("4", "mode('tasks')", show=False),
+        Binding("5", "mode('events')", show=False),
         Binding("slash", "filter", show=False),
         Binding("z", "freeze", show=False),
         Binding("x", "menu", show=False),
@@ -111,8 +114,10 @@ class StemTUI(App[int], inherit_bindings=False):
             self.register_theme(_theme(name))
         self.theme = session.look.palette if session.look.palette in _CYCLE else "ansi-dark"
         self.add_mode("overview", lambda: OverviewScreen(session))
+        self.add_mode("queues", lambda: QueuesScreen(session))
         self.add_mode("workers", lambda: WorkersScreen(session))
         self.add_mode("tasks", lambda: TasksScreen(session))
+        self.add_mode("events", lambda: EventsScreen(session))
 
     async def on_mount(self) -> None:
         await self.switch_mode("overview")

@@ -19,7 +19,7 @@ from stem.observe.feed import take
 from stem.observe.rows import QueueLine, TaskLine, WorkerLine
 from stem.observe.state import ClusterState, Snapshot
 from stem.text import clean
-from stem_tui import figures, select
+from stem_tui import figures, select, tasks
 from stem_tui.columns import Sorting, View, fit, ordered
 from stem_tui.theme import Look
 from stem_tui.width import cut
@@ -104,8 +104,8 @@ def text(state: ClusterState, now_ms: int, *, url: str, width: int, look: Look) 
     lines += _list(select.FAILURES, groups[:10], _note(select.failure_note(state, now_ms)), now_ms, width, look,
                    ["Nothing failed in the last five minutes."], count=len(groups), sort=False)  # fmt: skip
     running = sorted(state.running.values(), key=lambda row: row.started_ms)[:10]
-    total = select.tab_count(state, "running") or 0
-    lines += _list(select.LONGEST, running, f"{total:,} running", now_ms, width, look, ["Nothing is running."],
+    total = tasks.tab_count(state, "running") or 0
+    lines += _list(tasks.LONGEST, running, f"{total:,} running", now_ms, width, look, ["Nothing is running."],
                    count=None)  # fmt: skip
     return [look.text(line).rstrip() for line in lines]
 
@@ -166,7 +166,7 @@ def plain(state: ClusterState, snapshot: Snapshot, now_ms: int, broker: Broker) 
             for seen in snapshot.workers or ()
             if seen.heartbeat.id in state.workers
         ],
-        "totals": {tab: select.tab_count(state, tab) for tab in ("queued", "running", "scheduled", "retrying", "dead")},
+        "totals": {tab: tasks.tab_count(state, tab) for tab in ("queued", "running", "scheduled", "retrying", "dead")},
         "failures": [
             {
                 "task": group.task,

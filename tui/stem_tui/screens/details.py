@@ -7,7 +7,7 @@ from typing import Any, Final
 from textual.app import ComposeResult
 
 from stem.observe.rows import TaskLine, WorkerLine
-from stem_tui import details, select
+from stem_tui import details, select, tasks
 from stem_tui.screens.base import LiveScreen
 from stem_tui.session import Session
 from stem_tui.theme import Cell
@@ -29,7 +29,7 @@ class WorkerScreen(LiveScreen):
     def body(self) -> ComposeResult:
         look = self.session.look
         yield Facts(look, id="facts")
-        yield Grid(select.RUNNING_HERE, look, id="worker-tasks")
+        yield Grid(tasks.RUNNING_HERE, look, id="worker-tasks")
         yield Grid(select.EVENTS_HERE, look, id="worker-events")
 
     @property

@@ -1,4 +1,4 @@
-"""The two screens that are one long list: workers, and tasks by state."""
+"""The screens that are one long list: workers, tasks by state, events."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from stem.contracts import ListState
-from stem.observe.state import WAITING
-from stem_tui import figures, select
+from stem.observe.state import EVENTS_KEPT, WAITING
+from stem_tui import figures, select, tasks
 from stem_tui.screens.base import LiveScreen
 from stem_tui.theme import Cell
 from stem_tui.widgets.grid import Grid
 from stem_tui.widgets.line import Line
 
-TABS: Final = tuple(select.TABS)
+TABS: Final = tuple(tasks.TABS)
 
 
 class WorkersScreen(LiveScreen):
@@ -49,13 +49,13 @@ class TasksScreen(LiveScreen):
 
     def body(self) -> ComposeResult:
         yield Line(self.session.look, id="tabs")
-        yield Grid(select.TABS[self.tab], self.session.look, id="tasks")
+        yield Grid(tasks.TABS[self.tab], self.session.look, id="tasks")
 
     def fill(self, now_ms: int) -> None:
         state = self.session.state
         tabs: list[Cell] = [Cell(" ")]
         for name in TABS:
-            total = select.tab_count(state, name)
+            total = tasks.tab_count(state, name)
             here = name == self.tab
             tabs.append(Cell(f" {name.upper() if here else name}", "title" if here else "dim"))
             if total is not None and (here or self.size.width >= 80):
@@ -64,15 +64,15 @@ class TasksScreen(LiveScreen):
         self.query_one("#tabs", Line).show(tabs, [Cell(" ← → ", "faint")])
         self.panel(
             self.query_one(Grid),
-            lambda: select.task_rows(state, self.tab),
+            lambda: tasks.task_rows(state, self.tab),
             now_ms,
-            view=select.TABS[self.tab],
+            view=tasks.TABS[self.tab],
             note=self._note,
             count=self._count,
         )
 
     def _count(self, listed: int) -> str:
-        total = select.tab_count(self.session.state, self.tab)
+        total = tasks.tab_count(self.session.state, self.tab)
         return f"{listed:,}" if total is None else f"{total:,}"
 
     def _note(self, rows: Sequence[Any]) -> list[Cell]:
@@ -106,3 +106,14 @@ class TasksScreen(LiveScreen):
 
     def on_screen_suspend(self) -> None:
         self.session.feed.pages = {"running"}
+
+
+class EventsScreen(LiveScreen):
+    """What happened, newest first."""
+
+    def body(self) -> ComposeResult:
+        yield Grid(select.EVENTS, self.session.look, id="all-events")
+
+    def fill(self, now_ms: int) -> None:
+        state = self.session.state
+        self.panel(self.query_one(Grid), lambda: select.event_rows(state, limit=EVENTS_KEPT), now_ms, sort=False)

@@ -7,7 +7,7 @@ from typing import Any
 from textual.app import ComposeResult
 from textual.containers import Container
 
-from stem_tui import arrange, chrome, figures, select
+from stem_tui import arrange, chrome, figures, select, tasks
 from stem_tui.screens.base import LiveScreen
 from stem_tui.theme import Cell
 from stem_tui.widgets.grid import Grid
@@ -26,7 +26,7 @@ class OverviewScreen(LiveScreen):
             yield Grid(select.QUEUES, look, id="queues")
             yield Grid(select.WORKERS, look, id="workers")
             yield Grid(select.FAILURES, look, id="failures")
-            yield Grid(select.LONGEST, look, id="running")
+            yield Grid(tasks.LONGEST, look, id="running")
             yield Grid(select.EVENTS, look, id="events")
 
     def fill(self, now_ms: int) -> None:
@@ -53,10 +53,10 @@ class OverviewScreen(LiveScreen):
                 sort=bool(grids["failures"].sorting.column),
             )
         if grids["running"].display:
-            total = select.tab_count(state, "running") or 0
+            total = tasks.tab_count(state, "running") or 0
             self.panel(
                 grids["running"],
-                lambda: select.task_rows(state, "running"),
+                lambda: tasks.task_rows(state, "running"),
                 now_ms,
                 count=lambda _: "",
                 note=lambda _: [Cell(f"{total:,} running", "dim")],
