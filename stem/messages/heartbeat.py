@@ -16,7 +16,11 @@ MAX_ROWS: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningTask:
-    """One task in flight on a worker. `started_at_ms` is the broker's clock."""
+    """One task in flight on a worker. `started_at_ms` is the broker's clock.
+
+    Attributes:
+        limit_ms: how long it may run: its time limit, else its soft one; 0 without any.
+    """
 
     id: str
     task: str
@@ -26,6 +30,7 @@ class RunningTask:
     started_at_ms: int
     progress: Any = None
     isolation: str = "async"
+    limit_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +119,7 @@ class Heartbeat:
                     started_at_ms=row.integer("started_at_ms"),
                     progress=row.any("progress"),
                     isolation=row.text("isolation", "async"),
+                    limit_ms=row.integer("limit_ms", 0),
                 )
                 for row in fields.maps("running")[:MAX_ROWS]
             ),

@@ -41,21 +41,33 @@ class ErrorInfo:
     Attributes:
         message: at most 2 000 characters.
         traceback: at most 16 000 characters, the end of it where it was longer.
+        max_retries: how many retries the task was allowed when it failed so; None where nobody said.
     """
 
     type: str
     message: str
     traceback: str = ""
+    max_retries: int | None = None
 
     def encode(self) -> bytes:
-        return pack(
-            {"type": self.type[:200], "message": self.message[:MESSAGE_LIMIT], "tb": self.traceback[-TRACEBACK_LIMIT:]}
-        )
+        plain: dict[str, Any] = {
+            "type": self.type[:200],
+            "message": self.message[:MESSAGE_LIMIT],
+            "tb": self.traceback[-TRACEBACK_LIMIT:],
+        }
+        if self.max_retries is not None:
+            plain["of"] = self.max_retries
+        return pack(plain)
 
     @classmethod
     def decode(cls, data: bytes) -> ErrorInfo:
         fields = Fields(unpack(data, what="error"), "error")
-        return cls(type=fields.text("type"), message=fields.text("message"), traceback=fields.text("tb", ""))
+        return cls(
+            type=fields.text("type"),
+            message=fields.text("message"),
+            traceback=fields.text("tb", ""),
+            max_retries=fields.optional_integer("of"),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +146,12 @@ class TaskStatus:
         plain["error"] = (
             None
             if self.error is None
-            else {"type": self.error.type, "message": self.error.message, "traceback": self.error.traceback}
+            else {
+                "type": self.error.type,
+                "message": self.error.message,
+                "traceback": self.error.traceback,
+                "max_retries": self.error.max_retries,
+            }
         )
         plain["timeline"] = [
             {"at_ms": e.at_ms, "event": e.event, "worker": e.worker, "attempt": e.attempt, "detail": e.detail}
@@ -176,6 +193,7 @@ class TaskStatus:
                 type=error_fields.text("type"),
                 message=error_fields.text("message"),
                 traceback=error_fields.text("traceback", ""),
+                max_retries=error_fields.optional_integer("max_retries"),
             ),
             reason=fields.text("reason", ""),
             meta=fields.mapping("meta"),

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 WINDOW_MS: Final = 5 * 60_000
-_SLOT_MS: Final = 10_000
+KEPT_MS: Final = 60 * 60_000
+_SLOT_MS: Final = 15_000
 _GROUPS: Final = 500
 _SEEN: Final = 20_000
 _SAME_MS: Final = 60_000
@@ -18,7 +19,7 @@ class FailureGroup:
 
     Attributes:
         last_ms: of the newest one, by the broker's clock; `task_id` and `message` are of that one.
-        slots: counts per ten seconds, so that the window can slide without keeping each failure.
+        slots: counts per fifteen seconds, so that the window can slide without keeping each failure.
     """
 
     task: str
@@ -41,11 +42,13 @@ class FailureGroup:
 
 
 class FailureBook:
-    """The groups of the last minutes, at most 500; those that failed last are kept."""
+    """The groups of the last hour, at most 500; those that failed last are kept."""
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str, str], FailureGroup] = {}
         self._seen: dict[tuple[str, int], int] = {}
+        self._version = 0
+        self._shown: tuple[tuple[int, int], list[FailureGroup]] = ((-1, -1), [])
 
     def add(
         self,
@@ -75,6 +78,7 @@ class FailureBook:
         self._seen[mark] = at_ms
         if len(self._seen) > _SEEN:
             del self._seen[next(iter(self._seen))]
+        self._version += 1
         if group is None:
             group = self._groups[task, error] = FailureGroup(task, error)
         slot = at_ms // _SLOT_MS
@@ -87,12 +91,23 @@ class FailureBook:
             del self._groups[oldest.task, oldest.error]
         return True
 
+    def knows(self, task_id: str, attempt: int) -> bool:
+        """Say whether this failed attempt was counted."""
+        return (task_id, attempt) in self._seen
+
     def groups(self, now_ms: int) -> list[FailureGroup]:
-        """Return the groups with failures in the window, most of them first; forgets those long past."""
-        oldest = (now_ms - WINDOW_MS) // _SLOT_MS
+        """Return the groups, those that fail most now first; forgets what is over an hour past."""
+        stamp = (self._version, now_ms // 1_000)
+        if self._shown[0] != stamp:
+            self._shown = (stamp, self._groups_at(now_ms))
+        return self._shown[1]
+
+    def _groups_at(self, now_ms: int) -> list[FailureGroup]:
+        oldest = (now_ms - KEPT_MS) // _SLOT_MS
         for key, group in list(self._groups.items()):
             for slot in [slot for slot in group.slots if slot <= oldest]:
                 del group.slots[slot]
             if not group.slots:
                 del self._groups[key]
-        return sorted(self._groups.values(), key=lambda each: (-each.count(now_ms), -each.last_ms, each.key))
+        order = {key: (-each.count(now_ms), -each.count(now_ms, KEPT_MS)) for key, each in self._groups.items()}
+        return sorted(self._groups.values(), key=lambda each: (*order[each.task, each.error], -each.last_ms, each.key))

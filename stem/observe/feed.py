@@ -202,7 +202,8 @@ class Feed:
         snapshot = await take(
             self.broker,
             clock=self._clock,
-            pages=set(self.pages),
+            # The first picture shows what failed before it: the errors stand with what waits or is dead.
+            pages=set(self.pages) if self.polls else {*self.pages, "retrying", "dead"},
             minutes=MINUTES_KEPT if link.answered_s is None else min(MINUTES_KEPT, 2 + int(away_s // 60)),
             history=(_HISTORY_ALL if not link.up else _HISTORY) if history else 0,
             info=info,

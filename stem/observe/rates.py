@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from stem.contracts import MinuteRow
 
 WINDOW_S: Final = 60
 MINUTES_KEPT: Final = 60
+T = TypeVar("T")
 
 
 class Meter:
@@ -35,17 +37,25 @@ class Meter:
                 return
         self._readings.append((at_s, total))
 
+    def seed(self, readings: Sequence[tuple[float, float]]) -> None:
+        """Take readings of before the first one, oldest first; none once there is one."""
+        if not self._readings:
+            self._readings.extend(readings)
+
     def rate(self, over_s: float = 3.0) -> float:
         """Return the events per second over the last `over_s` seconds of readings; 0 before the second one."""
         if len(self._readings) < 2:
             return 0.0
         newest_at, newest = self._readings[-1]
-        oldest_at, oldest = newest_at, newest
+        edge = newest_at - over_s
+        later_at, later = newest_at, newest
         for at_s, total in reversed(self._readings):
-            oldest_at, oldest = at_s, total
-            if newest_at - at_s >= over_s:
-                break
-        return (newest - oldest) / max(newest_at - oldest_at, 1e-9)
+            if at_s <= edge < later_at:
+                # Readings lie far apart (before the first one, in a gap): of those only what lies in the window counts.
+                share = (edge - at_s) / (later_at - at_s)
+                return (newest - (total + (later - total) * share)) / over_s
+            later_at, later = at_s, total
+        return (newest - later) / max(newest_at - later_at, 1e-9)
 
     def series(self, points: int) -> list[float]:
         """Return the last `points` seconds, oldest first; seconds before the first reading are left out."""
@@ -72,20 +82,87 @@ def _interpolate(readings: Sequence[tuple[float, float]], edges: Sequence[float]
     return totals
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """What came of the tasks of one queue or one name, over some minutes.
+
+    Attributes:
+        counts: as `MinuteRow.counts`.
+        timed: how many run times are in `buckets`; their sum is `run_ms`, that of the times they waited `wait_ms`.
+    """
+
+    name: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    timed: int = 0
+    wait_ms: int = 0
+    run_ms: int = 0
+    buckets: Mapping[int, int] = field(default_factory=dict)
+
+    def count(self, *names: str) -> int:
+        """Return how many there were of these outcomes together."""
+        return sum(self.counts.get(name, 0) for name in names)
+
+    @property
+    def mean_wait_ms(self) -> float | None:
+        """Return the mean time from enqueue to start; None when nothing was measured."""
+        return self.wait_ms / self.timed if self.timed else None
+
+    def percentile_ms(self, share: float) -> float | None:
+        return percentile_ms(self.buckets, share)
+
+
+def flow_of(rows: Iterable[MinuteRow], name: str = "") -> Flow:
+    """Return the sum of these rows."""
+    return _sum((_of_row(row) for row in rows), name)
+
+
+def _of_row(row: MinuteRow) -> Flow:
+    timed = row.measured
+    if timed is None:
+        return Flow(counts=row.counts)
+    return Flow(counts=row.counts, timed=timed.count, wait_ms=timed.wait_ms, run_ms=timed.run_ms, buckets=timed.buckets)
+
+
+def _sum(flows: Iterable[Flow], name: str = "") -> Flow:
+    counts: dict[str, int] = {}
+    buckets: dict[int, int] = {}
+    timed = wait_ms = run_ms = 0
+    for flow in flows:
+        for outcome, count in flow.counts.items():
+            counts[outcome] = counts.get(outcome, 0) + count
+        for bucket, count in flow.buckets.items():
+            buckets[bucket] = buckets.get(bucket, 0) + count
+        timed, wait_ms, run_ms = timed + flow.timed, wait_ms + flow.wait_ms, run_ms + flow.run_ms
+    return Flow(name=name, counts=counts, timed=timed, wait_ms=wait_ms, run_ms=run_ms, buckets=buckets)
+
+
 class MinuteBook:
-    """The last hour in minutes, and totals since this book was opened: exact, because `settle` counts each outcome."""
+    """The last hour in minutes, and totals since this book was opened: exact, because `settle` counts each outcome.
+
+    What is asked of it is worked out once and remembered until it changes: it is asked at each drawing, and of an hour
+    only the newest minutes change.
+    """
 
     def __init__(self) -> None:
         self._minutes: dict[int, dict[tuple[str, str], MinuteRow]] = {}
         self._totals: dict[str, dict[str, int]] = {}
         self._opened = False
+        self._newest_ms = 0
+        self._known: dict[Hashable, Any] = {}
+        self._flows: dict[int, dict[str | None, Flow]] = {}
 
-    def update(self, rows: Iterable[MinuteRow]) -> None:
-        """Take what the broker says of some minutes; a minute seen before only adds its growth to the totals."""
+    def update(self, rows: Iterable[MinuteRow], now_ms: int = 0) -> None:
+        """Take what the broker says of some minutes; a minute seen before only adds its growth to the totals.
+
+        Args:
+            now_ms: by the broker's clock: the hour ends there, also when nothing has happened for long.
+        """
+        self._known.clear()
         for row in rows:
             minute = self._minutes.setdefault(row.at_ms, {})
             before = minute.get((row.queue, row.task))
             minute[row.queue, row.task] = row
+            self._flows.pop(row.at_ms, None)
             if not self._opened:
                 continue
             totals = self._totals.setdefault(row.queue, {})
@@ -94,10 +171,28 @@ class MinuteBook:
                 if grown > 0:
                     totals[name] = totals.get(name, 0) + grown
         self._opened = True
-        if self._minutes:
-            oldest = max(self._minutes) - (MINUTES_KEPT - 1) * 60_000
-            for at_ms in [at_ms for at_ms in self._minutes if at_ms < oldest]:
-                del self._minutes[at_ms]
+        self._newest_ms = max(now_ms // 60_000 * 60_000, max(self._minutes, default=0))
+        oldest = self._newest_ms - (MINUTES_KEPT - 1) * 60_000
+        for at_ms in [at_ms for at_ms in self._minutes if at_ms < oldest]:
+            del self._minutes[at_ms]
+            self._flows.pop(at_ms, None)
+
+    def _once(self, key: Hashable, find: Callable[[], T]) -> T:
+        if key not in self._known:
+            self._known[key] = find()
+        found: T = self._known[key]
+        return found
+
+    def _minute(self, at_ms: int, queue: str | None) -> Flow:
+        known = self._flows.setdefault(at_ms, {})
+        if queue not in known:
+            rows = self._minutes.get(at_ms, {})
+            known[queue] = flow_of(row for (name, _), row in rows.items() if queue in (None, name))
+        return known[queue]
+
+    def _since(self, minutes: int) -> list[int]:
+        oldest = self._newest_ms - (minutes - 1) * 60_000
+        return [at_ms for at_ms in self._minutes if at_ms >= oldest]
 
     def total(self, name: str, queue: str | None = None) -> int:
         """Return how many of this outcome were counted since the book was opened."""
@@ -114,37 +209,38 @@ class MinuteBook:
             for row in minute.values()
         )
 
-    def by_minute(self, name: str, points: int = MINUTES_KEPT) -> list[int]:
-        """Return this outcome per minute, oldest first, up to the newest minute known; quiet minutes are 0."""
+    def flow(self, minutes: int = MINUTES_KEPT, *, queue: str | None = None) -> Flow:
+        """Return what happened in the last `minutes`, in one queue or in all."""
+        return self._once(
+            ("flow", minutes, queue), lambda: _sum(self._minute(at, queue) for at in self._since(minutes))
+        )
+
+    def by_task(self, minutes: int = MINUTES_KEPT, *, queue: str | None = None) -> list[Flow]:
+        """Return the same per task name; first what took most of the workers' time."""
+        return self._once(("tasks", minutes, queue), lambda: self._by_task(minutes, queue))
+
+    def _by_task(self, minutes: int, queue: str | None) -> list[Flow]:
+        grouped: dict[str, list[MinuteRow]] = {}
+        for at_ms in self._since(minutes):
+            for (row_queue, task), row in self._minutes[at_ms].items():
+                if queue in (None, row_queue):
+                    grouped.setdefault(task, []).append(row)
+        flows = [flow_of(rows, name) for name, rows in grouped.items()]
+        return sorted(flows, key=lambda flow: (-flow.run_ms, -flow.count("succeeded", "failed"), flow.name))
+
+    def each_minute(self, points: int = MINUTES_KEPT, *, queue: str | None = None) -> list[Flow]:
+        """Return the same per minute, oldest first, this minute last; none before the oldest one known."""
+        return self._once(("minutes", points, queue), lambda: self._each_minute(points, queue))
+
+    def _each_minute(self, points: int, queue: str | None) -> list[Flow]:
         if not self._minutes:
             return []
-        newest, oldest = max(self._minutes), min(self._minutes)
-        points = min(points, (newest - oldest) // 60_000 + 1)
-        return [
-            sum(row.counts.get(name, 0) for row in self._minutes.get(newest - back * 60_000, {}).values())
-            for back in range(points - 1, -1, -1)
-        ]
+        points = min(points, (self._newest_ms - min(self._minutes)) // 60_000 + 1)
+        return [self._minute(self._newest_ms - back * 60_000, queue) for back in range(points - 1, -1, -1)]
 
-    def buckets(self, minutes: int = 5, *, queue: str | None = None, task: str | None = None) -> dict[int, int]:
-        """Return the log2 histogram of run times over the newest `minutes`."""
-        merged: dict[int, int] = {}
-        for at_ms in sorted(self._minutes)[-minutes:]:
-            for (row_queue, row_task), row in self._minutes[at_ms].items():
-                if row.measured is None or queue not in (None, row_queue) or task not in (None, row_task):
-                    continue
-                for bucket, count in row.measured.buckets.items():
-                    merged[bucket] = merged.get(bucket, 0) + count
-        return merged
-
-    def mean_wait_ms(self, minutes: int = 5) -> float | None:
-        """Return the mean time from enqueue to start over the newest `minutes`; None when nothing was measured."""
-        count = wait_ms = 0
-        for at_ms in sorted(self._minutes)[-minutes:]:
-            for row in self._minutes[at_ms].values():
-                if row.measured is not None:
-                    count += row.measured.count
-                    wait_ms += row.measured.wait_ms
-        return wait_ms / count if count else None
+    def by_minute(self, name: str, points: int = MINUTES_KEPT, *, queue: str | None = None) -> list[int]:
+        """Return this outcome per minute, oldest first, up to this minute; quiet minutes are 0."""
+        return [flow.count(name) for flow in self.each_minute(points, queue=queue)]
 
 
 def percentile_ms(buckets: Mapping[int, int], share: float) -> float | None:

@@ -217,7 +217,7 @@ def event_text(event: Event) -> str:
         parts.append(": ".join(clean(part, MESSAGE_CHARS) for part in (error, message) if part))
     duration_ms = detail.get("duration_ms")
     if isinstance(duration_ms, int | float) and not isinstance(duration_ms, bool):
-        parts.append(f"took {duration_ms / 1000:.1f}s" if duration_ms >= 1000 else f"took {duration_ms:.0f}ms")
+        parts.append(took_text(duration_ms))
     if event.attempt and event.kind.startswith("task."):
         parts.append(f"attempt {event.attempt}")
     if (progress := progress_text(detail.get("progress"))) != "":
@@ -231,6 +231,11 @@ def event_text(event: Event) -> str:
         known = ("error", "message", "duration_ms", "progress", "how", "next_at_ms")
         parts.extend(f"{clean(k, 40)} {clean(v, 80)}" for k, v in list(detail.items())[:6] if k not in known)
     return "  ".join(parts)
+
+
+def took_text(duration_ms: float) -> str:
+    """Say how long something took."""
+    return f"took {duration_ms / 1000:.1f}s" if duration_ms >= 1000 else f"took {duration_ms:.0f}ms"
 
 
 def progress_text(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 
 from stem.contracts import FinalRow, ListState, MinuteRow, Pause, PauseKind, QueueRow, Seen, ServerInfo, TaskPage
 from stem.messages.event import Event
+from stem.observe import past
 from stem.observe.failures import WINDOW_MS, FailureBook
 from stem.observe.rates import Meter, MinuteBook
 from stem.observe.rows import (
@@ -123,10 +124,12 @@ class ClusterState:
         if snapshot.info is not None:
             self.info = snapshot.info
         self.refused = dict(snapshot.refused)
+        if not self._polls:
+            past.seed_rates(self, snapshot, as_of_ms, at_s)
         if snapshot.pauses is not None:
             self._apply_pauses(snapshot.pauses, as_of_ms)
         if snapshot.minutes is not None:
-            self._apply_minutes(snapshot.minutes, at_s)
+            self._apply_minutes(snapshot.minutes, as_of_ms, at_s)
         if snapshot.queues is not None:
             self._apply_queues(snapshot.queues, at_s)
         if snapshot.workers is not None:
@@ -135,6 +138,8 @@ class ClusterState:
             self._apply_page(state, page, as_of_ms)
         if snapshot.history is not None:
             self._apply_history(snapshot.history)
+        if not self._polls:
+            past.tell(self, snapshot, as_of_ms)
         self.event_count.read(self._events_total, at_s)
         self._polls += 1
         if self._polls % 20 == 0:
@@ -151,9 +156,7 @@ class ClusterState:
 
     def _apply_queues(self, rows: Sequence[QueueRow], at_s: float) -> None:
         for row in rows:
-            line = self.queues.get(row.name)
-            if line is None:
-                line = self.queues[row.name] = QueueLine(row.name, clean(row.name))
+            line = self.queue_line(row.name)
             line.update(row)
             line.came.read(row.enqueued_total, at_s)
             line.went.read(self.minutes.total("succeeded", row.name) + self.minutes.total("failed", row.name), at_s)
@@ -161,8 +164,8 @@ class ClusterState:
             del self.queues[name]
         self.came.read(sum(row.enqueued_total for row in rows), at_s)
 
-    def _apply_minutes(self, rows: Sequence[MinuteRow], at_s: float) -> None:
-        self.minutes.update(rows)
+    def _apply_minutes(self, rows: Sequence[MinuteRow], as_of_ms: int, at_s: float) -> None:
+        self.minutes.update(rows, as_of_ms)
         for name, meter in self.went.items():
             meter.read(self.minutes.total(name), at_s)
 
@@ -296,7 +299,9 @@ class ClusterState:
         if row.changed_ms and not self._moves(row, event, state):
             return
         row.task, row.queue = clean(event.task) or row.task, clean(event.queue) or row.queue
-        row.state, row.attempt, row.changed_ms, row.from_event = state, event.attempt, event.at_ms, True
+        # What waits for its next attempt has failed once more, as its record says it too.
+        row.attempt = event.attempt + (state == "retrying")
+        row.state, row.changed_ms, row.from_event = state, event.at_ms, True
         if event.worker:
             row.owner, row.worker = self.owner(event.worker)
         if state == "running":
@@ -315,7 +320,8 @@ class ClusterState:
     def _moves(row: TaskLine, event: Event, state: str) -> bool:
         """Say whether an event is news. Workers' clocks differ by a little, so within two seconds what comes later in
         a task's life wins, whatever the times say; a late event moves no task backwards."""
-        before, after = (row.attempt, _RANK.get(row.state, 3)), (event.attempt, _RANK.get(state, 3))
+        tried = row.attempt - (row.state == "retrying")
+        before, after = (tried, _RANK.get(row.state, 3)), (event.attempt, _RANK.get(state, 3))
         if event.at_ms > row.changed_ms + _LATE_MS:
             return True
         if event.kind == "task.handed_back" and row.state == "running":
@@ -343,6 +349,7 @@ class ClusterState:
         """Note that events were missed; the next snapshot and history make the picture right again."""
         self.gaps += 1
         self.gap_ms = now_ms
+        self._told("events.missed", now_ms, "", "", "counts are right all the same: they are the broker's own")
         self.version += 1
 
     # ---------------------------------------------------------------------------------------------------------- tail
@@ -398,7 +405,11 @@ class ClusterState:
             kind, text = "worker.recovered", f"it was {before}"
         else:
             return
-        if any(each.kind == kind and each.worker in (line.name, line.key) for each in list(self.events)[-50:]):
+        names = (line.name, line.key)
+        if any(
+            each.kind == kind and each.worker in names and abs(each.at_ms - at_ms) < 10_000
+            for each in list(self.events)[-50:]
+        ):
             return
         self._told(kind, at_ms, "worker", line.name, text)
 
@@ -409,6 +420,12 @@ class ClusterState:
         if row is None:
             row = self.tasks[task_id] = TaskLine(task_id, clean(task_id, 64))
         return row
+
+    def queue_line(self, name: str) -> QueueLine:
+        line = self.queues.get(name)
+        if line is None:
+            line = self.queues[name] = QueueLine(name, clean(name))
+        return line
 
     def owner(self, worker: str) -> tuple[str, str]:
         """Return the key and the shown name of the worker that a message names, by id or by name."""

@@ -228,6 +228,7 @@ class Beater:
 def row(job: Job) -> RunningTask:
     """Return what heartbeats and `inspect active` say of a job."""
     delivery = job.delivery
+    limit_s = None if job.plan is None else job.plan.hard_s or job.plan.soft_s
     return RunningTask(
         id=delivery.id,
         task=delivery.task,
@@ -237,4 +238,5 @@ def row(job: Job) -> RunningTask:
         started_at_ms=delivery.started_at_ms,
         progress=job.progress_value,
         isolation=job.isolation,
+        limit_ms=0 if limit_s is None else round(limit_s * 1000),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -57,7 +58,7 @@ def failure(delivery: Delivery, plan: Plan, error: BaseException) -> Settlement:
         retried_kind = asked or plan.retry_on is None or isinstance(error, plan.retry_on)
         given_up_kind = not asked and isinstance(error, plan.give_up_on)
     if delivery.attempt >= plan.max_retries or not retried_kind or given_up_kind:
-        return dead(delivery, plan.ttl_ms, error, reason="failed")
+        return dead(delivery, plan.ttl_ms, error, reason="failed", max_retries=plan.max_retries)
     delay_s = error.countdown if isinstance(error, Retry) and error.countdown is not None else None
     if delay_s is None:
         try:
@@ -69,19 +70,21 @@ def failure(delivery: Delivery, plan: Plan, error: BaseException) -> Settlement:
         id=delivery.id,
         token=delivery.token,
         outcome=Outcome.RETRY,
-        error=describe(error).encode(),
+        error=replace(describe(error), max_retries=plan.max_retries).encode(),
         error_type=type_name(error),
         delay_ms=min(MAX_DELAY_MS, max(0, round(delay_s * 1000))),
         ttl_ms=plan.ttl_ms,
     )
 
 
-def dead(delivery: Delivery, ttl_ms: int, error: BaseException, *, reason: str) -> Settlement:
+def dead(
+    delivery: Delivery, ttl_ms: int, error: BaseException, *, reason: str, max_retries: int | None = None
+) -> Settlement:
     return Settlement(
         id=delivery.id,
         token=delivery.token,
         outcome=Outcome.DEAD,
-        error=describe(error).encode(),
+        error=replace(describe(error), max_retries=max_retries).encode(),
         error_type=type_name(error),
         reason=reason,
         ttl_ms=ttl_ms,

@@ -172,7 +172,14 @@ def fleet(at_s: float = 1_000.0) -> ClusterState:
                 ],
                 history=[
                     final("0193ffff-ok-1", ago_ms=2_000),
-                    final("0193bbbb-dead-1", TaskState.FAILED, ago_ms=40_000, task="etl.load", error_type="KeyError"),
+                    final(
+                        "0193bbbb-dead-1",
+                        TaskState.FAILED,
+                        ago_ms=40_000,
+                        task="etl.load",
+                        error_type="KeyError",
+                        attempt=3,
+                    ),
                 ],
                 pages=pages,
                 info=info(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stem.observe.failures import FailureBook
+from stem.observe.failures import KEPT_MS, FailureBook
 from tests.observe.builders import NOW
 
 
@@ -33,14 +33,27 @@ def test_each_attempt_counts_and_so_does_a_replayed_task() -> None:
     assert book.groups(NOW + 120_000)[0].count(NOW + 120_000) == 3
 
 
-def test_what_is_older_than_five_minutes_is_forgotten() -> None:
+def test_an_hour_is_kept_and_the_last_five_minutes_count_first() -> None:
     book = FailureBook()
-    add(book, "a", at_ms=NOW - 400_000)
-    add(book, "b", error="F")
+    for number in range(9):
+        add(book, f"a{number}", error="Before", at_ms=NOW - 400_000)
+    add(book, "b", error="Now")
+    add(book, "c", error="Long past", at_ms=NOW - 3_700_000)
 
     groups = book.groups(NOW)
 
-    assert [group.error for group in groups] == ["F"]
+    assert [group.error for group in groups] == ["Now", "Before"]
+    assert [(group.count(NOW), group.count(NOW, KEPT_MS)) for group in groups] == [(1, 1), (0, 9)]
+
+
+def test_what_is_counted_while_the_clock_stands_shows_at_once() -> None:
+    book = FailureBook()
+    add(book, "a")
+    assert len(book.groups(NOW)) == 1
+
+    add(book, "b", error="F")
+
+    assert len(book.groups(NOW)) == 2
 
 
 def test_the_greatest_group_comes_first() -> None:

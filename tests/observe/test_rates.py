@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from stem.observe.rates import Meter, MinuteBook, percentile_ms
@@ -90,9 +92,10 @@ def test_buckets_of_the_last_minutes_are_added_up() -> None:
     book.update([minute({}, measured=measured({3: 1})), minute({}, back=1, measured=measured({3: 2, 5: 1}))])
     book.update([minute({}, back=9, measured=measured({7: 100}))])
 
-    assert book.buckets(minutes=2) == {3: 3, 5: 1}
-    assert book.buckets(queue="other") == {}
-    assert book.mean_wait_ms(minutes=2) == pytest.approx(200 / 4)
+    assert book.flow(2).buckets == {3: 3, 5: 1}
+    assert book.flow(queue="other").buckets == {}
+    assert book.flow(2).mean_wait_ms == pytest.approx(200 / 4)
+    assert book.flow(queue="other").mean_wait_ms is None
 
 
 def test_recent_minutes_are_counted_exactly() -> None:
@@ -101,3 +104,57 @@ def test_recent_minutes_are_counted_exactly() -> None:
     book.update([minute({"failed": 3}), minute({"failed": 4}, back=4), minute({"failed": 100}, back=6)])
 
     assert book.recent("failed", NOW, 300_000) == 7
+
+
+def test_a_minute_that_grows_changes_what_was_worked_out() -> None:
+    book = MinuteBook()
+    book.update([minute({"succeeded": 5}), minute({"succeeded": 1}, back=1)])
+    assert book.flow().count("succeeded") == 6
+
+    book.update([minute({"succeeded": 9})])
+
+    assert book.flow().count("succeeded") == 10
+    assert book.by_minute("succeeded") == [1, 9]
+    assert [flow.count("succeeded") for flow in book.by_task()] == [10]
+    assert book.flow(queue="default").count("succeeded") == 10
+
+
+def test_the_hour_ends_now_also_when_nothing_happens() -> None:
+    book = MinuteBook()
+    book.update([minute({"succeeded": 5})], NOW)
+
+    book.update([], NOW + 120_000)
+    assert book.by_minute("succeeded") == [5, 0, 0]
+
+    book.update([], NOW + 3_600_000)
+    assert book.by_minute("succeeded") == []
+
+
+def test_what_takes_most_time_comes_first_of_the_names() -> None:
+    book = MinuteBook()
+    slow = dataclasses.replace(minute({"succeeded": 1}, measured=measured({11: 1})), task="slow")
+    book.update([minute({"succeeded": 50}), slow, dataclasses.replace(slow, queue="other", task="elsewhere")])
+
+    assert [flow.name for flow in book.by_task(queue="default")] == ["slow", "mail.send"]
+
+
+def test_a_seeded_meter_has_a_rate_with_its_first_reading() -> None:
+    meter = Meter()
+    meter.seed([(40.0, -600.0), (70.0, -300.0)])
+
+    meter.read(0, 100.0)
+
+    assert meter.rate() == pytest.approx(10.0)
+    assert meter.series(60) == pytest.approx([10.0] * 60)
+
+    meter.seed([(0.0, -1e9)])
+    assert meter.rate() == pytest.approx(10.0)
+
+
+def test_what_was_before_the_window_does_not_weigh_on_the_rate() -> None:
+    meter = Meter()
+    meter.seed([(0.0, 0.0)])
+    for second in (60.0, 61.0, 62.0):
+        meter.read(60 * second - 3_600 + 600, second)
+
+    assert meter.rate() == pytest.approx((60 + 60 + 10) / 3)

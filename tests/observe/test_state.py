@@ -238,6 +238,7 @@ def test_workers_that_come_and_go_are_told_of_once() -> None:
     made.apply(snapshot(workers=[seen(), seen("new-1-bb")]), 4.0)
 
     assert [(row.kind, row.worker) for row in made.events] == [
+        ("worker.ready", "host"),
         ("worker.lost", "host"),
         ("worker.recovered", "host"),
         ("worker.ready", "new"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from stem.observe.rates import percentile_ms
+from stem.observe.rates import Flow
 from stem.observe.state import ClusterState
 from stem.text import clean
 from stem_tui import figures
@@ -15,6 +15,7 @@ from stem_tui.theme import LINK, Cell
 
 MIN_WIDTH: Final = 60
 MIN_HEIGHT: Final = 16
+_NOW_MINUTES: Final = 5
 Tile = tuple[str, str, str, Sequence[float], str]
 """Name, value, tone of the value, series, and a note below."""
 
@@ -59,15 +60,20 @@ def tiles(state: ClusterState, points: int) -> list[Tile]:
     """Return what flows: enqueued, succeeded, failed and retried a second, and how long tasks run."""
     ok, failed, retried = (state.went[name] for name in ("succeeded", "failed", "retried"))
     fails, tries = failed.rate(), retried.rate()
-    buckets = state.minutes.buckets()
-    p50, p95, p99 = (_percentile(buckets, share) for share in (0.5, 0.95, 0.99))
+    now, hour = state.minutes.flow(_NOW_MINUTES), state.minutes.flow()
+    timed = now if now.timed else hour
+    p50, p95, p99 = (_percentile(timed, share) for share in (0.5, 0.95, 0.99))
     came = state.came.series(points)
-    hour = state.minutes.by_minute("succeeded")
-    wait = state.minutes.mean_wait_ms()
-    run_hour = sum(hour)
+    wait = timed.mean_wait_ms
     return [
         ("IN", f"{figures.rate(state.came.rate())}/s", "strong", came, f"max {figures.rate(max(came, default=0))}/s"),
-        ("OK", f"{figures.rate(ok.rate())}/s", "ok", ok.series(points), f"{figures.count(run_hour)} in the last hour"),
+        (
+            "OK",
+            f"{figures.rate(ok.rate())}/s",
+            "ok",
+            ok.series(points),
+            f"{figures.count(hour.count('succeeded'))} in the last hour",
+        ),
         (
             "FAIL",
             f"{figures.rate(fails)}/s" + (" !" if fails else ""),
@@ -78,15 +84,15 @@ def tiles(state: ClusterState, points: int) -> list[Tile]:
         (
             "RUN p95",
             p95,
-            "strong" if buckets else "dim",
-            [float(each) for each in hour],
+            "strong" if timed.timed else "dim",
+            [flow.percentile_ms(0.95) or 0.0 for flow in state.minutes.each_minute()],
             f"p50 {p50}  p99 {p99}" + ("" if wait is None else f"  waits {figures.span(wait)}"),
         ),
     ]
 
 
-def _percentile(buckets: dict[int, int], share: float) -> str:
-    value = percentile_ms(buckets, share)
+def _percentile(flow: Flow, share: float) -> str:
+    value = flow.percentile_ms(share)
     return "–" if value is None else figures.span(value)
 
 
@@ -164,7 +170,7 @@ def empty(session: Session, kind: str, *, filtered: bool = False) -> list[str]:
     return {
         "queue": ["No queues yet. Enqueue something:", "stemctl enqueue NAME key=value"],
         "worker": ["No workers seen. Start one:", "stemctl worker start mypkg.tasks:app"],
-        "failure": ["Nothing failed in the last five minutes."],
+        "failure": ["Nothing failed in the last hour."],
         "task": ["Nothing here."],
         "running": ["Nothing is running."],
         "event": ["Quiet. Failures, retries, revokes, and workers that come and go appear here."],

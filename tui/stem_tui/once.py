@@ -102,7 +102,7 @@ def text(state: ClusterState, now_ms: int, *, url: str, width: int, look: Look) 
                    ["No workers seen. Start one: stemctl worker start mypkg.tasks:app"])  # fmt: skip
     groups = state.failures.groups(now_ms)
     lines += _list(select.FAILURES, groups[:10], _note(select.failure_note(state, now_ms)), now_ms, width, look,
-                   ["Nothing failed in the last five minutes."], count=len(groups), sort=False)  # fmt: skip
+                   ["Nothing failed in the last hour."], count=len(groups), sort=False)  # fmt: skip
     running = sorted(state.running.values(), key=lambda row: row.started_ms)[:10]
     total = tasks.tab_count(state, "running") or 0
     lines += _list(tasks.LONGEST, running, f"{total:,} running", now_ms, width, look, ["Nothing is running."],

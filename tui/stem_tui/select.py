@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Final
 
-from stem.observe.failures import WINDOW_MS, FailureGroup
+from stem.observe.failures import KEPT_MS, WINDOW_MS, FailureGroup
 from stem.observe.rows import EventLine, QueueLine, WorkerLine
 from stem.observe.state import ClusterState
 from stem_tui import figures
@@ -221,20 +221,23 @@ def worker_note(rows: Iterable[WorkerLine]) -> list[Cell]:
 
 
 def _failures(row: FailureGroup, now_ms: int) -> Cell:
-    return Cell(f"×{figures.count(row.count(now_ms))}", "strong")
+    count = row.count(now_ms)
+    return Cell(f"×{figures.count(count)}", "strong") if count else NONE
 
 
 FAILURES: Final[View[FailureGroup]] = View(
     kind="failure",
-    title="FAILURES last 5m",
+    title="FAILURES",
     key=lambda row: row.key,
     columns=(
-        Column(key="sign", title="", width=1, cell=lambda r, _: Cell("✗", "bad")),
+        Column(key="sign", title="", width=1, cell=lambda r, now: Cell("✗", "bad" if r.count(now) else "faint")),
         Column(key="task", title="TASK", width=16, grow=1, cell=lambda r, _: Cell(r.task, "strong"),
                sort=lambda r: r.task),
         Column(key="error", title="ERROR", width=20, grow=3,
                cell=lambda r, _: Cell(f"{r.error}: {r.message}" if r.message else r.error), sort=lambda r: r.error),
-        Column(key="count", title="COUNT", width=7, align="right", cell=_failures),
+        Column(key="count", title="IN 5m", width=7, align="right", cell=_failures),
+        Column(key="hour", title="IN 1h", width=7, align="right", keep=2,
+               cell=lambda r, now: Cell(f"×{figures.count(r.count(now, KEPT_MS))}", "dim")),
         Column(key="last", title="LAST", width=6, align="right",
                cell=lambda r, now: Cell(figures.age(r.last_ms, now), "dim"), sort=lambda r: r.last_ms, down=True),
     ),
@@ -249,15 +252,16 @@ FAILURES: Final[View[FailureGroup]] = View(
 
 def failure_note(state: ClusterState, now_ms: int) -> list[Cell]:
     groups = state.failures.groups(now_ms)
-    grouped = sum(group.count(now_ms) for group in groups)
+    recent = [group for group in groups if group.count(now_ms)]
+    grouped = sum(group.count(now_ms) for group in recent)
     # The broker counts each failed attempt; events and history, which the groups are made of, may not go back so far.
     counted = sum(state.minutes.recent(name, now_ms, WINDOW_MS) for name in ("failed", "retried"))
     total = max(grouped, counted)
     least = "≥ " if state.incomplete(now_ms) and counted <= grouped else ""
-    word = "group" if len(groups) == 1 else "groups"
-    parts = [Cell(f"{least}{total:,} in {len(groups)} {word}", "bad" if total else "dim")]
-    if counted > grouped + grouped // 10:
-        parts.append(Cell(f"{grouped:,} seen one by one", "dim"))
+    parts = [Cell(f"{state.minutes.flow().count('failed', 'retried'):,} in 1h", "dim")]
+    parts.append(Cell(f"{least}{total:,} in 5m", "bad" if total else "dim"))
+    if recent:
+        parts.append(Cell(f"{len(recent)} {'kind' if len(recent) == 1 else 'kinds'}", "bad"))
     return parts
 
 
