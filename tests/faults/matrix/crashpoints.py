@@ -82,7 +82,8 @@ class Theatre:
             case "load":
                 await self._offer_work(worker, spec, patience_s)
             case "drain":
-                await self._drain(worker)
+                # To die with tasks in flight, it must still have some when a busy machine lets it see the signal.
+                await self._drain(worker, nap_s=2.0 if point.name == "P13" else 0.3)
             case "control":
                 await self._pause(worker, spec)
         self._note(point, worker.pid, await worker.exit_code(REACHED_S), worker.log())
@@ -140,11 +141,11 @@ class Theatre:
         self._aside.add(task_id)
         return task_id
 
-    async def _drain(self, worker: WorkerProcess) -> None:
+    async def _drain(self, worker: WorkerProcess, *, nap_s: float) -> None:
         await self._until_ready(worker)
         path = self.world.fleet.folder / "ledger"
         known = path.stat().st_size
-        await asyncio.gather(*(self.world.enqueue("nap", seconds=0.3) for _ in range(16)))
+        await asyncio.gather(*(self.world.enqueue("nap", seconds=nap_s) for _ in range(16)))
 
         def begun() -> bool:
             with path.open("rb") as file:
