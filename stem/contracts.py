@@ -19,8 +19,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import Literal, Protocol
 
+from stem.messages.audit import AuditOutcome, Deed
 from stem.messages.command import Command, Reply
 from stem.messages.event import Event
 from stem.messages.heartbeat import Heartbeat
@@ -373,12 +375,17 @@ class ChangeItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issued:
-    """A command that is now stored: its epoch, what it changed, and who is there to answer it."""
+    """A command that is now stored: its epoch, what it changed, and who is there to answer it.
+
+    Attributes:
+        audit: names its row in the audit, for `conclude`; empty for a question, which has none.
+    """
 
     epoch: int
     now_ms: int
     items: Sequence[ChangeItem] = ()
     workers: Sequence[Seen] = ()
+    audit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -422,6 +429,18 @@ class ControlChannel(Protocol):
 
         All in one step, and once per `command.id`. A change other than a revoke also raises the fence to this epoch: no
         worker that has not seen it is handed another task. (A revoke needs none: the record itself says so.)
+        """
+
+    async def record(self, deed: Deed) -> str:
+        """Write the audit row of what is done without a command, before it is done, and return the row's name.
+
+        Once per `deed.id`.
+        """
+
+    async def conclude(self, audit: str, outcome: AuditOutcome) -> bool:
+        """Add to an audit row what came of it; the first outcome stays. False when there is no such row (any more).
+
+        Whoever dies before leaves the row without one: what came of it nobody said.
         """
 
     async def read(self, after_epoch: int) -> Desired:
@@ -572,6 +591,52 @@ class ServerInfo:
     writable: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRow:
+    """Who asked for what, and what came of it. All of its text is what the sender said of itself.
+
+    Attributes:
+        id: names the row; `command_id` the command or deed.
+        verb: `revoke pause resume drain undrain shutdown`, or `purge discard replay retry`.
+        kind, option: of a pause `queue task worker` and its length in ms; the mode of a shutdown; `terminate`.
+        targets: the first ones, `count` how many there were; no targets of a command mean all.
+        stored: what the step itself did, as number of targets by outcome; empty for what is done in several steps.
+        outcome: None: whoever gave the command has not said how it ended, or died before; `ended_at_ms` when it did.
+    """
+
+    id: str
+    at_ms: int
+    verb: str
+    command_id: str = ""
+    actor: str = ""
+    reason: str = ""
+    kind: str = ""
+    option: str = ""
+    targets: Sequence[str] = ()
+    count: int = 0
+    epoch: int = 0
+    stored: Mapping[str, int] = field(default_factory=dict)
+    outcome: AuditOutcome | None = None
+    ended_at_ms: int | None = None
+
+    def fits(self, *, verb: str | None, actor: str | None, target: str | None) -> bool:
+        """Say whether `Census.audit` lists this row when it is asked for these."""
+        return (
+            verb in (None, self.verb)
+            and (actor is None or fnmatchcase(self.actor, actor))
+            and (target is None or any(fnmatchcase(one, target) for one in self.targets))
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditPage:
+    """Some rows of the audit, newest first, `next` the cursor for more, `total` of all where nothing was filtered."""
+
+    items: Sequence[AuditRow]
+    next: str | None = None
+    total: int | None = None
+
+
 ListState = Literal[
     "queued", "running", "scheduled", "retrying", "held", "dead", "succeeded", "failed", "revoked", "expired"
 ]
@@ -603,6 +668,25 @@ class Census(Protocol):
 
     async def pauses(self) -> list[Pause]:
         """Return what is paused now."""
+
+    async def audit(
+        self,
+        *,
+        verb: str | None = None,
+        actor: str | None = None,
+        target: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> AuditPage:
+        """Return rows of the audit, newest first; at most some 10 000 are kept. Questions (ping, inspect) have none.
+
+        Args:
+            verb: only rows of this one; `actor` and `target` are exact or globs (`fnmatch`), and only the targets that
+                a row names can match.
+
+        Raises:
+            InvalidInputError: a cursor that this broker did not make.
+        """
 
     async def info(self) -> ServerInfo:
         """Ask the server about itself, with a write that proves it takes writes."""

@@ -26,6 +26,7 @@ SECTIONS: Final[dict[str, dict[str, str]]] = {
         "tasks": "tasks",
         "why": "tasks",
         "events": "events",
+        "audit": "audit",
         "health": "health",
     },
     "Steer": {

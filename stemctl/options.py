@@ -41,6 +41,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, 
 Quiet = Annotated[bool, typer.Option("--quiet", help="No notes on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept with what is stored.", show_default=False)]
+"""Of every command that changes something."""
+
 COMMON: Final[dict[str, tuple[Any, Any]]] = {
     "url": (Url, None),
     "namespace": (Namespace, None),

@@ -21,6 +21,7 @@ KNOWN_KEYS: Final = re.compile(
       | desired:(?:pause|drain|shutdown)
       | stats:[0-9]+
       | queues | workers | fleet | epoch | fence | control:log | events | watch | history | audit | probe | schema
+      | audit:outcomes
     )""",
     re.VERBOSE,
 )

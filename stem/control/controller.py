@@ -6,6 +6,8 @@ Knows the contract and the messages; knows no adapter, no terminal and no worker
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 from stem.contracts import (
@@ -19,7 +21,7 @@ from stem.contracts import (
     SetPause,
     SetShutdown,
 )
-from stem.control import outcome, target
+from stem.control import audit, outcome, target
 from stem.control.answer import CommandItem, CommandResult
 from stem.control.asking import Asker
 from stem.control.collect import EFFECT, Party, Request, parties
@@ -149,6 +151,17 @@ class Controller(Asker):
             "shutdown", targets, {"mode": mode}, change, reason=reason, wait_s=wait_s, dry_run=dry_run
         )
 
+    # --------------------------------------------------------------------------------------------- what needs no worker
+
+    def recorded(
+        self, verb: str, targets: Sequence[str], *, kind: str = "", option: str = "", reason: str = ""
+    ) -> AbstractAsyncContextManager[audit.Tally]:
+        """Return a block for a purge, discard, replay or retry of this actor's, with its row in the audit.
+
+        Whoever does it counts in the tally what became of the targets; see `stem.control.audit.recorded`.
+        """
+        return audit.recorded(self._broker, verb, targets, actor=self._actor, kind=kind, option=option, reason=reason)
+
     # --------------------------------------------------------------------------------------------------------- private
 
     def _limit_s(self, wait_s: float | None) -> float:
@@ -165,7 +178,7 @@ class Controller(Asker):
     ) -> CommandResult:
         silent = await request.silent()
         asked = [party for party in request.parties if party.expected]
-        return CommandResult(
+        result = CommandResult(
             command_id=request.command.id,
             epoch=request.issued.epoch,
             expected=len(asked),
@@ -181,6 +194,8 @@ class Controller(Asker):
             unmatched=unmatched,
             waited_out=request.want == EFFECT and bool(request.outstanding(enough)),
         )
+        untold = await audit.tell(self._broker, request.issued.audit, audit.outcome_of(result))
+        return replace(result, warnings=[*warnings, *untold])
 
     async def _pausable(self, kind: PauseKind, targets: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the names to pause or resume (of workers also those behind a glob), and what nobody is called."""

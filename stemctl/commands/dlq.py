@@ -19,7 +19,7 @@ from stemctl.commands.tasks import (
     show_task,
     show_tasks,
 )
-from stemctl.options import Call, Command, command, group
+from stemctl.options import Call, Command, Reason, command, group
 
 if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it does not print
     from stem.contracts import Broker
@@ -75,48 +75,75 @@ async def show(call: Call, task_id: Id) -> int:
 
 
 @command
-async def replay(call: Call, ids: SomeIds = None, queue: InQueue = None, task: OfTask = None, all_: All = False) -> int:
+async def replay(
+    call: Call, ids: SomeIds = None, queue: InQueue = None, task: OfTask = None, all_: All = False, reason: Reason = ""
+) -> int:
     """Give dead letters a new life: same id, attempt 0. More than named ones asks first."""
     async with call.broker() as broker:
         chosen = await _chosen(call, broker, ids, queue, task, all_, "replay")
+        if call.options.dry_run:
+            return finish_items(call, await _foreseen(broker, chosen, "queued"))
+        option = _how(ids, queue, task)
         outcomes: dict[str, str] = {}
-        for start in range(0, len(chosen), PAGE):
-            part = chosen[start : start + PAGE]
-            if call.options.dry_run:
-                statuses = await broker.statuses(part, timeline=False)
-                outcomes |= {one: _would(status) for one, status in zip(part, statuses, strict=True)}
-            else:
-                outcomes |= await broker.replay(part)
-    return finish_items(call, outcomes)
+        async with call.controller(broker).recorded("replay", chosen, option=option, reason=reason) as tally:
+            for start in range(0, len(chosen), PAGE):
+                part = await broker.replay(chosen[start : start + PAGE])
+                tally.add_all(part)
+                outcomes |= part
+    return finish_items(call, outcomes, warnings=tally.warnings)
 
 
 @command
-async def purge(call: Call, ids: SomeIds = None, queue: InQueue = None, task: OfTask = None, all_: All = False) -> int:
+async def purge(
+    call: Call, ids: SomeIds = None, queue: InQueue = None, task: OfTask = None, all_: All = False, reason: Reason = ""
+) -> int:
     """Remove dead letters for good. More than named ones asks first."""
     async with call.broker() as broker:
         chosen = await _chosen(call, broker, ids, queue, task, all_, "remove for good")
+        if call.options.dry_run:
+            return finish_items(call, await _foreseen(broker, chosen, "discarded"))
+        option = _how(ids, queue, task)
         outcomes: dict[str, str] = {}
-        for start in range(0, len(chosen), PAGE):
-            outcomes |= await _discard(call, broker, chosen[start : start + PAGE])
-    return finish_items(call, outcomes)
+        async with call.controller(broker).recorded("discard", chosen, option=option, reason=reason) as tally:
+            for start in range(0, len(chosen), PAGE):
+                part = await _discard(broker, chosen[start : start + PAGE])
+                tally.add_all(part)
+                outcomes |= part
+    return finish_items(call, outcomes, warnings=tally.warnings)
 
 
-def _would(status: TaskStatus | None) -> str:
+def _how(ids: list[str] | None, queue: str | None, task: str | None) -> str:
+    """Return how dead letters were chosen, for the audit."""
+    if ids:
+        return ""
+    words = [f"--queue {queue}"] * (queue is not None) + [f"--task {task}"] * (task is not None)
+    return " ".join(words) or "--all"
+
+
+async def _foreseen(broker: Broker, ids: list[str], done: str) -> dict[str, str]:
+    outcomes: dict[str, str] = {}
+    for start in range(0, len(ids), PAGE):
+        part = ids[start : start + PAGE]
+        statuses = await broker.statuses(part, timeline=False)
+        outcomes |= {one: _would(status, done) for one, status in zip(part, statuses, strict=True)}
+    return outcomes
+
+
+def _would(status: TaskStatus | None, done: str) -> str:
     if status is None:
         return "unknown"
-    return "queued" if status.state == "failed" else "not-dead"
+    return done if status.state == "failed" else "not-dead"
 
 
-async def _discard(call: Call, broker: Broker, ids: list[str]) -> dict[str, str]:
+async def _discard(broker: Broker, ids: list[str]) -> dict[str, str]:
     outcomes: dict[str, str] = {}
     queues: dict[str, list[str]] = {}
     for task_id, status in zip(ids, await broker.statuses(ids, timeline=False), strict=True):
-        outcomes[task_id] = "discarded" if _would(status) == "queued" else _would(status)
+        outcomes[task_id] = _would(status, "discarded")
         if status is not None and outcomes[task_id] == "discarded":
             queues.setdefault(status.queue, []).append(task_id)
-    if not call.options.dry_run:
-        for queue, dead in queues.items():
-            await broker.discard(queue, dead)
+    for queue, dead in queues.items():
+        await broker.discard(queue, dead)
     return outcomes
 
 

@@ -8,7 +8,7 @@ import typer
 
 from stem.messages.names import check_name
 from stemctl import complete, exits
-from stemctl.options import Call, Command, command, group
+from stemctl.options import Call, Command, Reason, command, group
 from stemctl.output import duration, moment
 
 if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it does not print
@@ -116,7 +116,7 @@ async def show(call: Call, queue: QueueArgument) -> int:
 
 
 @command
-async def purge(call: Call, queue: QueueArgument) -> int:
+async def purge(call: Call, queue: QueueArgument, reason: Reason = "") -> int:
     """Remove everything that waits in a queue (it becomes revoked); what runs goes on. Asks first."""
     check_name("queue", queue)
     async with call.broker() as broker:
@@ -124,19 +124,20 @@ async def purge(call: Call, queue: QueueArgument) -> int:
         if not rows:
             raise exits.not_found("queue", queue, "see `stemctl queues ls`")
         waiting = rows[0].ready + rows[0].delayed + rows[0].retrying + rows[0].held
-        gone = waiting
+        gone, warnings = waiting, []
         if not call.options.dry_run:
             if waiting:
                 call.confirm(f"remove the {waiting} tasks that wait in queue {queue}? This cannot be undone.")
-            gone = 0
-            while removed := await broker.purge(queue, "waiting"):
-                gone += removed
+            async with call.controller(broker).recorded("purge", [queue], kind="queue", reason=reason) as tally:
+                while removed := await broker.purge(queue, "waiting"):
+                    tally.add("purged", removed)
+            gone, warnings = tally.counts["purged"], tally.warnings
 
     def text() -> None:
         would = "would remove" if call.options.dry_run else "removed"
         call.out.line(f"{would} {gone} waiting tasks of queue {queue}")
 
-    return call.finish({"queue": queue, "purged": gone, "dry_run": call.options.dry_run}, text)
+    return call.finish({"queue": queue, "purged": gone, "dry_run": call.options.dry_run}, text, warnings=warnings)
 
 
 def pause_text(pause: Pause) -> str:

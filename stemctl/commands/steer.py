@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stemctl import complete, exits
-from stemctl.options import Call, Command, command
+from stemctl.options import Call, Command, Reason, command
 from stemctl.output import duration
 
 if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it does not print
@@ -19,7 +19,6 @@ Named = Annotated[
     list[str],
     typer.Argument(metavar="WORKER...", help="Ids, names or globs.", autocompletion=complete.workers),
 ]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept with what is stored.", show_default=False)]
 Wait = Annotated[
     str | None,
     typer.Option("--wait", metavar="DURATION", help="Wait for the effect this long (else for the confirmation)."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from stem.errors import DecodeError, TaskNotFoundError
 from stem.messages.names import check_name
 from stemctl import complete, exits
-from stemctl.options import Call, Command, command, group
+from stemctl.options import Call, Command, Reason, command, group
 from stemctl.output import duration, inline, moment
 
 if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it does not print
@@ -103,17 +104,18 @@ async def show(call: Call, task_id: Id) -> int:
 
 
 @command
-async def retry(call: Call, ids: Ids) -> int:
+async def retry(call: Call, ids: Ids, reason: Reason = "") -> int:
     """Run waiting tasks now, and dead ones again."""
     for task_id in ids:
         check_name("task id", task_id)
     async with call.broker() as broker:
         if call.options.dry_run:
             statuses = await broker.statuses(ids, timeline=False)
-            outcomes = {task_id: _would(status) for task_id, status in zip(ids, statuses, strict=True)}
-        else:
+            return finish_items(call, {one: _would(status) for one, status in zip(ids, statuses, strict=True)})
+        async with call.controller(broker).recorded("retry", ids, reason=reason) as tally:
             outcomes = await broker.retry_now(ids)
-    return finish_items(call, outcomes)
+            tally.add_all(outcomes)
+    return finish_items(call, outcomes, warnings=tally.warnings)
 
 
 def _would(status: TaskStatus | None) -> str:
@@ -271,26 +273,23 @@ def show_task(call: Call, status: TaskStatus, envelope: dict[str, Any] | None) -
         )
 
 
-def finish_items(call: Call, outcomes: dict[str, str]) -> int:
+def finish_items(call: Call, outcomes: dict[str, str], *, warnings: Sequence[str] = ()) -> int:
     """Print what became of each id and return the exit code.
 
     Args:
         outcomes: by id `queued`, `discarded`, `already`, or one that failed: `final`, `not-dead`, `unknown`.
     """
-    said = {
-        "final": "it has ended and is no dead letter: enqueue it anew",
-        "not-dead": "it is no dead letter",
-        "unknown": "there is no such task",
-    }
+    from stem.control.audit import REFUSED
+
     dry = call.options.dry_run
     items = [
         {
             "target": task_id,
             "worker": "",
-            "stage": "" if dry or outcome in said else "applied",
+            "stage": "" if dry or outcome in REFUSED else "applied",
             "changed": not dry and outcome in ("queued", "discarded"),
             "outcome": outcome,
-            "error": said.get(outcome),
+            "error": REFUSED.get(outcome),
         }
         for task_id, outcome in outcomes.items()
     ]
@@ -316,4 +315,4 @@ def finish_items(call: Call, outcomes: dict[str, str]) -> int:
         "items": items,
         "dry_run": dry,
     }
-    return call.finish(data, text, problem=problem)
+    return call.finish(data, text, warnings=warnings, problem=problem)

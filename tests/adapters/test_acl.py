@@ -16,8 +16,10 @@ from stem.client import Stem
 from stem.clock import SystemClock
 from stem.config import StemConfig
 from stem.contracts import Outcome, RevokeTasks, SetPause, Settlement
+from stem.control.audit import recorded
 from stem.control.controller import Controller
 from stem.errors import BrokerRefusedError
+from stem.messages.audit import AuditOutcome
 from stem.observe.feed import take
 from stem.registry import SimpleTaskRegistry
 from stem.task import TaskContext
@@ -63,7 +65,8 @@ async def test_every_role_can_do_its_work(server: Server) -> None:
         await enqueue(producer, task_id="t-delayed", delay_ms=60_000)
         await enqueue(producer, task_id="t-unique", unique_key="one")
         await boss.issue("ping")
-        await boss.issue("pause", SetPause(kind="queue", targets=["other"]))
+        paused = await boss.issue("pause", SetPause(kind="queue", targets=["other"]))
+        assert await operator.control.conclude(paused.audit, AuditOutcome(verdict="applied"))
         await boss.issue("revoke", RevokeTasks(ids=["t-delayed"]))
         asked = await worker.control.read(0)
         given = {delivery.id: delivery for delivery in await hand.fetch(epoch=asked.epoch)}
@@ -79,7 +82,10 @@ async def test_every_role_can_do_its_work(server: Server) -> None:
         await worker.adopt("w-1", hand.queues, [])
         await worker.sweep(hand.queues)
         await worker.reconcile()
-        assert await operator.replay([buried]) == {buried: "queued"}
+        async with recorded(operator, "replay", [buried]) as tally:
+            tally.add_all(await operator.replay([buried]))
+        assert tally.counts == {"queued": 1}
+        assert tally.warnings == []
         assert await operator.purge(hand.queues[0], "waiting") > 0
         await viewer.events.watch("v", for_ms=1000)
         await viewer.events.tail()
@@ -88,6 +94,7 @@ async def test_every_role_can_do_its_work(server: Server) -> None:
             snapshot = await take(reader, clock=SystemClock(), minutes=1, history=10, info=True)
             assert not snapshot.refused
             await reader.census.tasks("dead")
+            assert [row.verb for row in (await reader.census.audit()).items] == ["replay", "revoke", "pause"]
         await worker.leave("w-1", hand.queues)
     finally:
         for broker in brokers.values():
@@ -104,7 +111,8 @@ EVERYBODY: Final = (
 OF_ROLE: Final = {
     "viewer": (
         "XADD {shop}:q:q:p5 * i 1", "HSET {shop}:desired:pause a b",
-        "DEL {shop}:task:1", "SET {shop}:schema 9", "SCAN 0",
+        "DEL {shop}:task:1", "SET {shop}:schema 9", "SCAN 0", "XADD {shop}:audit * a b",
+        "ZADD {shop}:audit:outcomes 1 x",
     ),
     "producer": (
         "XADD {shop}:control:log * c x", "INCR {shop}:epoch", "LRANGE {shop}:history 0 1",
@@ -112,7 +120,8 @@ OF_ROLE: Final = {
     ),
     "worker": (
         "XADD {shop}:control:log * c x", "INCR {shop}:epoch", "XADD {shop}:audit * a b",
-        "LRANGE {shop}:history 0 1", "SET {shop}:fence 1",
+        "ZADD {shop}:audit:outcomes 1 x", "XREVRANGE {shop}:audit + -", "LRANGE {shop}:history 0 1",
+        "SET {shop}:fence 1",
     ),
     "operator": ("HSET {shop}:worker:w s x", "XADD {shop}:events * b x", "BLPOP {shop}:q:q:bell 1"),
 }  # fmt: skip

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 from stem.contracts import Broker, Change, ChangeItem, Issued, Pause, Seen
-from stem.messages.command import Command, Reply
+from stem.messages.audit import AuditOutcome
+from stem.messages.command import QUESTIONS, Command, Reply
 from stem.messages.heartbeat import Heartbeat
 from stem.messages.status import TaskStatus
 
@@ -39,13 +40,15 @@ class ScriptedBroker:
 
     Attributes:
         script: what happens when: (seconds after the start, a reply or a worker's new state).
-        issued: commands with their changes, in order.
+        issued: commands with their changes, in order; `concluded` the outcomes told to the audit, by row.
     """
 
     def __init__(self, workers: Sequence[Seen] = (), items: Sequence[ChangeItem] = ()) -> None:
         self.now = 0.0
         self.script: list[tuple[float, Reply | Seen]] = []
         self.issued: list[tuple[Command, Change | None]] = []
+        self.concluded: list[tuple[str, AuditOutcome]] = []
+        self.conclude_error: Exception | None = None
         self.errors: list[Exception] = []
         self.records: dict[str, TaskStatus] = {}
         self.paused: list[Pause] = []
@@ -106,7 +109,14 @@ class ScriptedBroker:
         if not items and change is not None:
             targets = getattr(change, "targets", None) or getattr(change, "workers", None) or ()
             items = [ChangeItem(target=name, outcome="set", changed=True) for name in targets]
-        return Issued(epoch=7, now_ms=self.wall_ms(), items=items, workers=list(self._workers.values()))
+        audit = "" if command.type in QUESTIONS else f"row-{len(self.issued)}"
+        return Issued(epoch=7, now_ms=self.wall_ms(), items=items, workers=list(self._workers.values()), audit=audit)
+
+    async def conclude(self, audit: str, outcome: AuditOutcome) -> bool:
+        if self.conclude_error is not None:
+            raise self.conclude_error
+        self.concluded.append((audit, outcome))
+        return True
 
     async def replies(self, command_id: str, *, timeout_s: float) -> list[Reply]:
         self.calls += 1

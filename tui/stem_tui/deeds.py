@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -223,18 +223,22 @@ async def _revoke(action: Action, rows: Sequence[TaskLine], office: Office, way:
 
 async def _retry(action: Action, rows: Sequence[TaskLine], office: Office, way: str) -> Receipt:
     total, ids = _Sum(), [row.key for row in rows]
-    for start in range(0, len(ids), BATCH):
-        answers: Mapping[str, str] = await office.broker.retry_now(ids[start : start + BATCH])
-        for task_id, answer in answers.items():
-            good = answer == "queued"
-            total.problems += not good
-            words = {
-                "queued": "is queued now",
-                "already": "waits or runs already",
-                "final": "is final: it has no dead letter to replay",
-                "unknown": "is not known (any more)",
-            }.get(answer, answer)
-            total.lines.append(_line("ok" if good else "part", clean(task_id, 64), words))
+    answers: dict[str, str] = {}
+    async with office.controller.recorded("retry", ids) as tally:
+        for start in range(0, len(ids), BATCH):
+            part = await office.broker.retry_now(ids[start : start + BATCH])
+            tally.add_all(part)
+            answers |= part
+    for task_id, answer in answers.items():
+        good = answer == "queued"
+        total.problems += not good
+        words = {
+            "queued": "is queued now",
+            "already": "waits or runs already",
+            "final": "is final: it has no dead letter to replay",
+            "unknown": "is not known (any more)",
+        }.get(answer, answer)
+        total.lines.append(_line("ok" if good else "part", clean(task_id, 64), words))
     return _concluded(f"{target_word(action, rows)} queued again", total)
 
 

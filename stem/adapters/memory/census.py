@@ -15,7 +15,7 @@ from stem.adapters.memory.line import Line
 from stem.adapters.memory.ordered import Key
 from stem.adapters.memory.record import Place
 from stem.adapters.memory.stats import ROWS_KEPT
-from stem.contracts import FinalRow, ListState, MinuteRow, Pause, QueueRow, ServerInfo, TaskPage
+from stem.contracts import AuditPage, FinalRow, ListState, MinuteRow, Pause, QueueRow, ServerInfo, TaskPage
 from stem.errors import InvalidInputError
 from stem.messages.status import TaskState, TaskStatus
 
@@ -68,6 +68,18 @@ class InMemoryCensus:
     async def pauses(self) -> list[Pause]:
         with self._core.step():
             return self._core.desired.pauses
+
+    async def audit(
+        self,
+        *,
+        verb: str | None = None,
+        actor: str | None = None,
+        target: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> AuditPage:
+        with self._core.step():
+            return self._core.audit.page(verb=verb, actor=actor, target=target, cursor=cursor, limit=limit)
 
     async def info(self) -> ServerInfo:
         with self._core.step() as now:

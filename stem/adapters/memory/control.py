@@ -8,7 +8,9 @@ from stem.adapters.memory.handle import Handle
 from stem.adapters.memory.waiting import LoopWaiter, Subscription
 from stem.contracts import Change, ChangeItem, Desired, Issued, RevokeTasks
 from stem.errors import BrokerUnreachableError
+from stem.messages.audit import AuditOutcome, Deed
 from stem.messages.command import Command, Reply
+from stem.messages.names import check_name
 
 
 def issue(core: Core, command: Command, change: Change | None) -> Issued:
@@ -16,16 +18,17 @@ def issue(core: Core, command: Command, change: Change | None) -> Issued:
     with core.step() as now:
         before = core.log.issued(command.id)
         if before is not None:
-            epoch, items = before
-            return Issued(epoch=epoch, now_ms=now, items=items, workers=tuple(core.fleet.seen(now)))
+            epoch, items, audit = before
+            return Issued(epoch=epoch, now_ms=now, items=items, workers=tuple(core.fleet.seen(now)), audit=audit)
         raises_fence = change is not None and not isinstance(change, RevokeTasks)
         epoch = core.log.append(command, now, raises_fence=raises_fence)
         done: tuple[ChangeItem, ...] = ()
         if change is not None:
             done = tuple(steering.apply(core, command, change, now))
-        core.log.remember(command, now, done)
+        audit = core.audit.command(command, change, done, epoch=epoch, now=now)
+        core.log.remember(command.id, now, done, audit)
         wake(core)
-        return Issued(epoch=epoch, now_ms=now, items=done, workers=tuple(core.fleet.seen(now)))
+        return Issued(epoch=epoch, now_ms=now, items=done, workers=tuple(core.fleet.seen(now)), audit=audit)
 
 
 def wake(core: Core) -> None:
@@ -43,6 +46,16 @@ class InMemoryControl:
 
     async def issue(self, command: Command, change: Change | None = None) -> Issued:
         return issue(self._core, command, change)
+
+    async def record(self, deed: Deed) -> str:
+        check_name("task id", deed.id)
+        with self._core.step() as now:
+            return self._core.audit.deed(deed, now)
+
+    async def conclude(self, audit: str, outcome: AuditOutcome) -> bool:
+        data = outcome.encode()
+        with self._core.step() as now:
+            return self._core.audit.conclude(audit, data, now)
 
     async def read(self, after_epoch: int) -> Desired:
         core = self._core

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from stem.adapters.memory.audit import Audit
 from stem.adapters.memory.batches import Batches
 from stem.adapters.memory.desired import CommandLog, DesiredState, ReplyLists
 from stem.adapters.memory.fleet import Fleet
@@ -57,6 +58,7 @@ class Core:
         self.fleet = Fleet(limits.lost_after_ms)
         self.desired = DesiredState()
         self.log = CommandLog()
+        self.audit = Audit()
         self.replies = ReplyLists()
         self.batches = Batches()
         self.subscriptions: dict[Subscription, None] = {}

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from stem.contracts import ChangeItem, Logged, Pause, PauseKind
 from stem.errors import DecodeError
-from stem.messages.codec import pack
-from stem.messages.command import QUESTIONS, Command, Reply
+from stem.messages.command import Command, Reply
 
 LOG_MS: Final = 86_400_000
 LOG_KEPT: Final = 100_000
 LOG_PAGE: Final = 1_000
 REPLIES_KEPT: Final = 10_000
-AUDIT_KEPT: Final = 10_000
 
 
 class DesiredState:
@@ -107,6 +105,7 @@ class _Issue:
     epoch: int
     at_ms: int
     items: tuple[ChangeItem, ...]
+    audit: str
 
 
 class CommandLog:
@@ -115,14 +114,13 @@ class CommandLog:
     def __init__(self) -> None:
         self.epoch = 0
         self.fence = 0
-        self.audit: deque[bytes] = deque(maxlen=AUDIT_KEPT)
         self._entries: deque[Logged] = deque(maxlen=LOG_KEPT)
         self._issues: OrderedDict[str, _Issue] = OrderedDict()
 
-    def issued(self, command_id: str) -> tuple[int, Sequence[ChangeItem]] | None:
-        """Return what a command did when it came first, None if it is new."""
+    def issued(self, command_id: str) -> tuple[int, Sequence[ChangeItem], str] | None:
+        """Return what a command did when it came first, and its audit row; None if it is new."""
         issue = self._issues.get(command_id)
-        return None if issue is None else (issue.epoch, issue.items)
+        return None if issue is None else (issue.epoch, issue.items, issue.audit)
 
     def append(self, command: Command, now: int, *, raises_fence: bool) -> int:
         """Log a command and return its epoch."""
@@ -135,22 +133,11 @@ class CommandLog:
             self._entries.popleft()
         return self.epoch
 
-    def remember(self, command: Command, now: int, items: Sequence[ChangeItem]) -> None:
-        """Keep the answer for a repeated call, and the audit row of what was not just a question."""
-        self._issues[command.id] = _Issue(self.epoch, now, tuple(items))
+    def remember(self, command_id: str, now: int, items: Sequence[ChangeItem], audit: str) -> None:
+        """Keep the answer for a repeated call."""
+        self._issues[command_id] = _Issue(self.epoch, now, tuple(items), audit)
         while next(iter(self._issues.values())).at_ms <= now - LOG_MS:
             self._issues.popitem(last=False)
-        if command.type not in QUESTIONS:
-            row: dict[str, Any] = {
-                "at_ms": now,
-                "epoch": self.epoch,
-                "id": command.id,
-                "type": command.type,
-                "actor": command.actor,
-                "reason": command.reason,
-                "targets": list(command.targets)[:100] or [item.target for item in items[:100]],
-            }
-            self.audit.append(pack(row, what="audit row"))
 
     def after(self, epoch: int, now: int) -> list[Logged]:
         """Return the entries behind `epoch`, oldest first, at most 1 000: a reader goes on from the last one."""

@@ -60,14 +60,14 @@ ROLES: Final[Mapping[str, Role]] = {
     "operator": Role(
         keys=(
             "%R~* ~task:* ~q:* %W~queues ~unique:* ~epoch %W~fence ~desired:* ~control:log ~request:* ~watch "
-            "~stats:* %W~history %W~audit ~schema ~probe"
+            "~stats:* %W~history %W~audit %W~audit:outcomes ~schema ~probe"
         ),
         channels="control done:*",
         commands=(
             "del exists expire hdel hexists hget hgetall hincrby hkeys hlen hmget hset hsetnx incr info llen "
             "lpush lrange ltrim persist pexpire pttl publish rpush sadd scan set sismember smembers "
             "subscribe unsubscribe xack xadd xdel xgroup|create xinfo|groups xlen xpending xrange xread "
-            "xrevrange zadd zcard zrange zrangebyscore zrem zremrangebyscore zrevrange zscore"
+            "xrevrange zadd zcard zrange zrangebyscore zrem zremrangebyrank zremrangebyscore zrevrange zscore"
         ),
     ),
     "viewer": Role(

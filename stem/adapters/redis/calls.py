@@ -23,8 +23,10 @@ from stem.contracts import (
     Settlement,
 )
 from stem.errors import DecodeError
+from stem.messages.audit import Deed, said_of
 from stem.messages.command import Command
 from stem.messages.heartbeat import Heartbeat
+from stem.messages.names import check_name
 from stem.text import clean
 
 CHUNK: Final = 500
@@ -124,19 +126,33 @@ def beat_args(beat: Beat, limits: Limits, *, leases: slice, first: bool) -> list
 
 def issue_args(command: Command, change: Change | None) -> list[Arg]:
     name, option, kind, targets = _change_parts(change)
-    said = " ".join(targets if change is not None else command.targets)
+    meant = targets if change is not None else command.targets
     return [
         command.id,
         command.encode(),
         command.type,
         line_safe(command.actor),
         line_safe(command.reason),
-        said[:500],
+        said_of(meant),
         name,
         option,
         kind,
         command.signature,
+        len(meant),
         *targets,
+    ]
+
+
+def record_args(deed: Deed) -> list[Arg]:
+    return [
+        check_name("task id", deed.id),
+        deed.verb,
+        line_safe(deed.actor),
+        line_safe(deed.reason),
+        said_of(deed.targets),
+        max(deed.count, len(deed.targets)),
+        deed.kind,
+        line_safe(deed.option),
     ]
 
 

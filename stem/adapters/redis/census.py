@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final, Protocol
 
+from stem.adapters.redis import audit
 from stem.adapters.redis.client import RedisClient
 from stem.adapters.redis.presence import RedisPresence
 from stem.adapters.redis.reading import reading, whole
 from stem.adapters.redis.record import final_row_of, number, pauses_of, text
-from stem.contracts import FinalRow, ListState, Measured, MinuteRow, Pause, QueueRow, ServerInfo, TaskPage
+from stem.contracts import AuditPage, FinalRow, ListState, Measured, MinuteRow, Pause, QueueRow, ServerInfo, TaskPage
 from stem.errors import BrokerRefusedError, InvalidInputError
 from stem.messages.names import is_name
 from stem.messages.status import TaskState, TaskStatus
@@ -176,6 +177,17 @@ class RedisCensus:
         with reading("HGETALL"):
             now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
             return [pause for pause in pauses_of(flat) if pause.until_ms is None or pause.until_ms > now_ms]
+
+    async def audit(
+        self,
+        *,
+        verb: str | None = None,
+        actor: str | None = None,
+        target: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> AuditPage:
+        return await audit.read(self._client, verb=verb, actor=actor, target=target, cursor=cursor, limit=limit)
 
     async def info(self) -> ServerInfo:
         raw, time = await self._client.commands([("INFO",), ("TIME",)])

@@ -10,12 +10,14 @@ import redis
 import redis.asyncio
 
 from stem.adapters.redis.address import Address
-from stem.adapters.redis.calls import issue_args, items_of, seen_of
+from stem.adapters.redis.audit import is_row
+from stem.adapters.redis.calls import issue_args, items_of, record_args, seen_of
 from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient, translate
 from stem.adapters.redis.reading import MISREAD, raw, reading, whole
 from stem.adapters.redis.record import number, pauses_of, text
 from stem.contracts import Change, Desired, Issued, Logged
 from stem.errors import BrokerUnreachableError, DecodeError
+from stem.messages.audit import AuditOutcome, Deed
 from stem.messages.command import Command, Reply
 
 PING_EVERY_S: Final = 5.0
@@ -38,9 +40,23 @@ class RedisControl:
     async def issue(self, command: Command, change: Change | None = None) -> Issued:
         reply = await self._client.run("issue", *issue_args(command, change))
         with reading("issue"):
-            epoch, now_ms, items, workers = reply
+            epoch, now_ms, items, workers, audit = reply
             seen = seen_of(workers, whole(now_ms))
-            return Issued(epoch=whole(epoch), now_ms=now_ms, items=items_of(items), workers=seen)
+            return Issued(
+                epoch=whole(epoch), now_ms=now_ms, items=items_of(items), workers=seen, audit=raw(audit).decode("ascii")
+            )
+
+    async def record(self, deed: Deed) -> str:
+        row = await self._client.run("record", *record_args(deed))
+        with reading("record"):
+            return raw(row).decode("ascii")
+
+    async def conclude(self, audit: str, outcome: AuditOutcome) -> bool:
+        if not is_row(audit):
+            return False
+        told = await self._client.run("conclude", audit, outcome.encode())
+        with reading("conclude"):
+            return whole(told) == 1
 
     async def read(self, after_epoch: int) -> Desired:
         reply = await self._client.run("read", after_epoch)

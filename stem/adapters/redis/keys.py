@@ -19,6 +19,7 @@
 | `{ns}:events`, `{ns}:watch` | stream, zset | 2 minutes, 1 hour |
 | `{ns}:stats:<minute>` | hash | 3 hours |
 | `{ns}:history`, `{ns}:audit` | list, stream | capped at 10 000 |
+| `{ns}:audit:outcomes` | zset by the row's time | capped at 11 000: what came of what the audit holds |
 | `{ns}:schema` | string | none: the version of the keyspace, written once (schema.py) |
 | `{ns}:probe` | string | 1 second: proves that the server takes writes |
 | `{ns}:result:<id>` | hash | the copy kept by a result backend, with its time to live |
@@ -99,6 +100,14 @@ class Keys:
     @property
     def history(self) -> str:
         return f"{self.prefix}history"
+
+    @property
+    def audit(self) -> str:
+        return f"{self.prefix}audit"
+
+    @property
+    def audit_outcomes(self) -> str:
+        return f"{self.prefix}audit:outcomes"
 
     def stats(self, minute: int) -> str:
         return f"{self.prefix}stats:{minute}"

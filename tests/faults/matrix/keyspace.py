@@ -13,7 +13,7 @@ from stem.messages.status import TaskState
 from tests.leaks import KNOWN_KEYS
 
 LASTING: Final = re.compile(
-    r"\{[^}]+\}:(?:q:[^:]+:(?:p[0-9]|meta|bell|dead)|queues|workers|fleet|epoch|fence|schema|history|audit|watch"
+    r"\{[^}]+\}:(?:q:[^:]+:(?:p[0-9]|meta|bell|dead)|queues|workers|fleet|epoch|fence|schema|history|audit(?::outcomes)?|watch"
     r"|control:log|events|desired:(?:pause|drain|shutdown))"
 )
 """Kept without a time to live, because they are the queue itself, what operators asked for, or bounded by length."""

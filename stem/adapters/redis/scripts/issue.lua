@@ -1,17 +1,18 @@
 #!lua flags=allow-oom
 -- Store a command: change desired state, append it to the log, raise the epoch (and the fence), write the audit row, say
 -- who is there, wake the workers. ARGV from 2: command id, command, type, actor, reason, targets as text, change
--- ('' revoke pause resume drain undrain shutdown), its option (terminate | until in ms | mode), kind, signature, then
--- targets.
--- Returns {epoch, now, {target, outcome, changed, worker, state…}, {worker, at, heartbeat…}}.
+-- ('' revoke pause resume drain undrain shutdown), its option (terminate | until in ms | mode), kind, signature, number of
+-- targets, then those of the change.
+-- Returns {epoch, now, {target, outcome, changed, worker, state…}, {worker, at, heartbeat…}, the audit row's name}.
 -- Atomic and once per command id: a controller that saw no answer sends it again and gets the same one.
 local id, command, kind_of, actor, reason, said = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-local change, option, kind, signature = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+local change, option, kind, signature, meant = ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local request = P .. 'request:' .. id
-local before = redis.call('HMGET', request, 'epoch', 'items')
-local items = {}
+local before = redis.call('HMGET', request, 'epoch', 'items', 'audit')
+local items, did = {}, {}
 local function item(target, outcome, changed, worker, state)
   for _, value in ipairs({ target, outcome, changed and '1' or '0', worker or '', state or '' }) do items[#items + 1] = value end
+  did[outcome] = (did[outcome] or 0) + 1
 end
 
 local function revoke(task_id)
@@ -47,14 +48,14 @@ local function clear_in(hash, target, field)
   item(target, was and 'cleared' or 'already', was)
 end
 
-local epoch
+local epoch, audit
 if before[1] then
-  epoch = num(before[1])
+  epoch, audit = num(before[1]), before[3] or ''
   for value in (before[2] or ''):gmatch('([^\t]*)\t') do items[#items + 1] = value end
 else
   epoch = redis.call('INCR', P .. 'epoch')
   if change == 'resume' then read_pauses() end  -- one whose time has come is none
-  for i = 12, #ARGV do
+  for i = 13, #ARGV do
     local target = ARGV[i]
     if change == 'revoke' then
       revoke(target)
@@ -98,12 +99,13 @@ else
     if now - num(old[2][4]) > 86400000 then redis.call('XDEL', log, old[1]) end
   end
   if kind_of ~= 'ping' and kind_of ~= 'inspect' and kind_of ~= 'stats' then
-    redis.call('XADD', P .. 'audit', 'MAXLEN', '~', 10000, '*', 'id', id, 'type', kind_of, 'actor', actor, 'reason', reason,
-      'targets', said, 'epoch', epoch)
+    local counts = {}
+    for outcome, n in pairs(did) do counts[#counts + 1] = outcome .. ':' .. n end
+    audit = add_audit(id, kind_of, actor, reason, said, meant, kind, option, epoch, table.concat(counts, ' '))
   end
   -- Long lists of ids are looked at again by a repeated call; they answer 'already' then.
   local kept = #items > 0 and #items <= 2500 and table.concat(items, '\t') .. '\t' or ''
-  redis.call('HSET', request, 'epoch', epoch, 'items', kept)
+  redis.call('HSET', request, 'epoch', epoch, 'items', kept, 'audit', audit or '')
   redis.call('PEXPIRE', request, 600000)
   write_history()
   write_counts()
@@ -119,4 +121,4 @@ for i = 1, #seen, 2 do
     present[#present + 1] = heartbeat
   end
 end
-return { epoch, now, items, present }
+return { epoch, now, items, present, audit or '' }

@@ -151,6 +151,12 @@ local function write_history()
   redis.call('LTRIM', P .. 'history', 0, 9999)
 end
 
+-- Writes a row of the audit and returns its name; conclude.lua adds the outcome.
+local function add_audit(id, verb, actor, reason, said, count_of, kind, option, epoch, did)
+  return redis.call('XADD', P .. 'audit', 'MAXLEN', '~', 10000, '*', 'id', id, 'type', verb, 'actor', actor, 'reason',
+    reason, 'targets', said, 'epoch', epoch, 'n', count_of, 'kind', kind, 'option', option, 'did', did)
+end
+
 -- Buries a task. The oldest dead letters leave first, by age and by count; their records go with them.
 local function bury(queue, id, cap, keep)
   local dead = queue_key(queue, 'dead')

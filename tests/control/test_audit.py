@@ -1,0 +1,123 @@
+"""What the controller tells the audit: how each command ended, and what was done without one."""
+
+from __future__ import annotations
+
+import pytest
+
+from stem.adapters.memory import InMemoryBroker
+from stem.contracts import AuditRow, ChangeItem
+from stem.control.audit import asked, recorded, summary, targets_of
+from stem.control.controller import Controller
+from stem.errors import BrokerUnreachableError
+from stem.testing.case import enqueue, make_dead
+from tests.control.channel import ScriptedBroker, seen
+
+
+def controller(broker: ScriptedBroker) -> Controller:
+    return Controller(broker.as_broker, timeout_s=1.0, clock=broker)
+
+
+async def test_the_outcome_names_who_refused_and_who_was_silent() -> None:
+    broker = ScriptedBroker([seen("a"), seen("b"), seen("c")])
+    broker.answer(0.01, "a")
+    broker.answer(0.01, "b", "accepted", ok=False, code="role-refused")
+
+    await controller(broker).pause("queue", ["default"])
+
+    ((audit, outcome),) = broker.concluded
+    assert audit == "row-1"
+    assert (outcome.verdict, outcome.expected, outcome.applied, outcome.failed) == ("partly", 3, 1, 1)
+    assert (tuple(outcome.silent), dict(outcome.counts)) == (("c",), {"set": 1, "refused": 1})
+    assert [item.error for item in outcome.items if item.error] == ["role-refused: why"]
+
+
+@pytest.mark.parametrize(("wait_s", "verdict"), [(None, "applied"), (1.0, "waited-out")])
+async def test_an_effect_that_was_not_seen_is_told(wait_s: float | None, verdict: str) -> None:
+    broker = ScriptedBroker([seen("a")])
+    broker.answer(0.01, "a", "applied")
+
+    await controller(broker).drain(["a"], wait_s=wait_s)
+
+    assert [outcome.verdict for _, outcome in broker.concluded] == [verdict]
+
+
+async def test_a_question_tells_nothing() -> None:
+    broker = ScriptedBroker([seen("a")])
+    broker.answer(0.01, "a")
+
+    await controller(broker).ping()
+
+    assert broker.concluded == []
+
+
+async def test_an_audit_that_takes_no_outcome_is_a_warning() -> None:
+    """The command itself was given: its result stands."""
+    broker = ScriptedBroker([], items=[ChangeItem(target="t-1", outcome="revoked", changed=True)])
+    broker.conclude_error = BrokerUnreachableError("gone")
+
+    result = await controller(broker).revoke(["t-1"])
+
+    assert [item.outcome for item in result.items] == ["revoked"]
+    assert list(result.warnings) == ["the outcome is not in the audit: gone"]
+
+
+async def test_a_deed_is_told_with_what_became_of_each() -> None:
+    broker = InMemoryBroker()
+    await make_dead(broker, task_id="dead")
+    await enqueue(broker, task_id="waits")
+    boss = Controller(broker, actor="ada")
+
+    async with boss.recorded("replay", ["dead", "waits", "none"], reason="fixed") as tally:
+        (row,) = (await broker.census.audit()).items
+        assert row.outcome is None, "it is written before it is done"
+        tally.add_all(await broker.replay(["dead", "waits", "none"]))
+
+    (row,) = (await broker.census.audit()).items
+    assert (row.verb, row.actor, row.reason, tuple(row.targets)) == (
+        "replay",
+        "ada",
+        "fixed",
+        ("dead", "waits", "none"),
+    )
+    assert row.outcome is not None
+    assert (row.outcome.verdict, row.outcome.counts) == ("partly", {"queued": 1, "not-dead": 1, "unknown": 1})
+    assert {item.target for item in row.outcome.items if item.error} == {"waits", "none"}
+
+
+async def test_a_deed_that_breaks_says_how_far_it_came() -> None:
+    broker = InMemoryBroker()
+
+    async def purge() -> None:
+        async with recorded(broker, "purge", ["a"], kind="queue") as tally:
+            tally.add("purged", 500)
+            raise BrokerUnreachableError("gone")
+
+    with pytest.raises(BrokerUnreachableError):
+        await purge()
+
+    (row,) = (await broker.census.audit()).items
+    assert row.outcome is not None
+    assert (row.outcome.verdict, row.outcome.counts) == ("partly", {"purged": 500})
+
+
+async def test_many_failures_are_kept_before_what_went_well() -> None:
+    """Of a thousand ids the few items kept are those that somebody has to look at."""
+    broker = InMemoryBroker()
+    async with recorded(broker, "retry", ["many"]) as tally:
+        tally.add_all({f"good-{n}": "queued" for n in range(990)} | {f"bad-{n}": "unknown" for n in range(10)})
+
+    (row,) = (await broker.census.audit()).items
+    assert row.outcome is not None
+    assert row.outcome.counts == {"queued": 990, "unknown": 10}
+    assert [item.target for item in row.outcome.items][:10] == [f"bad-{n}" for n in range(10)]
+    assert len(row.outcome.items) == 20
+
+
+def test_a_row_is_told_in_a_few_words() -> None:
+    row = AuditRow(id="1", at_ms=1, verb="pause", kind="queue", option="600000", targets=("a", "b", "c", "d"), count=9)
+
+    assert asked(row) == "pause queue for 600 s"
+    assert targets_of(row) == "a, b, c and 6 more"
+    assert summary(row) == "not told"
+    assert summary(AuditRow(id="1", at_ms=1, verb="revoke", stored={"revoked": 2})) == "not told; stored: 2 revoked"
+    assert targets_of(AuditRow(id="1", at_ms=1, verb="shutdown")) == "all"
