@@ -1,0 +1,1 @@
+"""The dashboard's budgets, measured on the real program in a terminal over a real server."""
