@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check format docs bench-quick faults soak mutants upgrade-test clean
+.PHONY: demo test check format docs bench-quick bench-tui faults soak mutants upgrade-test clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Stem needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say which with: make PYTHON=python3.12")'
@@ -57,6 +57,10 @@ upgrade-test: $(VENV)/.installed
 
 bench-quick: $(VENV)/.installed .venv-bench/.installed
 	$(BIN)/python -m benchmarks.quick
+
+# The budgets of the dashboard, on the real program; exit 1 where one is missed. `make bench-tui SECONDS=10` is short.
+bench-tui: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.tui --seconds $(or $(SECONDS),60)
 
 clean:
 	rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -246,9 +246,10 @@ def table(title: str, budgets: tuple[Budget, ...], found: Mapping[str, Any]) -> 
 
 def extras(found: Mapping[str, Any]) -> str:
     return (
-        f"  ({found['events_per_s']:,.0f} events/s, {found['tasks']:,} tasks held, draw p50/p95 {found['draw_p50_ms']:.1f}/"
-        f"{found['draw_p95_ms']:.1f} ms, paint p95 {found['paint_p95_ms']:.1f} ms, key p50 {found['key_p50_ms']:.1f} ms, "
-        f"age p50 {found['age_p50_ms']:.0f} ms, {found['out_kb_per_s']:.0f} KB/s to the terminal)"
+        f"  ({found['events_per_s']:,.0f} events/s, {found['tasks']:,} tasks held, draw p50/p95 "
+        f"{found['draw_p50_ms']:.1f}/{found['draw_p95_ms']:.1f} ms, paint p95 {found['paint_p95_ms']:.1f} ms, "
+        f"key p50 {found['key_p50_ms']:.1f} ms, age p50 {found['age_p50_ms']:.0f} ms, "
+        f"{found['out_kb_per_s']:.0f} KB/s to the terminal)"
     )
 
 

@@ -96,7 +96,9 @@ class FakeWorker:
 
     def measured(self) -> list[Measured]:
         found = [
-            Measured(queue=self.queue, task=task, count=count, wait_ms=20 * count, run_ms=900 * count, buckets={10: count})
+            Measured(
+                queue=self.queue, task=task, count=count, wait_ms=20 * count, run_ms=900 * count, buckets={10: count}
+            )
             for task, count in self.runs.items()
         ]
         self.runs.clear()
@@ -188,7 +190,10 @@ class Fleet:
             if kind == "succeeded":
                 events.append(worker.event("task.succeeded", one, now_ms, duration_ms=now_ms - one.started_at_ms))
             else:
-                words = {"error": "SMTPServerDisconnected", "message": f"Connection unexpectedly closed ({now_ms % 97})"}
+                words = {
+                    "error": "SMTPServerDisconnected",
+                    "message": f"Connection unexpectedly closed ({now_ms % 97})",
+                }
                 events.append(worker.event(f"task.{kind}", one, now_ms, **words))
         for one in answer.deliveries:
             worker.running[one.id] = one
@@ -212,7 +217,9 @@ class Fleet:
             await self._beat(worker)
 
     async def _beat(self, worker: FakeWorker) -> None:
-        leases = [Lease(id=one.id, token=one.token, lease_ms=30_000, queue=one.queue) for one in worker.running.values()]
+        leases = [
+            Lease(id=one.id, token=one.token, lease_ms=30_000, queue=one.queue) for one in worker.running.values()
+        ]
         beat = Beat(heartbeat=worker.heartbeat(), leases=leases, measured=worker.measured())
         self._watched = (await self._broker.presence.beat(beat)).watched
 

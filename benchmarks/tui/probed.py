@@ -107,7 +107,9 @@ class ProbedTUI(stem_tui.app.StemTUI):
         watch, self.watch = self.watch, None
         if watch is not None:
             state = self.session.state
-            self._report({"done": True, "tasks": len(state.tasks), "errors": self.errors, **watch.report(self.session.hz)})
+            self._report(
+                {"done": True, "tasks": len(state.tasks), "errors": self.errors, **watch.report(self.session.hz)}
+            )
 
     async def _list_all(self) -> None:
         await self.action_mode("tasks")

@@ -15,20 +15,30 @@ from typing import Final, Literal, TypeVar
 
 from stem.clock import Clock, SystemClock
 from stem.contracts import Broker, ListState, QueueRow, TaskPage
-from stem.errors import BrokerRefusedError, StemError
+from stem.errors import BrokerRefusedError, StemError, UnknownOutcomeError
 from stem.messages.status import TaskStatus
 from stem.observe.rates import MINUTES_KEPT
 from stem.observe.state import ClusterState, Snapshot
 from stem.text import clean
 
-Phase = Literal["CONNECTING", "LIVE", "STALE", "DOWN", "RESYNC"]
+Phase = Literal["CONNECTING", "LIVE", "STALE", "DOWN", "FATAL", "RESYNC"]
 
 STALE_S: Final = 2.0
 LEASE_MS: Final = 15_000
 _RENEW_S: Final = 5.0
 _BACKOFF_S: Final = 0.5
-# A picture is to be live again two seconds after the server answers: the wait, the poll and the drawing fit in that.
-_BACKOFF_MAX_S: Final = 1.5
+# A picture is to be live again two seconds after the server answers: an attempt that began just before and is lost, the
+# wait after it, the poll and the drawing fit in that.
+_BACKOFF_MAX_S: Final = 0.8
+_FATAL_S: Final = 1.5
+_FATAL: Final = frozenset({"NOAUTH", "NOPERM", "SCHEMA"})
+"""Refusals that no waiting mends: somebody has to change a password, rights, or this program."""
+_PROBE_S: Final = 0.8
+_PROBE_MAX_S: Final = 7.0
+_GATHER_S: Final = 0.025
+"""Between two reads of events: each costs round trips, and the screen is drawn ten times a second at most."""
+_AT_A_TIME: Final = 200
+"""Events applied before others on the loop have their turn: a few milliseconds' worth."""
 _HISTORY_S: Final = 3.0
 _HISTORY_ALL: Final = 10_000
 _HISTORY: Final = 300
@@ -52,6 +62,8 @@ class Connection:
     """How the link to the broker is. Times are monotonic seconds.
 
     Attributes:
+        phase: `DOWN` has no answer and tries again by itself; `FATAL` has one that no waiting mends (password, rights,
+            a newer keyspace), and tries again all the same, since somebody may mend it.
         answered_s: of the last whole answer, None before the first; `answered_ms` is the same on the wall clock.
         retry: how many attempts failed in a row; `next_s` when the next one is.
         error: why, in clean words.
@@ -226,9 +238,9 @@ class Feed:
         link.since_s = self._clock.monotonic()
         while True:
             try:
-                if link.phase == "DOWN":
+                if link.phase in ("DOWN", "FATAL"):
                     await self._resync()
-                await self.poll()
+                await self._guarded_poll()
             except StemError as error:
                 await self._down(error)
                 continue
@@ -238,18 +250,49 @@ class Feed:
             self._rtts_ms.append(link.rtt_ms)
             await self._pause(max(self.interval_s, 9 * min(self._rtts_ms) / 1000))
 
+    async def _guarded_poll(self) -> None:
+        """Poll; where no answer comes for two seconds, see whether anybody is there at all."""
+        polling = asyncio.ensure_future(self.poll())
+        try:
+            while not (await asyncio.wait([polling], timeout=STALE_S))[0]:
+                # On another connection: a long answer may be on its way on that one.
+                await self._probe()
+            await polling
+        finally:
+            if not polling.done():
+                polling.cancel()
+                await asyncio.gather(polling, return_exceptions=True)
+
+    async def _probe(self) -> float:
+        """Return how long the server has been up; 0 where it does not say.
+
+        Raises:
+            BrokerError: it does not answer, within about the time that it takes when all is well.
+        """
+        link = self.connection
+        usual_s = 3 * min(self._rtts_ms) / 1000 if link.answered_s is not None else 1.0 + link.retry
+        within_s = min(_PROBE_MAX_S, max(_PROBE_S, usual_s))
+        try:
+            async with asyncio.timeout(within_s):
+                return (await self.broker.census.info()).uptime_s
+        except BrokerRefusedError as error:
+            if error.code in _FATAL - {"NOPERM"}:
+                raise
+            return 0.0  # not for our eyes, or not now: expect the worst of it
+        except TimeoutError as error:
+            raise UnknownOutcomeError(
+                f"the broker at {self.broker.url} did not answer within {within_s:.1f} s"
+            ) from error
+
     async def _resync(self) -> None:
         """See whether the broker answers again; then everything is read anew."""
         link = self.connection
-        try:
-            uptime_s: float = (await self.broker.census.info()).uptime_s
-        except BrokerRefusedError:
-            uptime_s = 0.0  # not for our eyes, or not now: expect the worst of it
+        uptime_s = await self._probe()
         away_s = self._clock.monotonic() - (link.answered_s or link.since_s)
         if uptime_s <= away_s + 2:
             # Another life of the server: its event stream may have lost what our cursor points at.
             self._cursor = None
-            self.state.gap(self._clock.wall_ms() + self.state.offset_ms)
+            self._missed()
         link.phase = "RESYNC"
         self._history_due_s = self._info_due_s = 0.0
         self.state.version += 1
@@ -257,10 +300,11 @@ class Feed:
     async def _down(self, error: StemError) -> None:
         link, now_s = self.connection, self._clock.monotonic()
         self._online.clear()
-        if link.phase not in ("DOWN", "RESYNC"):
+        if link.phase not in ("DOWN", "FATAL", "RESYNC"):
             link.since_s = now_s
-        link.phase, link.error = "DOWN", clean(error, 300)
-        wait_s = min(_BACKOFF_MAX_S, _BACKOFF_S * 2.0**link.retry) * random.uniform(0.75, 1.0)
+        fatal = isinstance(error, BrokerRefusedError) and error.code in _FATAL
+        link.phase, link.error = "FATAL" if fatal else "DOWN", clean(error, 300)
+        wait_s = _FATAL_S if fatal else min(_BACKOFF_MAX_S, _BACKOFF_S * 2.0**link.retry) * random.uniform(0.75, 1.0)
         link.retry += 1
         link.next_s = now_s + wait_s
         self.state.version += 1
@@ -278,14 +322,17 @@ class Feed:
 
     async def _follow_for_ever(self) -> None:
         """Follow the events while the polls say that the broker is there; they own the word on the connection."""
-        renew_s = 0.0
+        renew_s, lapses_s = 0.0, float("inf")
         while True:
             await self._online.wait()
             try:
                 now_s = self._clock.monotonic()
                 if now_s >= renew_s:
                     await self.broker.events.watch(self._watcher, for_ms=LEASE_MS)
-                    renew_s = now_s + _RENEW_S
+                    if now_s > lapses_s:
+                        # We stood still, or were cut off: for a while nobody watched, and workers told nothing.
+                        self._missed()
+                    renew_s, lapses_s = now_s + _RENEW_S, now_s + LEASE_MS / 1000
                 if self._cursor is None:
                     self._cursor = await self.broker.events.tail()
                 batch = await self.broker.events.read(self._cursor, timeout_s=1.0)
@@ -293,14 +340,26 @@ class Feed:
                 # Polls go on, so counts stay right; without events only the detail between two polls is missing.
                 self.state.events_error = clean(error)
                 renew_s = 0.0
+                if not isinstance(error, BrokerRefusedError):
+                    self.hurry()  # whoever waits for events hears first that the server has gone
                 await asyncio.sleep(1.0)
                 continue
             self._cursor, self.state.events_error = batch.cursor, ""
             if batch.missed:
-                self.state.gap(self._clock.wall_ms() + self.state.offset_ms)
-                self._history_due_s = 0.0
-            if batch.events:
-                self.state.apply_events(batch.events)
+                self._missed()
+            for first in range(0, len(batch.events), _AT_A_TIME):
+                self.state.apply_events(batch.events[first : first + _AT_A_TIME])
+                await asyncio.sleep(0)
+            if batch.events and self._now_ms() - batch.events[-1].at_ms < 1_000:
+                await asyncio.sleep(_GATHER_S)
+
+    def _missed(self) -> None:
+        """Events are gone for good: say so, and read the history again."""
+        self.state.gap(self._now_ms())
+        self._history_due_s = 0.0
+
+    def _now_ms(self) -> int:
+        return self._clock.wall_ms() + self.state.offset_ms
 
     async def _leave(self) -> None:
         try:

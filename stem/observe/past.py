@@ -75,7 +75,8 @@ def tell(state: ClusterState, snapshot: Snapshot, as_of_ms: int) -> None:
                                    task=target if pause.kind == "task" else "",
                                    worker=state.owner(pause.target)[1] if pause.kind == "worker" else "",
                                    text=by + reason))  # fmt: skip
-    state.events.extend(sorted(lines, key=lambda line: line.at_ms))
+    for line in sorted(lines, key=lambda line: line.at_ms):
+        state.tell(line)
 
 
 def _failure(state: ClusterState, status: TaskStatus) -> None:

@@ -7,7 +7,7 @@ the picture move between two polls and tell what happened; losing them costs det
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,6 +18,7 @@ from stem.observe import past
 from stem.observe.failures import WINDOW_MS, FailureBook
 from stem.observe.rates import Meter, MinuteBook
 from stem.observe.rows import (
+    GONE,
     MESSAGE_CHARS,
     EventLine,
     QueueLine,
@@ -31,6 +32,9 @@ from stem.text import clean
 
 FINISHED_KEPT: Final = 50_000
 EVENTS_KEPT: Final = 2_000
+_NUMBERED: Final = 20_000
+QUIET: Final = frozenset({"task.received", "task.started", "task.progress", "task.succeeded"})
+"""What a healthy fleet does all the time."""
 WAITING: Final[tuple[ListState, ...]] = ("queued", "scheduled", "retrying", "held", "dead")
 FINAL: Final = frozenset({"succeeded", "failed", "revoked", "expired"})
 OUTCOMES: Final = ("succeeded", "failed", "retried", "revoked", "expired")
@@ -73,13 +77,16 @@ class ClusterState:
     """The picture. Owned by one event loop; every change raises `version`.
 
     Attributes:
-        tasks: by id, all that are known; of them `running` runs, `open` is not final or a dead letter, and the rest are
-            the last finished ones, at most 50 000.
+        tasks: by id, all that are known, those that changed last at the end; of them `running` runs, `open` is not
+            final or a dead letter, and `finished` are the last finished ones, at most 50 000.
+        events: the last ones of any kind; `news` those that are not `QUIET`, which at thousands a second would be gone
+            from `events` before anybody saw them.
         totals: of a page's state where the broker counts it; `cut` names the states whose page was not the whole.
         offset_ms: the broker's clock minus this machine's.
         refused: parts that the server would not answer, and why; `events_error` why there are no events.
         gaps: how often events were missed here; `gap_ms` when they last were, or a worker sampled them: counts of
-            failures are a lower bound for five minutes from then.
+            failures are a lower bound for five minutes from then. `missed` is how many they were in that time, by the
+            workers' own numbers, as far as those tell.
     """
 
     def __init__(self, diagnose: Callable[[Seen], str]) -> None:
@@ -87,9 +94,11 @@ class ClusterState:
         self.version = 0
         self.queues: dict[str, QueueLine] = {}
         self.workers: dict[str, WorkerLine] = {}
-        self.tasks: dict[str, TaskLine] = {}
+        self.tasks: OrderedDict[str, TaskLine] = OrderedDict()
         self.running: dict[str, TaskLine] = {}
         self.open: dict[str, TaskLine] = {}
+        # Not a dict: there, finding the first entry walks over all that were removed before it.
+        self.finished: OrderedDict[str, TaskLine] = OrderedDict()
         self.totals: dict[str, int] = {}
         self.cut: set[str] = set()
         self.pauses: list[Pause] = []
@@ -99,18 +108,21 @@ class ClusterState:
         self.minutes = MinuteBook()
         self.failures = FailureBook()
         self.events: deque[EventLine] = deque(maxlen=EVENTS_KEPT)
+        self.news: deque[EventLine] = deque(maxlen=EVENTS_KEPT)
         self.offset_ms = 0
         self.gaps = 0
         self.gap_ms = 0
+        self.missed = 0
         self.event_count = Meter()
         self.came = Meter()
         self.went: dict[str, Meter] = {name: Meter() for name in OUTCOMES}
-        self._finished: dict[str, None] = {}
         self._events_total = 0
+        self._numbers: dict[str, int] = {}
         self._seen_workers = False
         self._known_pauses: set[tuple[PauseKind, str]] | None = None
         self._named: dict[str, list[str]] = {}
         self._polls = 0
+        self._turns = 0
 
     # ------------------------------------------------------------------------------------------------------ snapshots
 
@@ -172,6 +184,9 @@ class ClusterState:
     def _apply_workers(self, seen: Sequence[Seen], as_of_ms: int, at_s: float) -> None:
         paused = {pause.target for pause in self.pauses if pause.kind == "worker"}
         alive = {each.heartbeat.name for each in seen if not each.lost and not each.stopped}
+        held: dict[str, list[TaskLine]] = {}
+        for row in self.running.values():
+            held.setdefault(row.owner, []).append(row)
         for each in sorted(seen, key=lambda one: one.at_ms):
             beat = each.heartbeat
             line = self.workers.get(beat.id)
@@ -179,7 +194,8 @@ class ClusterState:
             if line is None:
                 line = self.workers[beat.id] = WorkerLine(beat.id, clean(beat.name))
             fresh = each.at_ms != line.at_ms
-            line.update(each)
+            if fresh:
+                line.update(each)
             line.diagnosis = self._diagnosis(each)
             line.paused_here = beat.id in paused or beat.name in paused
             line.superseded = line.diagnosis == "lost" and beat.name in alive
@@ -188,9 +204,10 @@ class ClusterState:
             if self._seen_workers and line.diagnosis != before:
                 self._worker_changed(line, before, as_of_ms)
             if fresh and line.diagnosis not in ("lost", "stopped"):
-                self._apply_running(each, line)
+                self._apply_running(each, line, held.get(line.key, ()))
         for key in self.workers.keys() - {each.heartbeat.id for each in seen}:
             del self.workers[key]
+            self._numbers.pop(key, None)
         self._forget(row for row in self.running.values() if row.owner and row.owner not in self.workers)
         self._named = {}
         for each in seen:
@@ -203,7 +220,7 @@ class ClusterState:
             return "late"
         return diagnosis
 
-    def _apply_running(self, seen: Seen, line: WorkerLine) -> None:
+    def _apply_running(self, seen: Seen, line: WorkerLine, held: Iterable[TaskLine]) -> None:
         """Bring the tasks of one worker in line with its heartbeat; what events said after it stays."""
         for task in seen.heartbeat.running:
             row = self._line(task.id)
@@ -215,7 +232,9 @@ class ClusterState:
                 row.progress = progress_text(task.progress) or row.progress
                 row.token, row.started_ms = task.token, task.started_at_ms
         if line.whole:
-            self._forget(row for row in self.running.values() if row.owner == line.key and row.changed_ms < seen.at_ms)
+            self._forget(
+                row for row in held if row.state == "running" and row.owner == line.key and row.changed_ms < seen.at_ms
+            )
 
     def _apply_page(self, state: ListState, page: TaskPage, as_of_ms: int) -> None:
         listed = set()
@@ -276,17 +295,31 @@ class ClusterState:
         """Take a batch of events, in whatever order they came."""
         for event in events:
             self._events_total += 1
-            if event.kind == "events.sampled":
-                self.gap_ms = event.at_ms
-            elif event.kind.startswith("worker."):
+            number, kind = self._numbers.get(event.worker), event.kind
+            if number is not None and event.seq > number + 1:
+                self._miss(event.seq - number - 1, event.at_ms)
+            if number is None or event.seq > number:
+                if len(self._numbers) > _NUMBERED:
+                    self._numbers.clear()
+                self._numbers[event.worker] = event.seq
+            if kind == "events.sampled":
+                skipped = event.detail.get("skipped")
+                self._miss(skipped if isinstance(skipped, int) else 0, event.at_ms)
+            elif kind.startswith("worker."):
                 self._told_by_worker(event)
                 continue
-            self.events.append(event_line(event, self._events_total, self.owner(event.worker)[1]))
+            owner, worker = self.owner(event.worker)
+            line = event_line(event, self._events_total, worker)
+            self.tell(line)
             if event.task_id:
-                self._apply_task_event(event)
+                self._apply_task_event(event, line, owner)
         self.version += 1
 
-    def _apply_task_event(self, event: Event) -> None:
+    def _miss(self, count: int, at_ms: int) -> None:
+        self.missed = max(0, count) + (self.missed if self.incomplete(at_ms) else 0)
+        self.gap_ms = max(self.gap_ms, at_ms)
+
+    def _apply_task_event(self, event: Event, line: EventLine, owner: str) -> None:
         if event.kind in ("task.failed", "task.retried"):
             self._count_failure(event)
         state = _AFTER.get(event.kind)
@@ -295,15 +328,17 @@ class ClusterState:
             if event.kind == "task.progress" and row is not None and row.state == "running":
                 row.progress = progress_text(event.detail.get("progress"))
             return
-        row = self._line(event.task_id)
-        if row.changed_ms and not self._moves(row, event, state):
+        row = self.tasks.get(event.task_id)
+        if row is None:
+            row = self.tasks[event.task_id] = TaskLine(event.task_id, line.task_id)
+        elif row.changed_ms and not self._moves(row, event, state):
             return
-        row.task, row.queue = clean(event.task) or row.task, clean(event.queue) or row.queue
+        row.task, row.queue = line.task or row.task, line.queue or row.queue
         # What waits for its next attempt has failed once more, as its record says it too.
         row.attempt = event.attempt + (state == "retrying")
         row.state, row.changed_ms, row.from_event = state, event.at_ms, True
         if event.worker:
-            row.owner, row.worker = self.owner(event.worker)
+            row.owner, row.worker = owner, line.worker
         if state == "running":
             row.started_ms, row.progress = event.at_ms, ""
         elif state == "retrying":
@@ -347,8 +382,8 @@ class ClusterState:
 
     def gap(self, now_ms: int) -> None:
         """Note that events were missed; the next snapshot and history make the picture right again."""
+        self._miss(0, now_ms)
         self.gaps += 1
-        self.gap_ms = now_ms
         self._told("events.missed", now_ms, "", "", "counts are right all the same: they are the broker's own")
         self.version += 1
 
@@ -357,7 +392,7 @@ class ClusterState:
     def _told(self, kind: str, at_ms: int, what: str, target: str, text: str) -> None:
         self._events_total += 1
         name = clean(target)
-        self.events.append(
+        self.tell(
             EventLine(
                 key=str(self._events_total),
                 at_ms=at_ms,
@@ -376,10 +411,10 @@ class ClusterState:
         names = {name} if line is None else {name, line.name}
         if any(
             each.kind == event.kind and each.worker in names and abs(each.at_ms - event.at_ms) < 10_000
-            for each in list(self.events)[-200:]
+            for each in list(self.news)[-200:]
         ):
             return
-        self.events.append(
+        self.tell(
             EventLine(
                 key=str(self._events_total),
                 at_ms=event.at_ms,
@@ -388,6 +423,12 @@ class ClusterState:
                 text=event_text(event),
             )
         )
+
+    def tell(self, line: EventLine) -> None:
+        """Add a line to the tail."""
+        self.events.append(line)
+        if line.kind not in QUIET:
+            self.news.append(line)
 
     def _worker_changed(self, line: WorkerLine, before: str, as_of_ms: int) -> None:
         at_ms, text = as_of_ms, ""
@@ -408,7 +449,7 @@ class ClusterState:
         names = (line.name, line.key)
         if any(
             each.kind == kind and each.worker in names and abs(each.at_ms - at_ms) < 10_000
-            for each in list(self.events)[-50:]
+            for each in list(self.news)[-50:]
         ):
             return
         self._told(kind, at_ms, "worker", line.name, text)
@@ -441,19 +482,23 @@ class ClusterState:
             self.running[row.key] = row
         else:
             self.running.pop(row.key, None)
+        self._turns += 1
+        row.turn = self._turns
+        self.tasks.move_to_end(row.key)
         if row.state not in FINAL:
             self.open[row.key] = row
-            self._finished.pop(row.key, None)
+            self.finished.pop(row.key, None)
             return
         self.open.pop(row.key, None)
-        self._finished.pop(row.key, None)
-        self._finished[row.key] = None
-        while len(self._finished) > FINISHED_KEPT:
-            oldest = next(iter(self._finished))
-            del self._finished[oldest]
+        self.finished[row.key] = row
+        self.finished.move_to_end(row.key)
+        while len(self.finished) > FINISHED_KEPT:
+            oldest, forgotten = self.finished.popitem(last=False)
+            forgotten.turn = GONE
             self.tasks.pop(oldest, None)
 
     def _forget(self, rows: Iterable[TaskLine]) -> None:
         for row in list(rows):
-            for where in (self.tasks, self.running, self.open, self._finished):
+            row.turn = GONE
+            for where in (self.tasks, self.running, self.open, self.finished):
                 where.pop(row.key, None)

@@ -208,6 +208,8 @@ class StemTUI(App[int], inherit_bindings=False):
             return
         if len(self.screen_stack) > 1:
             self.pop_screen()
+        elif not leave and self.session.dismiss_gap():
+            self.draw_now()
         elif self.current_mode != "overview":
             await self.action_mode("overview")
         elif leave:

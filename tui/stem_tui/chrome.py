@@ -28,7 +28,7 @@ def header(session: Session, width: int) -> tuple[list[Cell], list[Cell]]:
     state = [Cell(f"  {sign.glyph} {sign.word}", sign.tone)]
     if phase == "LIVE":
         state.append(Cell(f" {link.rtt_ms:.0f}ms", "dim"))
-    elif phase == "DOWN":
+    elif phase in ("DOWN", "FATAL"):
         state.append(Cell(f" {figures.span((now_s - link.since_s) // 1 * 1000)}", "bad"))
         left_s = max(0.0, link.next_s - now_s)
         trying = f" · retry {link.retry} in {left_s:.1f}s · r now" if left_s > 0 else f" · retry {link.retry} …"
@@ -116,14 +116,15 @@ def notice(session: Session) -> tuple[list[Cell], list[Cell]]:
     """Return the line of news: what was just done, else what is wrong with the picture."""
     state, now_s = session.state, session.clock.monotonic()
     right: list[Cell] = []
-    if state.incomplete(session.now_ms):
-        right.append(Cell(f" ! events missed at {figures.clock(state.gap_ms)} ", "warn"))
+    if state.incomplete(session.now_ms) and state.gap_ms > session.gap_seen_ms:
+        many = f"gap {state.missed:,} events" if state.missed else "gap: events missed"
+        right.append(Cell(f" ! {many} · {figures.clock(state.gap_ms)} · esc ", "warn"))
     if session.notice is not None and now_s < session.notice.until_s:
         left = [Cell(" "), *session.notice.cells]
         if session.undo is not None and now_s < session.undo[1]:
             right.append(Cell(f" u undo ({session.undo[1] - now_s:.0f}s) ", "key"))
         return left, right
-    if session.phase in ("DOWN", "CONNECTING") and session.link.error:
+    if session.phase in ("DOWN", "FATAL", "CONNECTING") and session.link.error:
         return [Cell(f" ✖ {session.link.error}", "bad")], right
     if state.events_error:
         return [Cell(f" ! no events: {state.events_error}", "warn")], right
@@ -162,7 +163,7 @@ def hint(
 def empty(session: Session, kind: str, *, filtered: bool = False) -> list[str]:
     """Return what an empty panel says: why, and what to do."""
     if session.link.answered_s is None:
-        if session.phase == "DOWN":
+        if session.phase in ("DOWN", "FATAL"):
             return [f"No answer from {session.url} yet.", "This screen fills by itself as soon as there is one."]
         return [f"Asking {session.url} …"]
     if filtered:

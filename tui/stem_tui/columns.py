@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from stem_tui.filter import Fields
 from stem_tui.theme import Cell
 
 R = TypeVar("R")
+MANY: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class View(Generic[R]):
         kind: what its rows are: `queue worker task failure event action`; it decides the keys that act on them.
         key: tells rows apart, over changes.
         fields: for the filter.
-        order: without a sort column chosen.
+        order: without a sort column chosen; None: rows come in their order.
     """
 
     kind: str
@@ -90,10 +91,12 @@ def fit(columns: Sequence[Column[R]], width: int, *, gap: int = 1) -> list[tuple
 
 
 def ordered(view: View[R], rows: Sequence[R], sorting: Sorting) -> list[R]:
-    """Return the rows in the order asked for; equal ones by key, so that nothing dances."""
+    """Return the rows in the order asked for; equal ones by key, so that nothing dances.
+
+    Of very many rows equal ones stay as they come: sorting them twice takes too long, and they come in a steady order.
+    """
     column = next((each for each in view.columns if each.key == sorting.column and each.sort), None)
     order, down = (view.order, view.order_down) if column is None else (column.sort, sorting.down)
-    result = sorted(rows, key=view.key)
-    if order is not None:
-        result.sort(key=order, reverse=down)
-    return result
+    if order is None:
+        return list(rows)
+    return sorted(rows if len(rows) > MANY else sorted(rows, key=view.key), key=order, reverse=down)

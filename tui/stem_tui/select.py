@@ -8,7 +8,7 @@ from typing import Final
 
 from stem.observe.failures import KEPT_MS, WINDOW_MS, FailureGroup
 from stem.observe.rows import EventLine, QueueLine, WorkerLine
-from stem.observe.state import ClusterState
+from stem.observe.state import QUIET, ClusterState
 from stem_tui import figures
 from stem_tui.columns import Column, View
 from stem_tui.theme import QUEUE, UNKNOWN, WORKER, Cell, Sign, event_sign
@@ -296,8 +296,6 @@ EVENTS_HERE: Final[View[EventLine]] = replace(
 )
 CHATTER: Final = frozenset({"task.received", "task.progress"})
 """Events that say nothing that the rest does not."""
-QUIET: Final = CHATTER | {"task.started", "task.succeeded"}
-"""What a healthy fleet does all the time; the Overview's tail leaves it out."""
 
 
 def event_rows(
@@ -305,7 +303,7 @@ def event_rows(
 ) -> list[EventLine]:
     """Return events, newest first, `without` these kinds; `worker` is a shown name."""
     rows: list[EventLine] = []
-    for row in reversed(state.events):
+    for row in reversed(state.news if QUIET.issubset(without) else state.events):
         if row.kind in without or (worker and row.worker != worker):
             continue
         rows.append(row)

@@ -29,6 +29,7 @@ class Session:
 
     Attributes:
         url, namespace: of the broker, for people, without secrets.
+        gap_seen_ms: up to where missed events were taken note of; those are not mentioned any more.
         frozen_ms: when the picture was frozen, by the broker's clock; None while it is live.
         hz: how often it is drawn at most.
     """
@@ -42,6 +43,7 @@ class Session:
     clock: Clock = field(default_factory=SystemClock)
     hz: float = 10.0
     frozen_ms: int | None = None
+    gap_seen_ms: int = 0
     notice: Notice | None = None
     receipt: Receipt | None = None
     undo: tuple[Undo, float] | None = None
@@ -73,6 +75,12 @@ class Session:
     def writes(self) -> bool:
         """Say whether something may be sent now."""
         return not self.read_only and self.phase in ("LIVE", "STALE")
+
+    def dismiss_gap(self) -> bool:
+        """Take note of the events that were missed; False if none are to be mentioned."""
+        shown = self.state.incomplete(self.now_ms) and self.state.gap_ms > self.gap_seen_ms
+        self.gap_seen_ms = self.state.gap_ms
+        return shown
 
     def say(self, *cells: Cell, seconds: float = NOTICE_S) -> None:
         self.notice = Notice(cells, self.clock.monotonic() + seconds)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from stem.observe.rows import TaskLine
-from stem.observe.state import ClusterState
+from stem.observe.state import FINAL, ClusterState
 from stem_tui import figures
 from stem_tui.columns import Column, View
+from stem_tui.recent import Recent
 from stem_tui.select import NONE, number
 from stem_tui.theme import TASK, UNKNOWN, Cell, Sign
 
@@ -51,10 +52,6 @@ def _what(row: TaskLine, _: int) -> Cell:
     return Cell(row.progress, "dim")
 
 
-def _changed(row: TaskLine) -> int:
-    return row.finished_ms or row.changed_ms
-
-
 _ID: Final[Column[TaskLine]] = Column(key="id", title="ID", width=8, cell=lambda r, _: Cell(short_id(r), "dim"),
                               sort=lambda r: r.id)  # fmt: skip
 _TASK: Final[Column[TaskLine]] = Column(key="task", title="TASK", width=14, grow=2, sort=lambda r: r.task,
@@ -78,8 +75,8 @@ _ENQUEUED: Final[Column[TaskLine]] = Column(key="age", title="AGE", width=6, ali
                                     cell=lambda r, now: Cell(figures.age(r.enqueued_ms, now), "dim"),
                                     sort=lambda r: r.enqueued_ms)  # fmt: skip
 _WHEN: Final[Column[TaskLine]] = Column(key="when", title="WHEN", width=6, align="right",
-                                cell=lambda r, now: Cell(figures.age(_changed(r), now), "dim"),
-                                sort=_changed, down=True)  # fmt: skip
+                                cell=lambda r, now: Cell(figures.age(r.when_ms, now), "dim"),
+                                sort=lambda r: r.when_ms, down=True)  # fmt: skip
 _PRIORITY: Final[Column[TaskLine]] = Column(key="prio", title="PRIO", width=4, align="right", keep=5,
                                     cell=lambda r, _: number(r.priority), sort=lambda r: r.priority,
                                     down=True)  # fmt: skip
@@ -97,15 +94,15 @@ _TASK_FIELDS: Final = {
 }
 
 
-def _task_view(title: str, *columns: Column[TaskLine], order: Column[TaskLine]) -> View[TaskLine]:
+def _task_view(title: str, *columns: Column[TaskLine], order: Column[TaskLine] | None = None) -> View[TaskLine]:
     return View(
         kind="task",
         title=title,
         key=lambda row: row.key,
         columns=columns,
         fields=_TASK_FIELDS,
-        order=order.sort,
-        order_down=order.down,
+        order=None if order is None else order.sort,
+        order_down=order is not None and order.down,
     )
 
 
@@ -114,24 +111,27 @@ RUNNING: Final = _task_view("RUNNING", _TASK, _ID, _WORKER, _QUEUE, _TRY, _WHAT,
 RUNNING_HERE: Final = _task_view("RUNNING HERE", _TASK, _ID, _QUEUE, _TRY, _WHAT, _TOOK, order=_TOOK)
 LONGEST: Final = _task_view("LONGEST RUNNING", _TASK, _ID, _WORKER, _QUEUE, _TOOK, order=_TOOK)
 TABS: Final[dict[str, View[TaskLine]]] = {
-    "all": _task_view("ALL", _STATE, _TASK, _ID, _WORKER, _QUEUE, _TRY, _WHAT, _WHEN, order=_WHEN),
+    "all": _task_view("ALL", _STATE, _TASK, _ID, _WORKER, _QUEUE, _TRY, _WHAT, _WHEN),
     "running": RUNNING,
     "queued": _task_view("QUEUED", _TASK, _ID, _QUEUE, _PRIORITY, _TRY, _WHAT, _ENQUEUED, order=_ENQUEUED),
     "scheduled": _task_view("SCHEDULED", _TASK, _ID, _QUEUE, _PRIORITY, _DUE, _ENQUEUED, order=_DUE),
     "retrying": _task_view("RETRYING", _TASK, _ID, _QUEUE, _TRY, _WHAT, _DUE, order=_DUE),
     "dead": _task_view("DEAD", _TASK, _ID, _QUEUE, _TRY, _WHAT, _WHEN, order=_WHEN),
-    "done": _task_view("DONE", _STATE, _TASK, _ID, _WORKER, _QUEUE, _TRY, _WHAT, _TOOK, _WHEN, order=_WHEN),
+    "done": _task_view("DONE", _STATE, _TASK, _ID, _WORKER, _QUEUE, _TRY, _WHAT, _TOOK, _WHEN),
 }
 
 
-def task_rows(state: ClusterState, tab: str) -> list[TaskLine]:
-    """Return the tasks of a tab of the Tasks screen."""
+def task_rows(state: ClusterState, tab: str, recent: Recent | None = None) -> list[TaskLine]:
+    """Return the tasks of a tab of the Tasks screen; those of `all` and `done` come in order, newest first.
+
+    Args:
+        recent: what keeps that order from one look to the next.
+    """
     if tab == "running":
         return list(state.running.values())
-    if tab == "done":
-        return [row for row in state.tasks.values() if row.state in ("succeeded", "failed", "revoked", "expired")]
-    if tab == "all":
-        return list(state.tasks.values())
+    if tab in ("all", "done"):
+        rows = (recent or Recent(state)).rows()
+        return rows if tab == "all" else [row for row in rows if row.state in FINAL]
     return [row for row in state.open.values() if row.state == tab]
 
 

@@ -64,6 +64,7 @@ LINK: Final = {
     "LIVE": Sign("●", "LIVE", "ok"),
     "STALE": Sign("!", "STALE", "warn"),
     "DOWN": Sign("✖", "DOWN", "bad"),
+    "FATAL": Sign("✖", "FATAL", "bad"),
     "RESYNC": Sign("↻", "RESYNC", "warn"),
 }
 EVENT: Final = {

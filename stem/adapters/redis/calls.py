@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from stem.contracts import (
@@ -183,17 +183,24 @@ def items_of(flat: Sequence[bytes]) -> list[ChangeItem]:
     ]
 
 
-def seen_of(flat: Sequence[bytes], now_ms: int) -> list[Seen]:
+def seen_of(
+    flat: Sequence[bytes], now_ms: int, *, decode: Callable[[bytes], Heartbeat] = Heartbeat.decode
+) -> list[Seen]:
     """Build workers from a flat list of three (id, time, heartbeat); an unreadable one is left out."""
     seen = []
     for at, data in zip(flat[1::3], flat[2::3], strict=True):
         try:
-            heartbeat = Heartbeat.decode(data)
+            heartbeat = decode(data)
             at_ms = int(float(at))
         except (DecodeError, ValueError, OverflowError):  # a time that is no number, or infinite
             continue
         seen.append(Seen(heartbeat=heartbeat, at_ms=at_ms, age_ms=max(0, now_ms - at_ms)))
-    return sorted(seen, key=lambda one: (one.heartbeat.name, one.heartbeat.started_at_ms))
+    return sorted(seen, key=by_name)
+
+
+def by_name(seen: Seen) -> tuple[str, int]:
+    """The order workers are listed in."""
+    return seen.heartbeat.name, seen.heartbeat.started_at_ms
 
 
 def line_safe(value: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 
 from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient
@@ -11,7 +13,11 @@ from stem.contracts import EventBatch
 from stem.errors import DecodeError, InvalidInputError
 from stem.messages.event import Event, decode_events, encode_events
 
-_BATCHES = 100
+_BATCHES = 20
+_AT_A_TIME = 200
+"""Events decoded before others on the loop have their turn: some milliseconds' worth."""
+_SURE_S = 30.0
+"""A cursor that was handed out so recently points at what is still kept."""
 
 
 class RedisEvents:
@@ -19,6 +25,7 @@ class RedisEvents:
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
+        self._handed_out = ("", 0.0)
 
     async def emit(self, events: Sequence[Event]) -> None:
         if events:
@@ -39,18 +46,24 @@ class RedisEvents:
         at = _time_of(cursor)
         key = self._client.keys.events
         missed = False
-        if at:
-            time, oldest = await self._client.commands([("TIME",), ("XRANGE", key, "-", "+", "COUNT", 1)])
+        last, handed_out_s = self._handed_out
+        if at and (cursor != last or time.monotonic() - handed_out_s > _SURE_S):
+            now, oldest = await self._client.commands([("TIME",), ("XRANGE", key, "-", "+", "COUNT", 1)])
             with reading("XRANGE"):
-                missed = int(time[0]) * 1000 - at > 60_000 and bool(oldest) and _time_of(oldest[0][0].decode()) > at
+                missed = int(now[0]) * 1000 - at > 60_000 and bool(oldest) and _time_of(oldest[0][0].decode()) > at
         wait_ms = int(min(max(timeout_s, 0.001), LONGEST_BLOCK_S) * 1000)
         reply = await self._client.block("XREAD", "COUNT", _BATCHES, "BLOCK", max(1, wait_ms), "STREAMS", key, cursor)
         events: list[Event] = []
+        turn = _AT_A_TIME
         with reading("XREAD"):
             for entry, fields in reply[0][1] if reply else ():
                 cursor = entry.decode()
                 with contextlib.suppress(DecodeError):  # one bad batch hides no other
                     events += decode_events(fields[1])
+                if len(events) > turn:
+                    turn = len(events) + _AT_A_TIME
+                    await asyncio.sleep(0)
+        self._handed_out = (cursor, time.monotonic())
         return EventBatch(events=events, cursor=cursor, missed=missed)
 
 

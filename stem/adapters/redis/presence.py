@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from stem.adapters.redis.calls import CHUNK, beat_args, seen_of
+from collections.abc import Mapping
+
+from stem.adapters.redis.calls import CHUNK, beat_args, by_name, seen_of
 from stem.adapters.redis.client import RedisClient
 from stem.adapters.redis.reading import reading, whole
 from stem.adapters.redis.record import text
 from stem.contracts import Beat, BeatAnswer, Limits, Seen
+from stem.messages.heartbeat import Heartbeat
+
+_AT_A_TIME = 50
+"""Heartbeats read before others on the loop have their turn."""
 
 
 class RedisPresence:
@@ -15,6 +21,7 @@ class RedisPresence:
     def __init__(self, client: RedisClient, limits: Limits) -> None:
         self._client = client
         self._limits = limits
+        self._decoded: dict[bytes, Heartbeat] = {}
 
     async def beat(self, beat: Beat) -> BeatAnswer:
         lost: list[str] = []
@@ -38,7 +45,19 @@ class RedisPresence:
         with reading("ZRANGE"):
             now_ms = int(time[0]) * 1000 + int(time[1]) // 1000
             ids, times = listed[::2], listed[1::2]
-        beats = await self._client.commands([("HGET", keys.worker(text(worker)), "h") for worker in ids], each=True)
-        with reading("HGET"):
-            flat = [value for row in zip(ids, times, beats, strict=True) if row[2] is not None for value in row]
-            return seen_of(flat, now_ms)
+        seen: list[Seen] = []
+        before, self._decoded = self._decoded, {}
+        for first in range(0, len(ids), _AT_A_TIME):
+            some = slice(first, first + _AT_A_TIME)
+            asked = [("HGET", keys.worker(text(worker)), "h") for worker in ids[some]]
+            beats = await self._client.commands(asked, each=True)
+            with reading("HGET"):
+                rows = zip(ids[some], times[some], beats, strict=True)
+                flat = [value for row in rows if row[2] is not None for value in row]
+                seen += seen_of(flat, now_ms, decode=lambda data: self._decode(data, before))
+        return sorted(seen, key=by_name)
+
+    def _decode(self, data: bytes, before: Mapping[bytes, Heartbeat]) -> Heartbeat:
+        """Read a heartbeat, unless it was there the last time: who looks every second sees each of them twice."""
+        beat = self._decoded[data] = before.get(data) or Heartbeat.decode(data)
+        return beat

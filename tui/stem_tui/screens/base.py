@@ -185,6 +185,12 @@ class LiveScreen(Screen[None]):
         event.stop()
         self.draw()
 
+    @on(Grid.Moved)
+    def _moved(self, event: Grid.Moved) -> None:
+        # Not the panels: what they show has not changed, and a key held down would draw them all thirty times a second.
+        event.stop()
+        self.draw_chrome()
+
     def on_descendant_focus(self) -> None:
         if self.is_mounted and not self.has_class("-small"):
             self.draw_chrome()

@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from stem.contracts import ListState
 from stem.observe.state import EVENTS_KEPT, WAITING
 from stem_tui import figures, select, tasks
+from stem_tui.recent import Recent
 from stem_tui.screens.base import LiveScreen
 from stem_tui.theme import Cell
 from stem_tui.widgets.grid import Grid
@@ -46,6 +47,7 @@ class TasksScreen(LiveScreen):
     def __init__(self, session: Any) -> None:
         super().__init__(session)
         self.tab = "running"
+        self._recent = Recent(self.session.state)
 
     def body(self) -> ComposeResult:
         yield Line(self.session.look, id="tabs")
@@ -64,7 +66,7 @@ class TasksScreen(LiveScreen):
         self.query_one("#tabs", Line).show(tabs, [Cell(" ← → ", "faint")])
         self.panel(
             self.query_one(Grid),
-            lambda: tasks.task_rows(state, self.tab),
+            lambda: tasks.task_rows(state, self.tab, self._recent),
             now_ms,
             view=tasks.TABS[self.tab],
             note=self._note,

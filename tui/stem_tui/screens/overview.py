@@ -7,6 +7,7 @@ from typing import Any
 from textual.app import ComposeResult
 from textual.containers import Container
 
+from stem.observe.state import QUIET
 from stem_tui import arrange, chrome, figures, select, tasks
 from stem_tui.screens.base import LiveScreen
 from stem_tui.theme import Cell
@@ -66,7 +67,7 @@ class OverviewScreen(LiveScreen):
             self.panel(grids["events"], self._events, now_ms, count=lambda _: "", note=self._event_note, sort=False)
 
     def _events(self) -> list[Any]:
-        return select.event_rows(self.session.state, without=select.QUIET, limit=200)
+        return select.event_rows(self.session.state, without=QUIET, limit=200)
 
     def _event_note(self, _: object) -> list[Cell]:
         rate = self.session.state.event_count.rate()

@@ -29,7 +29,9 @@ _NONE: Final = Style()
 
 
 class Grid(Widget, can_focus=True, inherit_bindings=False):
-    """Shows rows of one view. It holds no data but the rows it was last shown.
+    """Shows rows of one view. It holds no data but the rows it was last shown, and what its lines look like.
+
+    `lines_made` and `lines_painted` count its work: rows that were made into a line, and lines that were drawn anew.
 
     Line 0 is a rule with the title, the count and a note; line 1 the column heads; then the rows, or `empty`.
     """
@@ -61,11 +63,14 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
             self.row = row
 
     class Changed(Message):
-        """The order, the cursor or a mark changed: whoever feeds this grid shall show it again."""
+        """The order or a mark changed: whoever feeds this grid shall show it again."""
 
         def __init__(self, grid: Grid) -> None:
             super().__init__()
             self.grid = grid
+
+    class Moved(Message):
+        """The cursor moved; the grid has painted that itself."""
 
     def __init__(self, view: View[Any], look: Look, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
@@ -85,6 +90,9 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         self._stale = False
         self._fitted: list[tuple[Column[Any], int]] = []
         self._painted: list[Strip] = []
+        self._fitted_to: tuple[View[Any] | None, int] = (None, 0)
+        self._made: dict[int, tuple[object, Strip]] = {}
+        self.lines_made = self.lines_painted = 0
 
     # --------------------------------------------------------------------------------------------------------- showing
 
@@ -145,12 +153,19 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         width, height = self.size.width, self.size.height
         if width <= 0 or height <= 0:
             return
-        self._fitted = fit(self.view.columns, width - _GUTTER - 1)
+        self._fit(width)
         strips = [self._line(y, width, height) for y in range(height)]
         old, self._painted = self._painted, strips
         for y, strip in enumerate(strips):
-            if y >= len(old) or old[y] != strip:
+            if y >= len(old) or (old[y] is not strip and old[y] != strip):
+                self.lines_painted += 1
                 self.refresh(Region(0, y, width, 1))
+
+    def _fit(self, width: int) -> None:
+        if self._fitted_to[0] is not self.view or self._fitted_to[1] != width:
+            self._fitted_to = self.view, width
+            self._fitted = fit(self.view.columns, max(1, width - _GUTTER - 1))
+            self._made.clear()
 
     def render_line(self, y: int) -> Strip:
         if len(self._painted) != self.size.height or (
@@ -158,7 +173,7 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         ):
             self._painted = []
             self._scroll_to_cursor()
-            self._fitted = fit(self.view.columns, max(1, self.size.width - _GUTTER - 1))
+            self._fit(self.size.width)
             self._painted = [self._line(line, self.size.width, self.size.height) for line in range(self.size.height)]
         strip = self._painted[y] if y < len(self._painted) else Strip.blank(self.size.width)
         return strip.apply_style(self.rich_style)
@@ -199,19 +214,28 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         return Strip([Segment("".join(text), self.look.style("head"))]).crop_extend(0, width, _NONE)
 
     def _row(self, index: int, width: int, y: int, height: int) -> Strip:
-        row = self.rows[index]
+        row, now_ms = self.rows[index], self._now_ms
         here, marked = index == self._index, self.view.key(row) in self.marked
-        over = self.look.style("cursor" if self.has_focus else "cursor_off") if here and self._cursor_shown else None
-        gutter = (" ▸" if here and self._cursor_shown else "  ") + ("●" if marked else " ")
+        over = ("cursor" if self.has_focus else "cursor_off") if here and self._cursor_shown else ""
+        gutter = (" ▸" if over else "  ") + ("●" if marked else " ")
+        said = [column.cell(row, now_ms) for column, _ in self._fitted]
+        bar = self._bar(y, height)
+        # Most lines say what they said the last time: making one takes five times as long as seeing that.
+        looks: object = (said, gutter, over, bar, self._stale, self.look)
+        made = self._made.get(y)
+        if made is not None and made[0] == looks:
+            return made[1]
+        self.lines_made += 1
         cells = [Cell(gutter, "accent")]
-        for number, (column, size) in enumerate(self._fitted):
-            text, tone = column.cell(row, self._now_ms)
-            if number:
-                cells.append(Cell(" "))
-            cells.append(Cell(cut(text, size, right=column.align == "right", look=self.look), tone))
-        strip = Strip(segments(cells, self.look, over=over, stale=self._stale))
-        bar = Segment(self.look.text(self._bar(y, height)), self.look.style("faint"))
-        return Strip([*strip.crop_extend(0, width - 1, over or _NONE), bar])
+        for number, ((column, size), (text, tone)) in enumerate(zip(self._fitted, said, strict=True)):
+            shown = cut(text, size, right=column.align == "right", look=self.look)
+            cells.append(Cell(f" {shown}" if number else shown, tone))
+        style = self.look.style(over) if over else None
+        strip = Strip(segments(cells, self.look, over=style, stale=self._stale))
+        end = Segment(self.look.text(bar), self.look.style("faint"))
+        strip = Strip([*strip.crop_extend(0, width - 1, style or _NONE), end])
+        self._made[y] = looks, strip
+        return strip
 
     @property
     def _cursor_shown(self) -> bool:
@@ -247,7 +271,7 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         self.cursor_key = self.view.key(self.rows[self._index])
         self._scroll_to_cursor()
         self._repaint()
-        self.post_message(self.Changed(self))
+        self.post_message(self.Moved())
 
     def action_move(self, step: int) -> None:
         self._go(self._index + step)
@@ -284,6 +308,7 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
             return
         self.marked ^= {self.view.key(self.row)}
         self._go(self._index + 1)
+        self.post_message(self.Changed(self))
 
     def action_mark_all(self) -> None:
         self.marked = {self.view.key(row) for row in self.rows}

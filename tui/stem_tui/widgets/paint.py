@@ -15,11 +15,23 @@ from stem_tui.width import shown
 
 def segments(cells: Iterable[Cell], look: Look, *, over: Style | None = None, stale: bool = False) -> list[Segment]:
     """Return the cells one after the other; `over` is laid over each style, `stale` greys them all."""
-    result = []
-    for cell in cells:
-        style = look.style("stale" if stale else cell.tone)
-        result.append(Segment(shown(cell.text, look), style if over is None else style + over))
+    result, texts, before = list[Segment](), list[str](), ""
+    # Neighbours of one tone are one segment: what Textual does with a line, it does for each of them.
+    for text, tone in cells:
+        tone = "stale" if stale else tone
+        if texts and tone != before:
+            result.append(_segment("".join(texts), before, look, over))
+            texts.clear()
+        texts.append(shown(text, look))
+        before = tone
+    if texts:
+        result.append(_segment("".join(texts), before, look, over))
     return result
+
+
+def _segment(text: str, tone: str, look: Look, over: Style | None) -> Segment:
+    style = look.style(tone)
+    return Segment(text, style if over is None else style + over)
 
 
 def both_ends(
