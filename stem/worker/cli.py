@@ -1,9 +1,9 @@
 """`stem-worker`: one worker as a process of its own.
 
-Exit codes: 0 all tasks settled or handed back, 1 some were not, 2 usage or configuration, 69 the broker is of no use,
-70 the worker broke (its loop stood still, or one of its parts kept dying), 78 the broker does not let the worker in
-(user, password, rights, a newer keyspace), at the start or later. With several processes: 78 or 2 if one of them ended
-so, else 1 if tasks were left, else 0.
+Exit codes: 0 all tasks settled or handed back, 1 some were not, 2 usage or configuration, 69 the broker is of no use
+(one that is away is waited for), 70 the worker broke (its loop stood still, or one of its parts kept dying), 78 the
+broker does not let the worker in (user, password, rights, a newer keyspace), at the start or later. With several
+processes: 78 or 2 if one of them ended so, else 1 if tasks were left, else 0.
 """
 
 from __future__ import annotations
