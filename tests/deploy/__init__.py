@@ -1,0 +1,1 @@
+"""The files of deploy/, held to the program and run as the systems they are for would run them."""
