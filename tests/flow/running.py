@@ -54,6 +54,10 @@ class Program:
         self._err = err
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
@@ -89,6 +93,10 @@ class Program:
     def stop(self, number: signal.Signals = signal.SIGTERM, *, timeout: float = 20) -> int:
         """Send a signal and return the exit code."""
         self._process.send_signal(number)
+        return self.ended(timeout=timeout)
+
+    def ended(self, *, timeout: float = 20) -> int:
+        """Wait for its end and return the exit code."""
         return self._process.wait(timeout)
 
 
