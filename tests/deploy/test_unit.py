@@ -20,6 +20,8 @@ from tests.deploy.unit import SAMPLE, UNIT, Service, Unit, read_environment_file
 from tests.flow.running import BIN, environment, run
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.timeout(90)  # a worker, a server and several commands each, on a shared machine
+
 MOST_EXPOSED: Final = 20
 """Tenths, of systemd's own measure from 0 to 10."""
 
@@ -29,10 +31,11 @@ from pathlib import Path
 from stem import Stem
 app = Stem.connect()
 
-@app.task("nap")
-async def nap(seconds: float) -> str:
-    await asyncio.sleep(seconds)
-    return "slept"
+@app.task("hold")
+async def hold() -> None:
+    Path("begun").touch()
+    while not Path("go").exists():
+        await asyncio.sleep(0.02)
 
 @app.task("stubborn", max_retries=0)
 async def stubborn() -> None:
@@ -177,10 +180,10 @@ def test_it_runs_and_stops_after_what_it_runs(machine: Machine) -> None:
     with started(machine.unit) as service:
         machine.await_ready(service)
         (worker,) = machine.stemctl("workers", "ls")["items"]
-        task = machine.enqueue("nap", "seconds=1")
-        machine.await_state(task, "running")
+        task = machine.enqueue("hold")
+        wait_until((machine.unit.folder / "begun").exists, 20, what="the task runs")
 
-        ended = service.stop()
+        ended = service.stop(meanwhile=(machine.unit.folder / "go").touch)
 
         assert (ended.code, ended.killed, ended.left) == (0, False, ())
         assert worker["name"].startswith("shop-")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,10 +151,16 @@ class Service:
         """Wait until it ends by itself; returns the exit code."""
         return self._process.wait(timeout)
 
-    def stop(self, *, within_s: float | None = None) -> Ended:
-        """Do what `systemctl stop` does with KillMode=mixed; the time is TimeoutStopSec unless told otherwise."""
+    def stop(self, *, meanwhile: Callable[[], object] | None = None, within_s: float | None = None) -> Ended:
+        """Do what `systemctl stop` does with KillMode=mixed; the time is TimeoutStopSec unless told otherwise.
+
+        `meanwhile` is called once the worker says that it stops.
+        """
         assert self._unit.one("KillMode") == "mixed", "this stops as mixed does"
         self._process.send_signal(signal.Signals[self._unit.one("KillSignal")])
+        if meanwhile is not None:
+            self.await_log("worker.stopping")
+            meanwhile()
         killed = False
         try:
             self._process.wait(self._unit.stop_s if within_s is None else within_s)
