@@ -64,6 +64,13 @@ def test_the_worker_agrees_with_the_image_and_the_settings(worker: dict[str, Any
     assert worker["tmpfs"] == ["/tmp"], "child processes need a place for files"
 
 
+def test_the_page_says_of_the_server_what_the_file_says(compose: dict[str, Any]) -> None:
+    (said,) = re.findall(r"```text\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
+    kept = {name: value for name, value in server_settings(compose).items() if name not in ("dir", "requirepass")}
+
+    assert dict(line.split(maxsplit=1) for line in said.splitlines()) == kept
+
+
 def test_no_password_stands_in_the_file_and_none_is_guessed(compose: dict[str, Any]) -> None:
     text = COMPOSE.read_text()
     secrets = re.findall(r"(?:requirepass |redis://:|REDISCLI_AUTH: \")([^@\n\"]+)", text)

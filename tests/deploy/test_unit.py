@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -166,6 +167,16 @@ def test_the_sample_names_settings_that_exist(tmp_path: Path) -> None:
     unknown = {name for name in named if not name.startswith("WORKER_") and f"`{name}`" not in page}
     assert not unknown
     assert {name for name in named if name.startswith("WORKER_")} == {"WORKER_APP", "WORKER_OPTIONS"}
+
+
+def test_the_page_names_files_and_times_that_are_so(tmp_path: Path) -> None:
+    page = (UNIT.parents[1] / "docs" / "deploy.md").read_text()
+    unit = Unit("shop", tmp_path)
+
+    assert f"`TimeoutStopSec`\n  ({unit.stop_s:.0f} s)" in page
+    for name in ("WorkingDirectory", "EnvironmentFile", "StateDirectory"):
+        assert unit.one(name).removeprefix(str(tmp_path)) in page, name
+    assert {file.name for file in UNIT.parent.iterdir()} == set(re.findall(r"\]\(\.\./deploy/([^)]+)\)", page))
 
 
 def commented(path: Path) -> list[str]:
