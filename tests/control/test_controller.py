@@ -444,7 +444,7 @@ async def test_each_worker_that_answered_is_named_with_its_answer() -> None:
 
 async def test_who_may_only_look_gets_nothing_to_command_with() -> None:
     """A dashboard that is read-only holds an object that has no way to change anything."""
-    changes = {"revoke", "pause", "resume", "drain", "undrain", "shutdown"}
+    changes = {"revoke", "pause", "resume", "drain", "undrain", "shutdown", "recorded"}
 
     public = {name for name in dir(Asker) if not name.startswith("_")}
 

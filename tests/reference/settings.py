@@ -59,11 +59,15 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "STEM_SIGNALS_DISABLED": ("signals that are switched off", PROGRAM),
     "STEM_LOG_LEVEL": ("what is logged; `--log-level` overrides", WORKER),
     "STEM_LOG_FORMAT": ("unset, `console` at a terminal and `json` elsewhere; `--log-format` overrides", WORKER),
+    "STEM_TUI_PRODUCTION": ("as with `--production`: read-only, and more is asked", "stem-tui"),
     "STEM_TUI_THEME": ("colours of the dashboard; `--theme` overrides", "stem-tui"),
 }
 """What each variable means, and who reads it. Name, form and default are the reader's own."""
 
-ELSEWHERE: Final = {"STEM_TUI_THEME": ("a theme of `stem-tui --help`", "stem-dark")}
+ELSEWHERE: Final = {
+    "STEM_TUI_PRODUCTION": ("`1` or `0`", "0"),
+    "STEM_TUI_THEME": ("a theme of `stem-tui --help`", "stem-dark"),
+}
 """Variables that are read outside of `stem.config`: form and default."""
 
 SAID: Final = {

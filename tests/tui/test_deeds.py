@@ -244,10 +244,10 @@ async def test_a_broker_error_is_said_and_the_app_lives(monkeypatch: pytest.Monk
 
 
 async def test_the_menu_names_what_can_be_done_and_does_it() -> None:
-    broker, made = await stocked("t-1")
+    broker, made = await stocked("t-1", delay_ms=3_600_000)
     app = app_over(broker, made)
     async with app.run_test(size=(100, 30)) as pilot:
-        await pilot.press("4", "l")
+        await pilot.press("4", "l", "l")
         await pilot.pause()
         await pilot.press("x")
         await eventually(lambda: "Revoke" in text_of(app) and "task t-1" in text_of(app))
@@ -270,7 +270,7 @@ async def test_stopping_a_worker_shows_its_id_and_asks() -> None:
         await pilot.press("ctrl+s")
         dialog = await asked(app, pilot)
         assert dialog.query_one("#yes", Button).disabled
-        assert "type deaf to go on" in text_of(app)
+        assert "type deaf and ⏎ to go on" in text_of(app)
 
 
 async def test_there_is_nothing_to_do_in_an_empty_list() -> None:
@@ -283,3 +283,25 @@ async def test_there_is_nothing_to_do_in_an_empty_list() -> None:
 
         assert not app.errors
         assert app.screen.query_one("#queues", Grid).row is None
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [("3", "S"), ("3", "ctrl+s"), ("3", "x"), ("4", "l", "K"), ("2", "ctrl+d"), ("2", "H"), ("2", "e"), ("2", ":")],
+    ids="-".join,
+)
+async def test_dialogs_fit_the_smallest_terminal(keys: tuple[str, ...]) -> None:
+    broker, made = await stocked("t-1", "t-2", "t-3", "t-4", "t-5", "t-6", worker=True)
+    app = app_over(broker, made)
+    async with app.run_test(size=(60, 16)) as pilot:
+        await pilot.press(*keys)
+        await eventually(lambda: len(app.screen_stack) == 2)
+        await pilot.pause()
+
+        text = text_of(app)
+        if keys[-1] == ":":
+            assert "tab complete" in text
+            return
+        assert "╭" in text
+        assert "╰" in text
+        assert "Cancel" in text or keys[-1] in ("x", "H", "e")

@@ -466,21 +466,6 @@ async def test_escape_in_the_filter_line_clears_and_leaves_it() -> None:
         assert isinstance(app.screen.focused, Grid)
 
 
-@pytest.mark.parametrize("keys", [("3", "S"), ("3", "ctrl+s"), ("3", "x"), ("4", "K")], ids="-".join)
-async def test_dialogs_fit_the_smallest_terminal(keys: tuple[str, ...]) -> None:
-    app = make_app(make_session())
-    async with app.run_test(size=(60, 16)) as pilot:
-        await settled(pilot)
-        await pilot.press(*keys)
-        await eventually(lambda: len(app.screen_stack) == 2)
-        await settled(pilot)
-
-        text = text_of(app)
-        assert "╭" in text
-        assert "╰" in text
-        assert "Cancel (n)" in text or keys[-1] == "x"
-
-
 def test_no_widget_that_reads_markup_is_given_text() -> None:
     """Static, Label and notify() read markup; here everything is drawn as segments."""
     folder = Path(stem_tui.__file__).parent

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 THEMES: Final = ("stem-dark", "stem-light", "stem-deut", "stem-contrast", "ansi", "mono")
 USAGE: Final = 2
+_YES: Final = ("1", "true", "yes", "on")
+_NO: Final = ("", "0", "false", "no", "off")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +41,14 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--url", help="of the broker (default: STEM_BROKER_URL, else the embedded server)")
     made.add_argument("--namespace", help="default: STEM_NAMESPACE, else stem")
-    made.add_argument("--read-only", action="store_true", help="look only: nothing can be sent")
+    access = made.add_mutually_exclusive_group()
+    access.add_argument("--read-only", action="store_true", help="look only: nothing can be sent")
+    access.add_argument("--write", action="store_true", help="with --production: allow changes")
+    made.add_argument(
+        "--production",
+        action="store_true",
+        help="people live on this: opens read-only, and every change asks one step more (also: STEM_TUI_PRODUCTION=1)",
+    )
     made.add_argument("--once", action="store_true", help="print one look and exit: 0, or 69 without a broker")
     made.add_argument("--format", choices=("text", "json", "jsonl"), default="text", help="of --once")
     made.add_argument("--watch", type=_seconds, metavar="SECONDS", help="with --once: again and again")
@@ -79,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         config = StemConfig.from_environment(os.environ)
+        production = options.production or _said("STEM_TUI_PRODUCTION")
         keys = ControlKeys.maybe(config.control)
         broker = _connect(options.url, options.namespace, config)
     except StemError as error:
@@ -91,8 +101,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not options.once:
                 sys.stderr.write("stem-tui: this is no terminal to draw on, so here is one look (--once)\n")
             return code
-        return asyncio.run(_draw(broker, options, look, keys))
+        return asyncio.run(_draw(broker, options, look, keys, production))
     return 130
+
+
+def _said(name: str) -> bool:
+    """Return what a variable says; a word that is neither yes nor no is refused, not taken for a no."""
+    from stem.errors import ConfigError
+
+    value = os.environ.get(name, "").strip().lower()
+    if value not in (*_YES, *_NO):
+        raise ConfigError(f"{name}={clean(value, 40)}: use 1 or 0")
+    return value in _YES
 
 
 def _connect(url: str | None, namespace: str | None, config: StemConfig) -> Broker:
@@ -122,7 +142,9 @@ async def _print(broker: Broker, options: argparse.Namespace, look: Look) -> int
         await broker.close()
 
 
-async def _draw(broker: Broker, options: argparse.Namespace, look: Look, keys: ControlKeys | None) -> int:
+async def _draw(
+    broker: Broker, options: argparse.Namespace, look: Look, keys: ControlKeys | None, production: bool
+) -> int:
     # Textual takes a quarter of a second to import: only who draws pays for it.
     from stem.control.diagnose import diagnose
     from stem.observe.feed import Feed
@@ -138,7 +160,8 @@ async def _draw(broker: Broker, options: argparse.Namespace, look: Look, keys: C
         url=broker.url,
         namespace=broker.namespace,
         look=look,
-        read_only=options.read_only,
+        read_only=options.read_only or (production and not options.write),
+        production=production,
         hz=options.hz or default_hz(),
     )
     app = StemTUI(session, broker, actor=_actor(), keys=keys)

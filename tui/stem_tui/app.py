@@ -13,29 +13,34 @@ from typing import Any, ClassVar, Final
 
 from textual import on
 from textual.app import App
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.screen import Screen
 from textual.theme import Theme
 
 from stem.authority import ControlKeys
 from stem.contracts import Broker
+from stem.control.asking import Asker
 from stem.control.controller import Controller
 from stem.control.why import why
-from stem.errors import BrokerError, StemError
+from stem.errors import StemError
 from stem.messages.envelope import Envelope
+from stem.observe.failures import FailureGroup
 from stem.observe.rows import EventLine, QueueLine, TaskLine, WorkerLine
 from stem.text import clean
-from stem_tui import actions, deeds, details, figures, helptext
-from stem_tui.actions import BY_ID, Action, find
+from stem_tui import details, helptext
+from stem_tui.acting import Acting
+from stem_tui.actions import find
+from stem_tui.deeds import Office
 from stem_tui.screens.base import LiveScreen
 from stem_tui.screens.details import TaskScreen, TextScreen, WorkerScreen
 from stem_tui.screens.lists import EventsScreen, TasksScreen, WorkersScreen
 from stem_tui.screens.overview import OverviewScreen
 from stem_tui.screens.queues import QueuesScreen
-from stem_tui.session import UNDO_S, Session
+from stem_tui.session import Session
 from stem_tui.theme import PALETTES, Cell, Look
-from stem_tui.widgets.dialogs import Answered, Confirm, Menu
+from stem_tui.typed import Chosen, Typed
 from stem_tui.widgets.grid import Grid
+from stem_tui.widgets.keys import bindings
 
 TICK_S: Final = 0.05
 SLOW_S: Final = 0.05
@@ -66,27 +71,7 @@ class StemTUI(App[int], inherit_bindings=False):
     ENABLE_COMMAND_PALETTE = False
     ALLOW_SELECT = False
     CSS_PATH = "stem.tcss"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("1", "mode('overview')", show=False),
-        Binding("2", "mode('queues')", show=False),
-        Binding("3", "mode('workers')", show=False),
-        Binding("4", "mode('tasks')", show=False),
-        Binding("5", "mode('events')", show=False),
-        Binding("slash", "filter", show=False),
-        Binding("z", "freeze", show=False),
-        Binding("x", "menu", show=False),
-        Binding("a", "answers", show=False),
-        Binding("u", "undo", show=False),
-        Binding("r", "reconnect", show=False),
-        Binding("y", "copy_id", show=False),
-        Binding("T", "next_theme", show=False),
-        Binding("plus", "pace(1)", show=False),
-        Binding("minus", "pace(-1)", show=False),
-        Binding("question_mark,f1", "help", show=False),
-        Binding("escape", "step_back(False)", show=False),
-        Binding("q", "step_back(True)", show=False),
-        Binding("ctrl+c,ctrl+q", "quit", show=False, priority=True),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("app")
 
     def __init__(
         self,
@@ -100,10 +85,16 @@ class StemTUI(App[int], inherit_bindings=False):
         # Without colours Textual only greys; with the terminal's own ones it leaves the background alone.
         super().__init__(ansi_color=session.look.palette in ("mono", "ansi"))
         self.session = session
-        controller = Controller(broker, actor=actor, timeout_s=timeout_s, keys=keys)
-        self.office = deeds.Office(broker, controller, session.state)
+        self.broker = broker
+        self.asker = Asker(broker, actor=actor, timeout_s=timeout_s, keys=keys)
         # An explanation does not wait long for workers that do not answer.
-        self._asker = Controller(broker, actor=actor, timeout_s=1.0, keys=keys)
+        self._brief = Asker(broker, actor=actor, timeout_s=1.0, keys=keys)
+        office = None
+        if not session.read_only:
+            controller = Controller(broker, actor=actor, timeout_s=timeout_s, keys=keys)
+            office = Office(broker, controller, session.state)
+        self.acting = Acting(self, session, broker, office)
+        self.typed = Typed(self, session, broker)
         self.errors: list[str] = []
         self._drawn_version = -1
         self._drawn_s = self._due_s = 0.0
@@ -237,12 +228,25 @@ class StemTUI(App[int], inherit_bindings=False):
         self.draw_now()
 
     def action_next_theme(self) -> None:
-        look = self.session.look
-        if look.palette not in _CYCLE:
+        palette = self.session.look.palette
+        if palette in _CYCLE:
+            self.show_theme(_CYCLE[(_CYCLE.index(palette) + 1) % len(_CYCLE)])
+
+    @property
+    def themes_known(self) -> Sequence[str]:
+        """The sets of colours that can be changed to; none where the terminal's own are used."""
+        return _CYCLE if self.session.look.palette in _CYCLE else ()
+
+    def show_theme(self, name: str) -> None:
+        """Change the colours; `deut` will do for `stem-deut`."""
+        found = [each for each in self.themes_known if name in (each, each.removeprefix("stem-"))]
+        if not found:
+            known = ", ".join(self.themes_known) or "NO_COLOR or the terminal's own colours are in force"
+            self.session.say(Cell(f"! no colours {clean(name, 40)}: {known}", "warn"))
+            self.draw_now()
             return
-        name = _CYCLE[(_CYCLE.index(look.palette) + 1) % len(_CYCLE)]
-        self.theme = name
-        self.session.look = Look(name, look.ascii)
+        self.theme = found[0]
+        self.session.look = Look(found[0], self.session.look.ascii)
         for screens in self._screen_stacks.values():
             for screen in screens:
                 for widget in screen.walk_children():
@@ -252,16 +256,24 @@ class StemTUI(App[int], inherit_bindings=False):
         self.refresh(layout=True)
 
     def action_copy_id(self) -> None:
-        row = self._row()
-        if row is not None:
-            text = clean(getattr(row[1], "id", None) or row[1].key, 300)
-            self.copy_to_clipboard(text)
-            self.session.say(Cell(f"copied {text}"))
-            self.draw_now()
+        self.typed.copy_id()
+
+    def action_copy_command(self) -> None:
+        self.typed.copy_command()
+
+    def action_export(self) -> None:
+        self.typed.export()
+
+    def action_command(self) -> None:
+        self.typed.ask()
 
     def action_help(self) -> None:
         if not isinstance(self.screen, TextScreen):
-            self.push_screen(TextScreen(self.session, helptext.lines(self.size.width)))
+            chosen = self.chosen()
+            kind = "" if chosen is None else chosen.kind
+            focused = self.screen.focused
+            kind = focused.view.kind if isinstance(focused, Grid) else kind
+            self.push_screen(TextScreen(self.session, helptext.lines(self.size.width, kind)))
 
     def action_answers(self) -> None:
         receipt = self.session.receipt
@@ -269,30 +281,44 @@ class StemTUI(App[int], inherit_bindings=False):
             self.session.say(Cell("No command has been sent yet.", "dim"))
             self.draw_now()
         else:
-            self._show_answers(receipt)
+            self.acting.show_answers(receipt)
 
-    def _row(self) -> tuple[str, Any] | None:
-        """Return kind and row under the cursor, or what the screen is about."""
-        focused = self.screen.focused
+    def chosen(self, key: str = "") -> Chosen | None:
+        """Return the marked rows or the one under the cursor, or what the screen is about.
+
+        Args:
+            key: the one pressed: what it means nothing for is passed over.
+        """
+        screen = self.screen
+        if not isinstance(screen, LiveScreen):
+            return None
+        focused = screen.focused
         if isinstance(focused, Grid) and focused.row is not None:
-            return focused.view.kind, focused.row
-        return self.screen.subject() if isinstance(self.screen, LiveScreen) else None
+            kind = focused.view.kind
+            if not key or find(kind, key) is not None:
+                which = screen.everything(focused) if focused.everything else None
+                return Chosen(kind, focused.chosen(), which)
+        subject = screen.subject()
+        return None if subject is None else Chosen(subject[0], [subject[1]])
 
     @on(Grid.Opened)
-    async def _open(self, event: Grid.Opened) -> None:
-        row = event.row
+    async def _opened(self, event: Grid.Opened) -> None:
+        await self.open_row(event.row)
+
+    async def open_row(self, row: Any) -> None:
+        """Show the details of a row."""
         if isinstance(row, WorkerLine):
             self.push_screen(WorkerScreen(self.session, row.key, row.name))
         elif isinstance(row, TaskLine):
             self.push_screen(TaskScreen(self.session, row))
         elif isinstance(row, QueueLine):
-            await self._tasks("queued" if row.ready else "running" if row.in_flight else "all", f"q:{row.name}")
+            await self.show_tasks("queued" if row.ready else "running" if row.in_flight else "all", f"q:{row.name}")
         elif isinstance(row, EventLine):
             self._open_event(row)
-        elif event.grid.view.kind == "failure":
+        elif isinstance(row, FailureGroup):
             first = "".join(each if each.isalnum() or each in "._" else " " for each in row.error).split()
             error = f" error:{first[0]}" if first else ""
-            await self._tasks("all", f"name:{row.task} state:retrying,dead,failed{error}")
+            await self.show_tasks("all", f"name:{row.task} state:retrying,dead,failed{error}")
 
     def _open_event(self, row: EventLine) -> None:
         state = self.session.state
@@ -304,7 +330,8 @@ class StemTUI(App[int], inherit_bindings=False):
         if worker is not None:
             self.push_screen(WorkerScreen(self.session, worker.key, worker.name))
 
-    async def _tasks(self, tab: str, text: str) -> None:
+    async def show_tasks(self, tab: str, text: str) -> None:
+        """Go to the tasks of a state, filtered."""
         await self.action_mode("tasks")
         screen = self.screen
         if isinstance(screen, TasksScreen):
@@ -319,7 +346,7 @@ class StemTUI(App[int], inherit_bindings=False):
             self.run_worker(self._ask_task(screen), group="task", exit_on_error=False)
 
     async def _ask_task(self, screen: TaskScreen) -> None:
-        broker, task_id, problem = self.office.broker, screen.task_id, ""
+        broker, task_id, problem = self.broker, screen.task_id, ""
         before = screen.answer if screen.answer is not None and screen.answer.id == task_id else None
         try:
             status = (await broker.statuses([task_id]))[0]
@@ -331,7 +358,7 @@ class StemTUI(App[int], inherit_bindings=False):
                     problem = f"its body cannot be read: {clean(error, 200)}"
             explanation = None
             if status is not None and not status.state.final:
-                explanation = await why(broker, self._asker, task_id)
+                explanation = await why(broker, self._brief, task_id)
             screen.answer = details.TaskAnswer(
                 id=task_id, status=status, envelope=envelope, explanation=explanation, problem=problem
             )
@@ -340,9 +367,15 @@ class StemTUI(App[int], inherit_bindings=False):
                 screen.answer = details.TaskAnswer(id=task_id, problem=clean(error, 300))
         self.session.state.version += 1
 
+    def ask_stack(self, row: WorkerLine) -> None:
+        """Ask a worker where its threads and tasks are, and show what it says."""
+        screen = TextScreen(self.session, [[Cell(f"   asking {row.name} …", "dim")]])
+        self.push_screen(screen)
+        self.run_worker(self._ask_stack(row, screen), group="stack", exclusive=True, exit_on_error=False)
+
     async def _ask_stack(self, row: WorkerLine, screen: TextScreen) -> None:
         try:
-            answers = await self.office.controller.inspect("stack", [row.key])
+            answers = await self.asker.inspect("stack", [row.key])
         except StemError as error:
             screen.set_lines([[Cell(f"   {clean(error, 300)}", "bad")]])
         else:
@@ -352,97 +385,17 @@ class StemTUI(App[int], inherit_bindings=False):
 
     def action_deed(self, key: str) -> None:
         """Do what this key does with the row under the cursor, or with what the screen is about."""
-        focused = self.screen.focused
-        if isinstance(focused, Grid) and (action := find(focused.view.kind, key)) is not None:
-            self._start(action, focused.chosen())
-            return
-        subject = self.screen.subject() if isinstance(self.screen, LiveScreen) else None
-        if subject is not None and (action := find(subject[0], key)) is not None:
-            self._start(action, [subject[1]])
+        chosen = self.chosen(key)
+        if chosen is not None and (action := find(chosen.kind, key)) is not None:
+            self.acting.start(action, chosen.rows, which=chosen.which)
 
     def action_menu(self) -> None:
-        found = self._row()
-        if found is None:
-            return
-        kind, row = found
-        focused = self.screen.focused
-        rows = focused.chosen() if isinstance(focused, Grid) and focused.row is row else [row]
-        listed = [(each, self.session.writes or not each.changes) for each in actions.deeds(kind)]
-        name = f"{kind} {clean(getattr(row, 'name', '') or getattr(row, 'id', '') or row.key, 60)}"
-
-        def chosen(action_id: str | None) -> None:
-            if action_id:
-                self._start(BY_ID[action_id], rows)
-
-        self.push_screen(Menu(self.session.look, name if len(rows) == 1 else f"{len(rows)} {kind}s", listed), chosen)
+        chosen = self.chosen()
+        if chosen is not None and chosen.rows:
+            self.acting.menu(chosen.kind, chosen.rows, chosen.which)
 
     def action_undo(self) -> None:
-        undo, now_s = self.session.undo, self.session.clock.monotonic()
-        if undo is None or now_s > undo[1]:
-            return
-        self.session.undo = None
-        self._start(BY_ID[undo[0].action_id], undo[0].rows, undo[0].way)
-
-    def _start(self, action: Action, rows: Sequence[Any], way: str = "") -> None:
-        if not rows:
-            return
-        if action.id == "worker.stack":
-            screen = TextScreen(self.session, [[Cell(f"   asking {rows[0].name} …", "dim")]])
-            self.push_screen(screen)
-            self.run_worker(self._ask_stack(rows[0], screen), group="stack", exclusive=True, exit_on_error=False)
-            return
-        if not self.session.writes:
-            why_not = "started with --read-only" if self.session.read_only else "not connected"
-            self.session.say(Cell(f"! {action.label.lower()}: {why_not}, nothing was sent", "warn"))
-            self.draw_now()
-            return
-        self.run_worker(self._carry_out(action, list(rows), way), group="deed", exit_on_error=False)
-
-    async def _carry_out(self, action: Action, rows: list[Any], way: str) -> None:
-        session, verb = self.session, way or deeds.verb(action, rows)
-        name = deeds.target_word(action, rows)
-        # What is taken back was asked for a moment ago.
-        if not way and not await self._confirmed(action, rows):
-            session.say(Cell(f"{verb} {name}: not sent", "dim"), seconds=3)
-            self.draw_now()
-            return
-        session.say(Cell(f"… {verb} {name}, waiting for the workers", "dim"), seconds=30)
-        self.draw_now()
-        try:
-            receipt = await deeds.carry_out(action, rows, self.office, verb if way else "")
-        except StemError as error:
-            # What a broker error leaves open is said: some commands may have been stored all the same.
-            unsure = "" if not isinstance(error, BrokerError) else "; look whether it was applied"
-            session.say(Cell(f"✖ {verb} {name}: {clean(error, 200)}{unsure}", "bad"), seconds=20)
-        except Exception as error:
-            self.remember(error)
-        else:
-            self._concluded(receipt, asked=action.tier != 0)
-        session.feed.hurry()
-        self.draw_now()
-
-    def _concluded(self, receipt: deeds.Receipt, *, asked: bool) -> None:
-        session = self.session
-        now = session.clock.monotonic()
-        session.receipt = receipt
-        stamp = figures.clock(session.now_ms)
-        session.say(receipt.sign, Cell(f" {receipt.headline}"), Cell(f" · {stamp}", "dim"), Cell(" · a answers", "dim"))
-        session.undo = None if receipt.undo is None else (receipt.undo, now + UNDO_S)
-        if asked or receipt.verdict != "ok":
-            self._show_answers(receipt)
-
-    def _show_answers(self, receipt: deeds.Receipt) -> None:
-        lines = receipt.lines or [[Cell("   Nothing more to say.", "dim")]]
-        self.push_screen(Answered(self.session.look, [receipt.sign, Cell(f" {receipt.headline}", "title")], lines))
-
-    async def _confirmed(self, action: Action, rows: list[Any]) -> bool:
-        """Ask, as much as the action and the number of rows deserve."""
-        question = deeds.question(action, rows)
-        if question is None:
-            return True
-        dialog = Confirm(self.session.look, question.title, question.lines, yes=question.yes, word=question.word)
-        answer: bool = await self.push_screen_wait(dialog)
-        return answer
+        self.acting.undo()
 
 
 def default_hz() -> float:

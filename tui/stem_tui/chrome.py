@@ -48,6 +48,8 @@ def header(session: Session, width: int) -> tuple[list[Cell], list[Cell]]:
         right.append(Cell(f" {figures.clock(session.now_ms)}Z ", "dim"))
     if not session.stale:
         right.append(Cell(f" {session.hz:.0f}Hz ", "dim"))
+    if session.production:
+        right.append(Cell(" PRODUCTION ", "bad"))
     right.append(Cell(" RO ", "warn") if session.read_only else Cell(" RW ", "dim"))
     return left + state, right
 

@@ -1,35 +1,50 @@
-"""Doing what a key asks for: send it, wait for the answers, and say line by line who answered what. No widget here."""
+"""Carrying out a plan: send it, wait for the answers, and say line by line who answered what. No widget here."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
 
 from stem.contracts import Broker
-from stem.control.answer import CommandItem, CommandResult
+from stem.control.answer import CommandItem, CommandResult, Confirmation, Silent
+from stem.control.audit import Tally
 from stem.control.controller import Controller
-from stem.observe.rows import QueueLine, TaskLine, WorkerLine
+from stem.observe.rows import WorkerLine
 from stem.observe.state import ClusterState
 from stem.text import clean
-from stem_tui.actions import Action
+from stem_tui import plans
+from stem_tui.plans import Plan
 from stem_tui.theme import Cell
 
 Verdict = Literal["ok", "part", "failed"]
 ASK_S: Final = 3.0
 STOP_S: Final = 6.0
 BATCH: Final = 500
+LINES: Final = 400
+"""Targets that are named one by one; of more, those with a problem first and the rest by number."""
 _SIGN: Final = {"ok": Cell("✓", "ok"), "part": Cell("!", "warn"), "failed": Cell("✖", "bad")}
+_MODES: Final[Mapping[str, Literal["warm", "soft", "hard"]]] = {
+    "worker.stop": "warm",
+    "worker.soft": "soft",
+    "worker.kill": "hard",
+}
+_ANSWERS: Final = {
+    "queued": "is queued now",
+    "already": "waits or runs already",
+    "final": "is final: it has no dead letter to replay",
+    "unknown": "is not known (any more)",
+    "discarded": "is removed for good",
+    "not-dead": "is no dead letter (any more)",
+}
+_DONE: Final = {
+    "pause": "paused", "resume": "resumed", "drain": "drained", "undrain": "takes work again", "revoke": "revoked",
+    "terminate": "terminated", "retry": "queued again", "replay": "queued again", "discard": "discarded",
+    "purge": "purged", "stop": "is stopping", "stop softly": "is stopping", "stop at once": "stopped",
+}  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True)
-class Undo:
-    """What takes a change back: the action, its rows, and which way it has to go."""
-
-    action_id: str
-    rows: Sequence[Any]
-    way: str
+CellLine = Sequence[Cell]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +55,14 @@ class Receipt:
         verdict: `ok` when everybody who had to has confirmed it, `part` when somebody has not.
         lines: one per target and worker, for the reply panel.
         undo: what takes it back.
+        command: the stemctl command that does the same.
     """
 
     verdict: Verdict
     headline: str
-    lines: Sequence[Sequence[Cell]] = ()
-    undo: Undo | None = None
+    lines: Sequence[CellLine] = ()
+    undo: Plan | None = None
+    command: str = ""
 
     @property
     def sign(self) -> Cell:
@@ -54,7 +71,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Office:
-    """What it takes to send something."""
+    """What it takes to send something; a dashboard that only looks has none."""
 
     broker: Broker
     controller: Controller
@@ -63,264 +80,263 @@ class Office:
 
 @dataclass(slots=True)
 class _Sum:
-    """Several commands (one per pause state or batch) as one answer."""
+    """Several commands (one per batch) as one answer."""
 
-    expected: int = 0
-    applied: int = 0
-    failed: int = 0
-    quiet: int = 0
-    lines: list[Sequence[Cell]] = field(default_factory=list)
-    problems: int = 0
+    elapsed_ms: float = 0.0
+    lines: list[tuple[Verdict, CellLine]] = field(default_factory=list)
+    workers: dict[str, Confirmation] = field(default_factory=dict)
+    silent: dict[str, Silent] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
 
-
-def target_word(action: Action, rows: Sequence[Any]) -> str:
-    """Return what the action acts on, in words: `queue reports`, `3 tasks`."""
-    if len(rows) == 1:
-        row = rows[0]
-        return f"{action.scope} {row.id if isinstance(row, TaskLine) else row.name}"
-    return f"{len(rows)} {action.scope}s"
+    @property
+    def problems(self) -> int:
+        return sum(verdict != "ok" for verdict, _ in self.lines)
 
 
-def verb(action: Action, rows: Sequence[Any]) -> str:
-    """Return what will happen: of a toggle, which way it goes."""
-    match action.id:
-        case "queue.pause":
-            return "resume" if rows and all(row.paused for row in rows) else "pause"
-        case "worker.pause":
-            return "resume" if rows and all(row.paused_here for row in rows) else "pause"
-        case "worker.stop":
-            return "stop"
-        case "worker.kill":
-            return "stop at once"
-    return action.id.partition(".")[2]
-
-
-def consequence(action: Action) -> str:
-    """Return what the person who confirms should know."""
-    return {
-        "task.revoke": "It never starts again. Where it runs, its handler is asked to stop.",
-        "task.terminate": "It never starts again. Where it runs, it is made to stop, half done.",
-        "task.retry": "It is due at once: a dead letter starts anew at attempt 0, a waiting one does not wait.",
-        "worker.stop": "It takes nothing more, finishes what runs (up to its drain timeout) and exits.",
-        "worker.kill": "It exits now. What runs there is handed back and starts again on another worker.",
-    }.get(action.id, action.help)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is asked before a change; `word` has to be typed, where it is not empty."""
-
-    title: str
-    lines: Sequence[Sequence[Cell]]
-    yes: str
-    word: str
-
-
-def question(action: Action, rows: Sequence[Any]) -> Question | None:
-    """Return what to ask before this is done to these rows; None where it can be taken back by a key."""
-    tier = action.tier or 0
-    if len(rows) > 1:
-        tier = 2
-    if tier == 0:
-        return None
-    way = verb(action, rows).capitalize()
-    lines: list[Sequence[Cell]] = [[Cell(f" {line}", "strong")] for line in _subjects(rows)]
-    lines.append([])
-    lines.extend([Cell(f" {part}", "dim")] for part in textwrap.wrap(consequence(action), 66))
-    word = ""
-    if tier == 2:
-        word = str(len(rows)) if len(rows) > 1 else _word(rows[0])
-    yes = way if word else f"{way} (y)"
-    return Question(title=f"{way} {target_word(action, rows)}?", lines=lines, yes=yes, word=word)
-
-
-def _subjects(rows: Sequence[Any]) -> list[str]:
-    """Name exactly what will be acted on: all of a few, five of many."""
-    words = []
-    for row in rows[:5]:
-        if isinstance(row, TaskLine):
-            words.append(f"{row.task}  {row.id}  queue {row.queue}  ({row.state})")
-        elif isinstance(row, WorkerLine):
-            words.append(f"{row.name}  {clean(row.key)}  {row.in_flight} in flight")
-        else:
-            words.append(str(row.name))
-    return words if len(rows) <= 5 else [*words, f"and {len(rows) - 5} more"]
-
-
-def _word(row: Any) -> str:
-    """Return what has to be typed for one row: short enough to type, particular enough to mean it."""
-    return row.id[-8:] if isinstance(row, TaskLine) else str(row.name)
-
-
-async def carry_out(action: Action, rows: Sequence[Any], office: Office, way: str = "") -> Receipt:
+async def carry_out(plan: Plan, office: Office) -> Receipt:
     """Do it and return what came of it.
-
-    Args:
-        way: of a toggle: `pause` or `resume`; else the rows say which.
 
     Raises:
         StemError: it could not be sent, or was refused before it was.
     """
-    return await _DEEDS[action.id](action, rows, office, way or verb(action, rows))
+    return await (_pause if plan.action.pauses else _DEEDS[plan.action.id])(plan, office)
 
 
-# ------------------------------------------------------------------------------------------------------------- pausing
+def known(action_id: str) -> bool:
+    """Say whether somebody carries this action out."""
+    return action_id in _DEEDS or action_id.partition(".")[2] in ("pause", "pause_for")
 
 
-async def _pause_queue(action: Action, rows: Sequence[QueueLine], office: Office, way: str) -> Receipt:
-    call = office.controller.pause if way == "pause" else office.controller.resume
-    result = await call("queue", [row.key for row in rows], wait_s=ASK_S)
-    live = [row for row in office.state.workers.values() if row.diagnosis not in ("lost", "stopped")]
-    done = f"{target_word(action, rows)} {'paused' if way == 'pause' else 'resumed'}"
-    return _receipt(done, result, live, undo=_back("queue.pause", rows, way))
+# ------------------------------------------------------------------------------------- what workers hear of and confirm
 
 
-async def _pause_worker(action: Action, rows: Sequence[WorkerLine], office: Office, way: str) -> Receipt:
-    call = office.controller.pause if way == "pause" else office.controller.resume
-    # By name for a worker whose name is its own, so that the pause outlives a restart; else by id.
-    names = [row.name for row in office.state.workers.values() if row.diagnosis not in ("lost", "stopped")]
-    targets = [row.name if names.count(row.name) == 1 and not row.paused_here else row.key for row in rows]
-    if way == "resume":
-        targets = [each for row in rows for each in _paused_as(row, office)]
-    result = await call("worker", targets, wait_s=ASK_S)
-    done = f"{target_word(action, rows)} {'paused' if way == 'pause' else 'resumed'}"
-    return _receipt(done, result, rows, undo=_back("worker.pause", rows, way))
+async def _pause(plan: Plan, office: Office) -> Receipt:
+    targets = plans.targets(plan, office.state)
+    scope = plan.action.scope
+    kind: Literal["queue", "task", "worker"] = (
+        "queue" if scope == "queue" else "worker" if scope == "worker" else "task"
+    )
+    if plan.way == "pause":
+        result = await office.controller.pause(kind, targets, for_s=plan.for_s, reason=plan.reason, wait_s=ASK_S)
+    else:
+        result = await office.controller.resume(kind, targets, wait_s=ASK_S)
+    total = _Sum()
+    _add(total, result)
+    return _concluded(plan, total, undo=_undo(plan, office, total.changed))
 
 
-def _back(action_id: str, rows: Sequence[Any], way: str) -> Undo:
-    return Undo(action_id, rows, "resume" if way == "pause" else "pause")
+def _undo(plan: Plan, office: Office, changed: set[str]) -> Plan | None:
+    """Return what takes back what this has changed, and nothing that was so before."""
+    rows = [row for row in plan.rows if changed & set(plans.targets(replace(plan, rows=[row]), office.state))]
+    if not rows:
+        return None
+    return replace(plan, rows=rows, way=plans.back(plan.way), for_s=None, reason="")
 
 
-def _paused_as(row: WorkerLine, office: Office) -> list[str]:
-    held = [p.target for p in office.state.pauses if p.kind == "worker" and p.target in (row.key, row.name)]
-    return held or [row.key]
+async def _drain(plan: Plan, office: Office) -> Receipt:
+    ids = [row.key for row in plan.rows]
+    call = office.controller.drain if plan.way == "drain" else office.controller.undrain
+    # That nothing is in flight any more may take as long as the longest task: the answer is that no more is taken.
+    result = await call(ids)
+    total = _Sum()
+    _add(total, result)
+    changed = {item.worker for item in result.items if item.changed}
+    rows = [row for row in plan.rows if row.key in changed]
+    return _concluded(plan, total, undo=replace(plan, rows=rows, way=plans.back(plan.way)) if rows else None)
 
 
-# ------------------------------------------------------------------------------------------------------------- workers
-
-
-async def _stop_worker(action: Action, rows: Sequence[WorkerLine], office: Office, way: str) -> Receipt:
-    mode: Literal["warm", "hard"] = "hard" if action.id == "worker.kill" else "warm"
+async def _stop(plan: Plan, office: Office) -> Receipt:
+    rows: Sequence[WorkerLine] = plan.rows
+    mode = _MODES[plan.action.id]
     # A warm stop may take as long as its longest task: the answer is that it has begun. Goodbye shows in the list.
     wait_s = STOP_S if mode == "hard" else None
     result = await office.controller.shutdown([row.key for row in rows], mode=mode, wait_s=wait_s)
-    done = f"{target_word(action, rows)} {'stopped' if mode == 'hard' else 'is stopping'}"
-    return _receipt(done, result, rows)
+    total = _Sum()
+    _add(total, result)
+    return _concluded(plan, total)
 
 
-# --------------------------------------------------------------------------------------------------------------- tasks
-
-
-async def _revoke(action: Action, rows: Sequence[TaskLine], office: Office, way: str) -> Receipt:
-    terminate = action.id == "task.terminate"
-    total, ids = _Sum(), [row.key for row in rows]
+async def _revoke(plan: Plan, office: Office) -> Receipt:
+    terminate = plan.action.id == "task.terminate"
+    total, ids = _Sum(), [row.key for row in plan.rows]
     for start in range(0, len(ids), BATCH):
-        batch = ids[start : start + BATCH]
-        result = await office.controller.revoke(batch, terminate=terminate, wait_s=ASK_S)
-        _add(total, result, ())
-    return _concluded(f"{target_word(action, rows)} revoked", total)
+        _add(total, await office.controller.revoke(ids[start : start + BATCH], terminate=terminate, wait_s=ASK_S))
+    return _concluded(plan, total)
 
 
-async def _retry(action: Action, rows: Sequence[TaskLine], office: Office, way: str) -> Receipt:
-    total, ids = _Sum(), [row.key for row in rows]
-    answers: dict[str, str] = {}
+# ------------------------------------------------------------------------------------------- what the broker does alone
+
+
+async def _retry(plan: Plan, office: Office) -> Receipt:
+    total, ids = _Sum(), [row.key for row in plan.rows]
     async with office.controller.recorded("retry", ids) as tally:
         for start in range(0, len(ids), BATCH):
-            part = await office.broker.retry_now(ids[start : start + BATCH])
-            tally.add_all(part)
-            answers |= part
+            _note_answers(total, tally, await office.broker.retry_now(ids[start : start + BATCH]))
+    return _concluded(plan, total, notes=tally.warnings)
+
+
+async def _discard(plan: Plan, office: Office) -> Receipt:
+    """Remove dead letters by id; the queue of each is asked for, not believed."""
+    total, ids = _Sum(), [row.key for row in plan.rows]
+    async with office.controller.recorded("discard", ids) as tally:
+        for start in range(0, len(ids), BATCH):
+            batch, answers, queues = ids[start : start + BATCH], dict[str, str](), dict[str, list[str]]()
+            for task_id, status in zip(batch, await office.broker.statuses(batch, timeline=False), strict=True):
+                answers[task_id] = "unknown" if status is None else "not-dead"
+                if status is not None and status.state == "failed":
+                    answers[task_id] = "discarded"
+                    queues.setdefault(status.queue, []).append(task_id)
+            for queue, dead in queues.items():
+                await office.broker.discard(queue, dead)
+            _note_answers(total, tally, answers)
+    return _concluded(plan, total, notes=tally.warnings)
+
+
+async def _purge(plan: Plan, office: Office) -> Receipt:
+    """Remove what waits (or the dead letters), of each queue at most as many as were agreed to."""
+    what: Literal["waiting", "dead"] = "waiting" if plan.action.id == "queue.purge" else "dead"
+    verb, counted = ("purge", "purged") if what == "waiting" else ("discard", "discarded")
+    total, queues = _Sum(), list(plan.amounts)
+    async with office.controller.recorded(verb, queues, kind="queue") as tally:
+        for queue, agreed in plan.amounts.items():
+            left = agreed
+            while left > 0 and (removed := await office.broker.purge(queue, what, limit=min(BATCH, left))):
+                left -= removed
+                tally.add(counted, removed)
+            words = f"{agreed - left:,} removed" + (f"; {left:,} were gone meanwhile" if left else "")
+            total.lines.append(("ok", _line("ok", clean(queue, 64), words)))
+    return _concluded(replace(plan, amounts={"": tally.counts[counted]}), total, notes=tally.warnings)
+
+
+async def _replay(plan: Plan, office: Office) -> Receipt:
+    """Give the dead letters of whole queues a new life. All are read before one is touched: paging would skip some."""
+    total, found = _Sum(), list[str]()
+    for queue, agreed in plan.amounts.items():
+        ids: dict[str, None] = {}
+        cursor: str | None = None
+        while len(ids) < agreed:
+            page = await office.broker.census.tasks("dead", queue=queue, cursor=cursor, limit=BATCH)
+            ids.update(dict.fromkeys(status.id for status in page.items))
+            cursor = page.next
+            if cursor is None:
+                break
+        found += list(ids)[:agreed]
+    option = " ".join(f"--queue {queue}" for queue in plan.amounts)
+    async with office.controller.recorded("replay", found, option=option) as tally:
+        for start in range(0, len(found), BATCH):
+            _note_answers(total, tally, await office.broker.replay(found[start : start + BATCH]))
+    return _concluded(replace(plan, amounts={"": len(found)}), total, notes=tally.warnings)
+
+
+def _note_answers(total: _Sum, tally: Tally, answers: Mapping[str, str]) -> None:
+    tally.add_all(answers)
     for task_id, answer in answers.items():
-        good = answer == "queued"
-        total.problems += not good
-        words = {
-            "queued": "is queued now",
-            "already": "waits or runs already",
-            "final": "is final: it has no dead letter to replay",
-            "unknown": "is not known (any more)",
-        }.get(answer, answer)
-        total.lines.append(_line("ok" if good else "part", clean(task_id, 64), words))
-    return _concluded(f"{target_word(action, rows)} queued again", total)
+        verdict: Verdict = "ok" if answer in ("queued", "discarded") else "part"
+        total.lines.append((verdict, _line(verdict, clean(task_id, 64), _ANSWERS.get(answer, clean(answer, 60)))))
+
+
+_DEEDS: Final[dict[str, Callable[[Plan, Office], Awaitable[Receipt]]]] = {
+    "worker.drain": _drain,
+    "worker.stop": _stop,
+    "worker.soft": _stop,
+    "worker.kill": _stop,
+    "task.revoke": _revoke,
+    "task.terminate": _revoke,
+    "task.retry": _retry,
+    "task.discard": _discard,
+    "queue.purge": _purge,
+    "queue.discard": _purge,
+    "queue.replay": _replay,
+}
 
 
 # ------------------------------------------------------------------------------------------------------------- answers
 
 
-def _line(verdict: Verdict, who: str, words: str) -> Sequence[Cell]:
+def _line(verdict: Verdict, who: str, words: str) -> CellLine:
     return [Cell(" "), _SIGN[verdict], Cell(f" {who}  ", "strong"), Cell(words)]
 
 
-def _receipt(
-    done: str,
-    result: CommandResult,
-    concerned: Sequence[WorkerLine],
-    undo: Undo | None = None,
-) -> Receipt:
-    total = _Sum()
-    _add(total, result, concerned)
-    return _concluded(done, total, undo=undo)
-
-
-def _add(total: _Sum, result: CommandResult, concerned: Sequence[WorkerLine]) -> None:
-    """Turn a result into lines: first the targets, then each worker's answer, then what nobody had said."""
-    total.expected += result.expected
-    total.applied += result.applied
-    total.failed += result.failed
-    waited_for = [silent for silent in result.silent if silent.waited_for]
-    total.quiet += len(waited_for)
+def _add(total: _Sum, result: CommandResult) -> None:
+    """Take one result: what became of each target, and what each worker said."""
+    total.elapsed_ms = max(total.elapsed_ms, result.elapsed_ms)
     for item in result.items:
-        total.lines.append(_item_line(item))
-        total.problems += bool(item.error) or item.outcome in ("stored",)
-    refused = {item.worker for item in result.items if item.outcome == "refused"}
-    mute = {silent.id for silent in result.silent}
-    answered = [row for row in concerned if row.key not in refused and row.key not in mute]
-    if len(answered) == result.applied:
-        total.lines.extend(_line("ok", row.name, "confirmed") for row in answered)
-    elif result.applied:
-        total.lines.append(_line("ok", f"{result.applied} of {result.expected} workers", "confirmed"))
-    for silent in result.silent:
-        if silent.waited_for:
-            text = f"no answer in {result.elapsed_ms / 1000:.1f}s ({clean(silent.diagnosis, 20)}); stored, it will obey"
-            total.lines.append(_line("part", clean(silent.name), text))
-        else:
-            total.lines.append([Cell(f"   {clean(silent.name)}  was lost before", "dim")])
+        if item.outcome != "refused":  # those are said by the workers, below
+            total.lines.append(_item_line(item))
+        if item.changed:
+            total.changed.add(item.target)
+    for answer in result.workers:
+        before = total.workers.get(answer.id)
+        total.workers[answer.id] = answer if before is None or not before.error else before
+    total.silent |= {silent.id: silent for silent in result.silent}
     for target in result.unmatched:
-        total.problems += 1
-        total.lines.append(_line("part", clean(target, 80), "nothing of this name is known"))
-    total.lines.extend([Cell(f"   {clean(warning, 300)}", "dim")] for warning in result.warnings)
+        if not any(item.target == target for item in result.items):
+            total.lines.append(("part", _line("part", clean(target, 80), "nothing of this name is known")))
+    total.notes += [clean(warning, 300) for warning in result.warnings]
 
 
-def _item_line(item: CommandItem) -> Sequence[Cell]:
+def _item_line(item: CommandItem) -> tuple[Verdict, CellLine]:
+    target = clean(item.target, 80)
     if item.error:
-        return _line("failed", clean(item.worker or item.target, 80), clean(item.error, 300))
+        return "failed", _line("failed", target, clean(item.error, 300))
     words = clean(item.outcome, 80).replace("_", " ")
     if not item.changed and item.outcome != "already":
         words += " (was so before)"
-    if item.worker:
+    if item.worker and item.worker != item.target:
         words += f"  on {clean(item.worker, 80)}"
     if item.stage and item.stage != "effect":
         words += f"  ({clean(item.stage, 20)})"
-    return _line("ok" if item.stage in ("applied", "effect") else "part", clean(item.target, 80), words)
+    verdict: Verdict = "ok" if item.stage in ("applied", "effect") and item.outcome != "stored" else "part"
+    return verdict, _line(verdict, target, words)
 
 
-def _concluded(done: str, total: _Sum, undo: Undo | None = None) -> Receipt:
-    if total.quiet or total.failed:
-        parts = [f"{total.applied} of {total.expected} workers confirmed"]
-        parts += [f"{total.quiet} did not answer"] if total.quiet else []
-        parts += [f"{total.failed} refused"] if total.failed else []
-        verdict: Verdict = "part" if total.applied or total.quiet else "failed"
-        return Receipt(verdict=verdict, headline=f"{done}: {', '.join(parts)}", lines=total.lines, undo=undo)
+def _worker_lines(total: _Sum) -> list[CellLine]:
+    """Say of each worker that had to answer what it answered: confirmed, refused and why, or silent and how it is."""
+    lines: list[CellLine] = []
+    for silent in total.silent.values():
+        if silent.waited_for:
+            words = f"no answer in {total.elapsed_ms / 1000:.1f}s ({clean(silent.diagnosis, 20)}); stored, it will obey"
+            lines.append(_line("part", clean(silent.name), words))
+    refused = [answer for answer in total.workers.values() if answer.error]
+    lines += [_line("failed", clean(each.name), f"refused: {clean(each.error, 300)}") for each in refused]
+    for answer in total.workers.values():
+        if not answer.error and answer.id not in total.silent:
+            how = f"confirmed in {answer.rtt_ms:.0f}ms" if answer.stage else "said goodbye"
+            lines.append(_line("ok", clean(answer.name), how))
+    lost = [silent for silent in total.silent.values() if not silent.waited_for]
+    lines += [[Cell(f"   {clean(silent.name)}  was lost before", "dim")] for silent in lost]
+    return lines
+
+
+def _lines(total: _Sum) -> list[CellLine]:
+    """Return the whole panel: what went wrong first, where it is long."""
+    targets = total.lines
+    if len(targets) > LINES:
+        targets = sorted(targets, key=lambda each: each[0] == "ok")
+    lines = [line for _, line in targets[:LINES]]
+    rest = Counter(verdict for verdict, _ in targets[LINES:])
+    lines += [[Cell(" "), _SIGN[verdict], Cell(f" {count:,} more like these")] for verdict, count in rest.items()]
+    workers = _worker_lines(total)
+    if workers:
+        lines += [[], [Cell(" WORKERS", "title")], *workers]
+    return lines + [[Cell(f"   {note}", "dim")] for note in total.notes[:20]]
+
+
+def _concluded(plan: Plan, total: _Sum, undo: Plan | None = None, notes: Sequence[str] = ()) -> Receipt:
+    total.notes += [clean(note, 300) for note in notes]
+    done = f"{plans.subject(plan)} {_DONE[plan.verb]}"
+    lines = _lines(total)
+    quiet = sum(silent.waited_for for silent in total.silent.values())
+    refused = sum(bool(answer.error) for answer in total.workers.values())
+    confirmed = sum(not answer.error and answer.id not in total.silent for answer in total.workers.values())
+    if quiet or refused:
+        parts = [f"{confirmed} of {confirmed + quiet + refused} workers confirmed"]
+        parts += [f"{quiet} did not answer"] if quiet else []
+        parts += [f"{refused} refused"] if refused else []
+        verdict: Verdict = "part" if confirmed or quiet else "failed"
+        return Receipt(verdict=verdict, headline=f"{done}: {', '.join(parts)}", lines=lines, undo=undo)
     if total.problems:
-        return Receipt(verdict="part", headline=f"{done}, not all of it: see the answers", lines=total.lines, undo=undo)
-    who = f" · {total.applied} worker{'s' if total.applied != 1 else ''} confirmed" if total.expected else ""
-    return Receipt(verdict="ok", headline=done + who, lines=total.lines, undo=undo)
-
-
-_DEEDS: Final[dict[str, Callable[[Action, Sequence[Any], Office, str], Awaitable[Receipt]]]] = {
-    "queue.pause": _pause_queue,
-    "worker.pause": _pause_worker,
-    "worker.stop": _stop_worker,
-    "worker.kill": _stop_worker,
-    "task.revoke": _revoke,
-    "task.terminate": _revoke,
-    "task.retry": _retry,
-}
+        return Receipt(verdict="part", headline=f"{done}, not all of it: see the answers", lines=lines, undo=undo)
+    who = f" · {confirmed} worker{'s' if confirmed != 1 else ''} confirmed" if confirmed else ""
+    return Receipt(verdict="ok", headline=done + who, lines=lines, undo=undo)

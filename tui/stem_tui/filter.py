@@ -46,6 +46,11 @@ def parse(text: str, fields: Fields) -> Test | None:
     return passes
 
 
+def hints(fields: Fields) -> list[str]:
+    """Return how terms of a filter begin here: what a person can go on from."""
+    return [f"{name}:" for name in fields] + ["age>10s", "took>1s", "tries>=3"]
+
+
 def _term(term: str, fields: Fields) -> Test:
     if term.startswith("!") and len(term) > 1:
         inner = _term(term[1:], fields)
@@ -91,6 +96,8 @@ def _field(name: str, wanted: str, fields: Fields) -> Test:
     by_start = ALIASES.get(name, name) in ("state", "id")
 
     def matches(value: str) -> bool:
+        if name in ("state", "s") and value == "dead" and "failed" in options:
+            return True  # a dead letter is a task that failed, kept for a replay
         for option in options:
             if any(each in option for each in "*?["):
                 if fnmatchcase(value, option):

@@ -5,17 +5,9 @@ from __future__ import annotations
 import textwrap
 from typing import Final
 
-from stem_tui.actions import ACTIONS, Action, Scope
+from stem_tui.actions import ACTIONS, SCOPES, Action, Scope
 from stem_tui.theme import Cell
 
-_SCOPES: Final[tuple[tuple[Scope, str], ...]] = (
-    ("app", "EVERYWHERE"),
-    ("list", "IN A LIST"),
-    ("text", "IN A TEXT, AND THE STATES OF THE TASKS SCREEN"),
-    ("queue", "ON A QUEUE"),
-    ("worker", "ON A WORKER"),
-    ("task", "ON A TASK"),
-)
 _TIERS: Final = {0: "", 1: "asks", 2: "asks for a word"}
 _INDENT: Final = 24
 _FILTER: Final = (
@@ -35,13 +27,13 @@ _WORDS: Final = (
 )
 
 
-def lines(width: int) -> list[list[Cell]]:
-    """Return the page, wrapped to `width`."""
+def lines(width: int, kind: str = "") -> list[list[Cell]]:
+    """Return the page, wrapped to `width`; what concerns a panel of this kind stands first."""
     page: list[list[Cell]] = []
     for words in ("Lower case looks, upper case acts, ctrl acts hard. What acts on several rows always asks.",):
         page += _paragraph(words, width, tone="strong")
-    for scope, title in _SCOPES:
-        page += [[], [Cell(f"  {title}", "title")]]
+    for scope, title in sorted(SCOPES, key=lambda each: each[0] != kind):
+        page += [[], [Cell(f"  {title.upper()}", "title")]]
         for action in ACTIONS:
             if action.scope == scope:
                 page += _entry(action, width)
@@ -55,15 +47,17 @@ def lines(width: int) -> list[list[Cell]]:
 
 def markdown() -> str:
     """Return the keys as tables for the documentation."""
-    parts = []
-    for scope, title in _SCOPES:
-        rows = [
-            f"| `{action.shown}` | {action.label} | {action.help}{_asks(action)} |"
-            for action in ACTIONS
-            if action.scope == scope
-        ]
-        parts.append("\n".join([f"### {title.capitalize()}", "", "| key | | |", "|---|---|---|", *rows]))
+    parts = [_table(scope, title) for scope, title in SCOPES]
     return "\n\n".join(parts) + "\n"
+
+
+def _table(scope: Scope, title: str) -> str:
+    rows = [
+        f"| `{action.shown}` | {action.label} | {action.help}{_asks(action)} |"
+        for action in ACTIONS
+        if action.scope == scope
+    ]
+    return "\n".join([f"### {title}", "", "| key | | |", "|---|---|---|", *rows])
 
 
 def _asks(action: Action) -> str:
@@ -77,5 +71,7 @@ def _paragraph(words: str, width: int, tone: str = "text") -> list[list[Cell]]:
 
 def _entry(action: Action, width: int) -> list[list[Cell]]:
     words = textwrap.wrap(action.help + _asks(action), max(20, width - _INDENT - 2))
-    first = [Cell(f"  {action.shown:<7}", "key"), Cell(f"{action.label:<15}", "strong"), Cell(words[0])]
+    # A command's own name is longer than a key, and says what the label would.
+    head = f"  {action.shown:<7}{action.label}" if action.keys else f"  {action.shown}"
+    first = [Cell(head[:9], "key"), Cell(f"{head[9:]:<{_INDENT - 9}}", "strong"), Cell(words[0])]
     return [first, *([Cell(" " * _INDENT + line)] for line in words[1:])]

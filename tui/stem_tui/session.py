@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from stem.clock import Clock, SystemClock
 from stem.observe.feed import Connection, Feed, Phase
 from stem.observe.state import ClusterState
-from stem_tui.deeds import Receipt, Undo
+from stem_tui.commands import Where
+from stem_tui.deeds import Receipt
+from stem_tui.plans import Plan
 from stem_tui.theme import Cell, Look
 
 NOTICE_S = 8.0
@@ -32,6 +34,8 @@ class Session:
         gap_seen_ms: up to where missed events were taken note of; those are not mentioned any more.
         frozen_ms: when the picture was frozen, by the broker's clock; None while it is live.
         hz: how often it is drawn at most.
+        production: people live on what this broker carries: every change asks one step more.
+        history: lines of the command line.
     """
 
     state: ClusterState
@@ -40,13 +44,15 @@ class Session:
     namespace: str
     look: Look = field(default_factory=Look)
     read_only: bool = False
+    production: bool = False
     clock: Clock = field(default_factory=SystemClock)
     hz: float = 10.0
     frozen_ms: int | None = None
     gap_seen_ms: int = 0
     notice: Notice | None = None
     receipt: Receipt | None = None
-    undo: tuple[Undo, float] | None = None
+    undo: tuple[Plan, float] | None = None
+    history: list[str] = field(default_factory=list)
 
     @property
     def link(self) -> Connection:
@@ -81,6 +87,22 @@ class Session:
         shown = self.state.incomplete(self.now_ms) and self.state.gap_ms > self.gap_seen_ms
         self.gap_seen_ms = self.state.gap_ms
         return shown
+
+    @property
+    def locked(self) -> str:
+        """Return why nothing may be sent now, and what to do about it."""
+        if not self.read_only:
+            return "not connected"
+        return (
+            "this is production, start with --write to change anything"
+            if self.production
+            else "started with --read-only"
+        )
+
+    @property
+    def where(self) -> Where:
+        """Return how a command reaches the same broker."""
+        return Where(self.url, self.namespace)
 
     def say(self, *cells: Cell, seconds: float = NOTICE_S) -> None:
         self.notice = Notice(cells, self.clock.monotonic() + seconds)

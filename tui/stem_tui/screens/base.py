@@ -12,13 +12,15 @@ from textual.containers import Vertical
 from textual.screen import Screen
 from textual.widgets import Input
 
+from stem.contracts import ListState
 from stem_tui import chrome
-from stem_tui.actions import deed_keys
 from stem_tui.columns import View, ordered
 from stem_tui.filter import FilterError, Test, parse
+from stem_tui.reckon import Everything
 from stem_tui.session import Session
 from stem_tui.theme import Cell
 from stem_tui.widgets.grid import Grid
+from stem_tui.widgets.keys import row_bindings
 from stem_tui.widgets.line import Line
 
 if TYPE_CHECKING:
@@ -34,11 +36,7 @@ class FilterInput(Input):
 class LiveScreen(Screen[None]):
     """A screen that draws the session's state when told to. It keeps no data but what is chosen and typed."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(key, f"app.deed('{key}')", show=False) for key in deed_keys()),
-        Binding("tab", "app.focus_next", show=False),
-        Binding("shift+tab", "app.focus_previous", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = row_bindings()
     AUTO_FOCUS = "Grid, Pane"
 
     def __init__(self, session: Session) -> None:
@@ -78,14 +76,26 @@ class LiveScreen(Screen[None]):
         """Return kind and row that this whole screen is about, if it is about one."""
         return None
 
+    def states(self, grid: Grid) -> Sequence[ListState]:
+        """Return the states of the tasks that a list is a part of; none where it is all there is."""
+        return ()
+
+    def everything(self, grid: Grid) -> Everything | None:
+        """Return what is meant by all that pass the filter of a list, also what it does not hold."""
+        states = self.states(grid)
+        if not states or grid.view.kind != "task":
+            return None
+        test = self._test(grid.view, self.filters.get(grid.id or "", ""))
+        return Everything(states, test, self.session.now_ms)
+
     def step_back(self) -> bool:
         """Undo one step within this screen (a filter, a mark); False when there is none."""
         for grid in self.query(Grid):
-            if grid.has_focus and grid.marked:
+            if grid.has_focus and (grid.marked or grid.everything):
                 grid.action_clear_marks()
                 return True
             if grid.has_focus and self.filters.get(grid.id or ""):
-                self.filters.pop(grid.id or "")
+                self._put(grid, "")
                 self.draw()
                 return True
         return False
@@ -105,6 +115,7 @@ class LiveScreen(Screen[None]):
         self.query_one("#header", Line).show(*chrome.header(self.session, width))
         self.query_one("#notice", Line).show(*chrome.notice(self.session))
         kinds = {"list", self.focused.view.kind} if isinstance(self.focused, Grid) else {"text"}
+        self.query_one("#header").set_class(self.session.production, "-production")
         subject = self.subject()
         if subject is not None:
             kinds.add(subject[0])
@@ -138,7 +149,9 @@ class LiveScreen(Screen[None]):
             notes = list(note(found)) if note is not None else []
             if text:
                 notes.insert(0, Cell(f"/{text}  {len(found):,} of {total:,}", "accent"))
-            if grid.marked:
+            if grid.everything and self.everything(grid) is not None:
+                notes.insert(0, Cell("● everything marked", "warn"))
+            elif grid.marked:
                 notes.insert(0, Cell(f"● {len(grid.marked)} marked", "accent"))
             grid.show(
                 found,
@@ -223,7 +236,7 @@ class LiveScreen(Screen[None]):
             self.session.say(Cell(f"✗ {error}", "warn"), seconds=4)
         else:
             event.input.remove_class("-bad")
-            self.filters[grid.id or ""] = event.value.strip()
+            self._put(grid, event.value.strip())
         self.draw()
 
     @on(Input.Submitted, "#filter")
@@ -233,7 +246,7 @@ class LiveScreen(Screen[None]):
 
     def action_clear_filter(self) -> None:
         if self._filtering is not None:
-            self.filters.pop(self._filtering.id or "", None)
+            self._put(self._filtering, "")
         self._leave_filter()
 
     def _leave_filter(self) -> None:
@@ -245,5 +258,11 @@ class LiveScreen(Screen[None]):
 
     def set_filter(self, grid: Grid, text: str) -> None:
         """Filter a panel from elsewhere (say, by the failure that was opened)."""
-        self.filters[grid.id or ""] = text
+        self._put(grid, text)
         self.draw()
+
+    def _put(self, grid: Grid, text: str) -> None:
+        if text != self.filters.get(grid.id or "", ""):
+            # Whoever marked everything meant what passed the filter then.
+            grid.everything = False
+        self.filters[grid.id or ""] = text

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 
 from stem.contracts import ListState
 from stem.observe.state import EVENTS_KEPT, WAITING
@@ -15,6 +15,7 @@ from stem_tui.recent import Recent
 from stem_tui.screens.base import LiveScreen
 from stem_tui.theme import Cell
 from stem_tui.widgets.grid import Grid
+from stem_tui.widgets.keys import bindings
 from stem_tui.widgets.line import Line
 
 TABS: Final = tuple(tasks.TABS)
@@ -39,10 +40,7 @@ class WorkersScreen(LiveScreen):
 class TasksScreen(LiveScreen):
     """Tasks by state; the columns are those that matter in that state."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("h,left,left_square_bracket", "tab(-1)", show=False),
-        Binding("l,right,right_square_bracket", "tab(1)", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("tabs")
 
     def __init__(self, session: Any) -> None:
         super().__init__(session)
@@ -91,6 +89,11 @@ class TasksScreen(LiveScreen):
             return {"running", *WAITING}
         wanted: set[ListState] = {"running"}
         return wanted | {state for state in WAITING if state == self.tab}
+
+    def states(self, grid: Grid) -> Sequence[ListState]:
+        if self.tab == "all":
+            return ("running", *WAITING)
+        return [state for state in ("running", *WAITING) if state == self.tab]
 
     def show_tab(self, tab: str) -> None:
         self.tab = tab

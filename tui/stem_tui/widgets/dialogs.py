@@ -1,11 +1,11 @@
-"""What stands over a screen: the question before a change, the menu of a row, the answers of workers."""
+"""What stands over a screen: the question before a change, the menu of a row, the answers, a line to type."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -14,68 +14,82 @@ from textual.widgets import Button, Input
 
 from stem_tui.actions import Action
 from stem_tui.columns import Column, View
+from stem_tui.plans import Question
 from stem_tui.theme import Cell, Look
 from stem_tui.widgets.grid import Grid
 from stem_tui.widgets.line import Line
 from stem_tui.widgets.pane import CellLine, Pane
 
+_TEXT_LINES: Final = 16
+
 
 class Confirm(ModalScreen[bool]):
-    """Ask before a change. The answer at hand is no; with `word`, it has to be typed for a yes."""
+    """Ask before a change. The answer at hand is no; where there is a word, it has to be typed for a yes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "answer(False)", show=False),
         Binding("n", "answer(False)", show=False),
         Binding("y", "yes", show=False),
-        Binding("left,h", "app.focus_previous", show=False),
-        Binding("right,l", "app.focus_next", show=False),
+        Binding("Y,ctrl+y", "copy_command", show=False),
+        Binding("left", "app.focus_previous", show=False),
+        Binding("right", "app.focus_next", show=False),
     ]
     AUTO_FOCUS = "#cancel"
 
-    def __init__(self, look: Look, title: str, lines: Sequence[CellLine], *, yes: str, word: str = "") -> None:
+    def __init__(self, look: Look, question: Question) -> None:
         super().__init__()
         self.look = look
-        self._title = title
-        self._lines = lines
-        self._yes = yes
-        self._word = word
+        self.question = question
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Line(self.look, id="dialog-title")
             yield Pane(self.look, id="dialog-text")
-            if self._word:
+            if self.question.word:
                 yield Line(self.look, id="dialog-ask")
-                yield Input(id="dialog-word", compact=True)
+                yield Input(id="dialog-word", compact=True, select_on_focus=False)
             with Horizontal(id="dialog-buttons"):
-                yield Button("Cancel (n)", id="cancel", compact=True)
-                yield Button(self._yes, id="yes", compact=True, disabled=bool(self._word))
+                cancel = "Cancel (esc)" if self.question.word else "Cancel (n)"
+                yield Button(cancel, id="cancel", compact=True)
+                yield Button(self.question.yes, id="yes", compact=True, disabled=bool(self.question.word))
 
     def on_mount(self) -> None:
-        self.query_one("#dialog-title", Line).show([Cell(f" {self._title}", "title")])
+        question = self.question
+        self.query_one("#dialog-title", Line).show([Cell(f" {question.title}", "title")])
         text = self.query_one("#dialog-text", Pane)
         text.can_focus = False
-        text.styles.height = min(12, len(self._lines))
-        text.show(self._lines)
-        if self._word:
-            ask = [Cell(" type ", "dim"), Cell(self._word, "strong"), Cell(" to go on", "dim")]
+        text.styles.height = _height(self, question.lines, 11 if question.word else 8)
+        text.show(question.lines)
+        if question.word:
+            ask = [Cell(" type ", "dim"), Cell(question.word, "strong"), Cell(" and ⏎ to go on", "dim")]
             self.query_one("#dialog-ask", Line).show(ask)
             self.query_one("#dialog-word", Input).cursor_blink = False
+
+    def on_key(self, event: events.Key) -> None:
+        """Take what is typed as the word, wherever the focus is; then letters are letters, and answer nothing."""
+        if self.question.word and event.is_printable and event.character is not None:
+            event.stop()
+            event.prevent_default()
+            line = self.query_one("#dialog-word", Input)
+            line.focus()
+            line.insert_text_at_cursor(event.character)
 
     def action_answer(self, yes: bool) -> None:
         self.dismiss(yes)
 
     def action_yes(self) -> None:
-        if not self._word:
-            self.dismiss(True)
+        self.dismiss(True)
+
+    def action_copy_command(self) -> None:
+        copy_command(self, self.question.command)
 
     @on(Input.Changed, "#dialog-word")
     def _typed(self, event: Input.Changed) -> None:
-        self.query_one("#yes", Button).disabled = event.value.strip() != self._word
+        self.query_one("#yes", Button).disabled = event.value.strip() != self.question.word
 
     @on(Input.Submitted, "#dialog-word")
     def _entered(self, event: Input.Submitted) -> None:
-        if event.value.strip() == self._word:
+        if event.value.strip() == self.question.word:
             self.dismiss(True)
 
     @on(Button.Pressed)
@@ -83,17 +97,87 @@ class Confirm(ModalScreen[bool]):
         self.dismiss(event.button.id == "yes")
 
 
+def _height(screen: ModalScreen[Any], lines: Sequence[CellLine], rest: int) -> int:
+    """Return how many of the lines there is room for, so that what stands below them stays in view."""
+    return max(1, min(_TEXT_LINES, len(lines), screen.app.size.height - rest))
+
+
+def copy_command(screen: ModalScreen[Any], command: str) -> None:
+    """Copy a command and say so in the dialog's title."""
+    if command:
+        screen.app.copy_to_clipboard(command)
+        title = screen.query_one("#dialog-title", Line)
+        title.show(title.left, [Cell("copied ", "ok")])
+
+
+class Prompt(ModalScreen[str]):
+    """Ask for one line; empty for none. What is wrong with it is said while it is typed.
+
+    Args:
+        check: raises ValueError, with words for a person, where the line will not do.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", show=False)]
+    AUTO_FOCUS = "#dialog-line"
+
+    def __init__(self, look: Look, title: str, hint: str, check: Callable[[str], object], *, value: str = "") -> None:
+        super().__init__()
+        self.look = look
+        self._title = title
+        self._hint = hint
+        self._check = check
+        self._value = value
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Line(self.look, id="dialog-title")
+            yield Input(self._value, id="dialog-line", compact=True, select_on_focus=False)
+            yield Line(self.look, id="dialog-ask")
+
+    def on_mount(self) -> None:
+        self.query_one("#dialog-title", Line).show([Cell(f" {self._title}", "title")])
+        self.query_one("#dialog-ask", Line).show([Cell(f" {self._hint}", "dim")])
+        self.query_one(Input).cursor_blink = False
+
+    def _wrong(self, text: str) -> str:
+        try:
+            self._check(text)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def action_leave(self) -> None:
+        self.dismiss("")
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        wrong = self._wrong(event.value.strip()) if event.value.strip() else ""
+        event.input.set_class(bool(wrong), "-bad")
+        shown = Cell(f" ✗ {wrong}", "warn") if wrong else Cell(f" {self._hint}", "dim")
+        self.query_one("#dialog-ask", Line).show([shown])
+
+    @on(Input.Submitted)
+    def _entered(self, event: Input.Submitted) -> None:
+        text = event.value.strip()
+        if text and not self._wrong(text):
+            self.dismiss(text)
+
+
 class Answered(ModalScreen[None]):
     """Who answered a command, and how."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,a", "app.pop_screen", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,a,enter", "app.pop_screen", show=False),
+        Binding("Y,ctrl+y", "copy_command", show=False),
+    ]
     AUTO_FOCUS = "Pane"
 
-    def __init__(self, look: Look, head: Sequence[Cell], lines: Sequence[CellLine]) -> None:
+    def __init__(self, look: Look, head: Sequence[Cell], lines: Sequence[CellLine], command: str = "") -> None:
         super().__init__()
         self.look = look
         self._head = head
         self._lines = lines
+        self._command = command
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
@@ -104,15 +188,19 @@ class Answered(ModalScreen[None]):
     def on_mount(self) -> None:
         self.query_one("#dialog-title", Line).show([Cell(" "), *self._head])
         text = self.query_one("#dialog-text", Pane)
-        text.styles.height = max(1, min(16, len(self._lines)))
+        text.styles.height = _height(self, self._lines, 8)
         text.show(self._lines)
-        self.query_one("#dialog-ask", Line).show([Cell(" esc", "key"), Cell(" close", "dim")])
+        keys = [Cell(" esc", "key"), Cell(" close", "dim")]
+        if self._command:
+            keys += [Cell("  Y", "key"), Cell(" copy the stemctl command", "dim")]
+        self.query_one("#dialog-ask", Line).show(keys)
 
-    def key_enter(self) -> None:
-        self.app.pop_screen()
+    def action_copy_command(self) -> None:
+        copy_command(self, self._command)
 
 
-MENU: Final[View[tuple[Action, bool]]] = View(
+Choice = tuple[Action, bool]
+MENU: Final[View[Choice]] = View(
     kind="action",
     title="ACTIONS",
     key=lambda row: row[0].id,
@@ -125,24 +213,35 @@ MENU: Final[View[tuple[Action, bool]]] = View(
 
 
 class Menu(ModalScreen[str]):
-    """All that can be done with a row; the answer is the action's id, empty for none."""
+    """All that can be done with a row; the answer is the action's id, empty for none.
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,x", "leave", show=False)]
+    Args:
+        command: returns the stemctl command of one of them, empty for none.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,x", "leave", show=False),
+        Binding("Y,ctrl+y", "copy_command", show=False),
+    ]
     AUTO_FOCUS = "Grid"
 
-    def __init__(self, look: Look, title: str, actions: Sequence[tuple[Action, bool]]) -> None:
+    def __init__(self, look: Look, title: str, actions: Sequence[Choice], command: Callable[[Action], str]) -> None:
         super().__init__()
         self.look = look
         self._title = title
         self._actions = actions
+        self._command = command
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Grid(MENU, self.look, id="menu")
+            yield Line(self.look, id="dialog-title")
 
     def on_mount(self) -> None:
-        grid = self.query_one(Grid)
-        grid.styles.height = len(self._actions) + 2
+        self.query_one(Grid).styles.height = len(self._actions) + 2
+        self.query_one("#dialog-title", Line).show(
+            [Cell(" ⏎", "key"), Cell(" do it", "dim"), Cell("  Y", "key"), Cell(" copy the stemctl command", "dim")]
+        )
         self.call_after_refresh(self._fill)
 
     def _fill(self) -> None:
@@ -151,13 +250,17 @@ class Menu(ModalScreen[str]):
     def action_leave(self) -> None:
         self.dismiss("")
 
+    def action_copy_command(self) -> None:
+        row: Choice | None = self.query_one(Grid).row
+        copy_command(self, self._command(row[0]) if row is not None else "")
+
     @on(Grid.Opened)
     def _opened(self, event: Grid.Opened) -> None:
         event.stop()
-        row: tuple[Action, bool] = event.row
+        row: Choice = event.row
         self.dismiss(row[0].id if row[1] else "")
 
-    def on_key(self, event: Any) -> None:
+    def on_key(self, event: events.Key) -> None:
         """Take an action's own key as its choice."""
         for action, works in self._actions:
             if event.key in action.keys and works:

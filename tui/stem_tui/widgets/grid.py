@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
@@ -20,6 +20,7 @@ from textual.widget import Widget
 
 from stem_tui.columns import Column, Sorting, View, fit
 from stem_tui.theme import Cell, Look
+from stem_tui.widgets.keys import bindings
 from stem_tui.widgets.paint import both_ends, segments
 from stem_tui.width import cut
 
@@ -36,22 +37,7 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
     Line 0 is a rule with the title, the count and a note; line 1 the column heads; then the rows, or `empty`.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j,down", "move(1)", "down", show=False),
-        Binding("k,up", "move(-1)", "up", show=False),
-        Binding("pagedown", "page(1)", "page down", show=False),
-        Binding("pageup", "page(-1)", "page up", show=False),
-        Binding("g,home", "first", "first", show=False),
-        Binding("G,end", "last", "last", show=False),
-        Binding("f", "first", "follow", show=False),
-        Binding("enter", "open", "open", show=False),
-        Binding("less_than_sign", "sort(-1)", "sort by previous column", show=False),
-        Binding("greater_than_sign", "sort(1)", "sort by next column", show=False),
-        Binding("I", "invert", "invert the order", show=False),
-        Binding("space", "mark", "mark", show=False),
-        Binding("asterisk", "mark_all", "mark all", show=False),
-        Binding("ctrl+backslash", "clear_marks", "clear marks", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("move", "list")
     DEFAULT_CSS = "Grid { height: 1fr; width: 1fr; }"
 
     class Opened(Message):
@@ -78,6 +64,7 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         self.view = view
         self.sorting = Sorting()
         self.marked: set[str] = set()
+        self.everything = False
         self.cursor_key: str | None = None
         self.following = True
         self.rows: Sequence[Any] = ()
@@ -112,6 +99,7 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         if view is not None and view is not self.view:
             self.view, self.sorting, self.cursor_key, self._top, self.following = view, Sorting(), None, 0, True
             self.marked.clear()
+            self.everything = False
         self.rows, self._now_ms, self._empty, self._stale = rows, now_ms, empty, stale
         self._title = (Cell(title or self.view.title, "title"), Cell(f" {count}" if count else "", "strong"))
         self._note = note
@@ -307,6 +295,7 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         if self.row is None:
             return
         self.marked ^= {self.view.key(self.row)}
+        self.everything = False
         self._go(self._index + 1)
         self.post_message(self.Changed(self))
 
@@ -314,8 +303,17 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         self.marked = {self.view.key(row) for row in self.rows}
         self.post_message(self.Changed(self))
 
+    def action_everything(self) -> None:
+        """Mean all that pass the filter, also what is not listed; only tasks are ever more than what is listed."""
+        if self.view.kind == "task" and self.rows:
+            self.action_mark_all()
+            self.everything = True
+        else:
+            self.action_mark_all()
+
     def action_clear_marks(self) -> None:
         self.marked.clear()
+        self.everything = False
         self.post_message(self.Changed(self))
 
     # ----------------------------------------------------------------------------------------------------------- mouse

@@ -31,6 +31,11 @@ class Line(Widget):
             self._left, self._right = ends
             self.refresh()
 
+    @property
+    def left(self) -> Sequence[Cell]:
+        """What is shown at the left."""
+        return self._left
+
     def render_line(self, y: int) -> Strip:
         strip = both_ends(self._left, self._right, self.size.width, self.look, fill=Cell(" "))
         return strip.apply_style(self.rich_style)

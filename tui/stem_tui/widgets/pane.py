@@ -8,11 +8,12 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.strip import Strip
 from textual.widget import Widget
 
 from stem_tui.theme import Cell, Look
+from stem_tui.widgets.keys import bindings
 from stem_tui.widgets.paint import segments
 
 CellLine = Sequence[Cell]
@@ -21,16 +22,7 @@ CellLine = Sequence[Cell]
 class Pane(Widget, can_focus=True, inherit_bindings=False):
     """Shows lines; longer ones are cut at the edge, `h` and `l` move sideways."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j,down", "scroll_by(1)", "down", show=False),
-        Binding("k,up", "scroll_by(-1)", "up", show=False),
-        Binding("pagedown", "page(1)", "page down", show=False),
-        Binding("pageup", "page(-1)", "page up", show=False),
-        Binding("g,home", "top", "top", show=False),
-        Binding("G,end", "bottom", "bottom", show=False),
-        Binding("h,left", "sideways(-8)", "left", show=False),
-        Binding("l,right", "sideways(8)", "right", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("move", "text")
     DEFAULT_CSS = "Pane { height: 1fr; width: 1fr; }"
 
     def __init__(self, look: Look, *, id: str | None = None, classes: str | None = None) -> None:
@@ -72,16 +64,16 @@ class Pane(Widget, can_focus=True, inherit_bindings=False):
             self._top = top
             self.refresh()
 
-    def action_scroll_by(self, step: int) -> None:
+    def action_move(self, step: int) -> None:
         self._move(self._top + step)
 
     def action_page(self, step: int) -> None:
         self._move(self._top + step * max(1, self.size.height - 1))
 
-    def action_top(self) -> None:
+    def action_first(self) -> None:
         self._move(0)
 
-    def action_bottom(self) -> None:
+    def action_last(self) -> None:
         self._move(len(self.lines))
 
     def action_sideways(self, step: int) -> None:

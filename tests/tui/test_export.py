@@ -1,0 +1,94 @@
+"""Rows as files: whole, harmless in a spreadsheet and a shell, and never over something that is there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from stem.observe.rows import EventLine, QueueLine, TaskLine, WorkerLine
+from stem_tui import export
+from tests.observe.builders import NOW
+
+HOSTILE = "\x1b]0;owned\x07[/red]\u202e\ud800\n"
+
+
+def test_a_file_name_is_safe_whatever_the_names_are() -> None:
+    name = export.file_name("../prod $(x)", "DEAD\x1b[2J of\nmail", NOW)
+
+    assert re.fullmatch(r"stem-[a-z0-9_.-]+-20251009T085320Z\.csv", name)
+    assert ".." not in name.removesuffix(".csv").replace("...", "")
+    assert "/" not in name
+
+
+def test_csv_has_a_column_for_all_that_is_known(tmp_path: Path) -> None:
+    row = TaskLine("t-1", "t-1", "mail.send", "default", "dead", error="ValueError", message="a,b")
+
+    target = export.write(str(tmp_path / "x.csv"), [row])
+
+    (found,) = csv.DictReader(io.StringIO(target.read_text()))
+    assert (found["id"], found["task"], found["queue"], found["state"]) == ("t-1", "mail.send", "default", "dead")
+    assert (found["error"], found["message"]) == ("ValueError", "a,b")
+    assert "key" not in found
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_json_lines_are_one_object_each(tmp_path: Path) -> None:
+    rows = [WorkerLine("w-1-1", "w-1", queues=("a", "b"), counters={"succeeded": 3}), QueueLine("q", "q", ready=4)]
+
+    text = export.write(str(tmp_path / "x.jsonl"), rows).read_text()
+
+    worker, queue = (json.loads(line) for line in text.splitlines())
+    assert (worker["name"], worker["queues"], worker["counters"]) == ("w-1", ["a", "b"], {"succeeded": 3})
+    assert worker["id"] == "w-1-1"
+    assert (queue["name"], queue["ready"]) == ("q", 4)
+
+
+@pytest.mark.parametrize("form", export.FORMATS)
+def test_nothing_in_a_file_steers_a_terminal(form: str) -> None:
+    rows = [TaskLine(HOSTILE, HOSTILE, HOSTILE, HOSTILE), EventLine(HOSTILE, 1, HOSTILE, HOSTILE)]
+
+    text = export.text(rows, form)
+
+    assert all(line.isprintable() for line in text.split("\n"))
+    text.encode()
+
+
+@pytest.mark.parametrize("name", ["=cmd|'/c calc'!A1", "+1", "-1", "@SUM(A1)"])
+def test_a_spreadsheet_runs_nothing(name: str) -> None:
+    text = export.text([TaskLine("t", "t", name)], "csv")
+
+    (found,) = csv.DictReader(io.StringIO(text))
+    assert found["task"] == f"'{name}"
+
+
+def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    there = tmp_path / "x.csv"
+    there.write_text("mine")
+    link = tmp_path / "y.csv"
+    link.symlink_to(there)
+
+    for path in (there, link):
+        with pytest.raises(export.ExportError, match="is there already"):
+            export.write(str(path), [])
+
+    assert there.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("x.txt", r"ends with \.csv or \.jsonl"),
+        ("no/such/x.csv", "cannot be written"),
+        ("x\0.csv", "cannot be written"),
+    ],
+)
+def test_a_file_that_cannot_be_says_why(path: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(export.ExportError, match=said):
+        export.write(path, [])

@@ -1,0 +1,216 @@
+"""From a key to what it changes: count, ask, count again, send, show the answers, offer to take it back.
+
+The only place that holds what it takes to send something, and it holds nothing where the dashboard only looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from stem.contracts import Broker
+from stem.errors import BrokerError, StemError
+from stem.text import clean
+from stem_tui import actions, commands, deeds, figures, plans, prompt
+from stem_tui.actions import BY_ID, Action
+from stem_tui.deeds import Office, Receipt
+from stem_tui.plans import Plan, Reckoned
+from stem_tui.reckon import Everything, reckon
+from stem_tui.session import UNDO_S, Session
+from stem_tui.theme import Cell
+from stem_tui.widgets.dialogs import Answered, Confirm, Menu, Prompt
+
+if TYPE_CHECKING:
+    from stem_tui.app import StemTUI
+
+GROWTH: Final = 0.1
+"""A queue that never stands still is asked about twice; then a yes holds while it has grown by no more than this."""
+
+
+class Acting:
+    """Belongs to the app and its event loop.
+
+    Args:
+        broker: is only read here: what is sent goes through the office.
+        office: None sends nothing, ever.
+    """
+
+    def __init__(self, app: StemTUI, session: Session, broker: Broker, office: Office | None) -> None:
+        self._app = app
+        self._session = session
+        self._broker = broker
+        self._office = office
+
+    def start(
+        self,
+        action: Action,
+        rows: Sequence[Any],
+        *,
+        which: Everything | None = None,
+        way: str = "",
+        for_s: float | None = None,
+    ) -> None:
+        """Begin to do this to these rows, or to all tasks that `which` means.
+
+        Args:
+            way: of a toggle: which way; else the rows say.
+        """
+        if not rows and which is None:
+            return
+        if not action.changes:
+            self._app.ask_stack(rows[0])
+        elif self._office is None or not self._session.writes:
+            self._session.say(Cell(f"! {action.label.lower()}: {self._session.locked}, nothing was sent", "warn"))
+            self._app.draw_now()
+        elif action.name == "pause-for" and for_s is None:
+            self._ask_how_long(action, rows)
+        else:
+            way = way or plans.way_of(action, rows, self._session.state)
+            self._run(Plan(action=action, rows=list(rows), way=way, for_s=for_s if way == "pause" else None), which)
+
+    def _run(self, plan: Plan, which: Everything | None = None, *, undoes: bool = False) -> None:
+        self._app.run_worker(self._carry_out(plan, which, undoes=undoes), group="deed", exit_on_error=False)
+
+    def _ask_how_long(self, action: Action, rows: Sequence[Any]) -> None:
+        plan = Plan(action=action, rows=list(rows), way="pause")
+
+        def answered(text: str | None) -> None:
+            if text:
+                self.start(action, rows, for_s=prompt.seconds(text))
+
+        title = f"Pause {plans.subject(plan)} for how long?"
+        self._app.push_screen(
+            Prompt(self._session.look, title, "30s 10m 2h 1d: then it resumes by itself", prompt.seconds), answered
+        )
+
+    # ---------------------------------------------------------------------------------------------------- carrying out
+
+    async def _carry_out(self, plan: Plan, which: Everything | None, *, undoes: bool) -> None:
+        session, agreed = self._session, None if undoes else await self._survived(plan, self._agreed(plan, which))
+        if agreed is None and not undoes:
+            return
+        plan = agreed or plan
+        session.say(Cell(f"… {plans.described(plan)}", "dim"), seconds=60)
+        self._app.draw_now()
+        assert self._office is not None  # without one, nothing gets this far
+        for_s, reason = plans.before(plan, session.state, session.now_ms)
+        receipt = await self._survived(plan, deeds.carry_out(plan, self._office))
+        if receipt is not None:
+            asks = plans.tier(plan, many=len(plan.rows) > 1, production=session.production) > 0
+            undo = None if receipt.undo is None else replace(receipt.undo, for_s=for_s, reason=reason)
+            receipt = replace(receipt, undo=undo, command=self.command(plan) or "")
+            self._concluded(receipt, show=asks and not undoes)
+        session.feed.hurry()
+        self._app.draw_now()
+
+    async def _survived(self, plan: Plan, doing: Any) -> Any:
+        """Return what it came to; None where it failed, which is said."""
+        try:
+            return await doing
+        except StemError as error:
+            # What a broker error leaves open is said: some commands may have been stored all the same.
+            unsure = "" if not isinstance(error, BrokerError) else "; look whether it was applied"
+            words = f"✖ {plans.described(plan)}: {clean(error, 200)}{unsure}"
+            self._session.say(Cell(words, "bad"), seconds=20)
+        except Exception as error:
+            self._app.remember(error)
+        self._app.draw_now()
+        return None
+
+    async def _agreed(self, plan: Plan, which: Everything | None) -> Plan | None:
+        """Ask, as much as the plan deserves; return what was agreed to, None for nothing."""
+        session = self._session
+        many = which is not None or len(plans.targets(plan, session.state)) > 1
+        tier = plans.tier(plan, many=many, production=session.production)
+        if tier == 0:
+            return plan
+        if which is not None:
+            session.say(Cell(f"… counting what {plan.verb} would be done to", "dim"), seconds=60)
+            self._app.draw_now()
+        found, before = await self._reckon(plan, which), None
+        while True:
+            if not found.amount:
+                words = f"{plan.verb} {plans.subject(plan)}: there is nothing (any more) that it could be done to"
+                session.say(Cell(f"! {words}", "warn"))
+                return None
+            meant = replace(plan, rows=found.rows, amounts=found.amounts)
+            question = plans.question(
+                meant,
+                found,
+                tier,
+                command=self.command(meant),
+                namespace=session.namespace,
+                before=before,
+                width=min(78, int(self._app.size.width * 0.96)) - 8,
+            )
+            if not await self._app.push_screen_wait(Confirm(session.look, question)):
+                session.say(Cell(f"{plans.described(meant)}: not sent", "dim"), seconds=3)
+                self._app.draw_now()
+                return None
+            again = await self._reckon(plan, which)
+            if _holds(found, again, asked_twice=before is not None):
+                return replace(meant, rows=again.rows[: found.amount], amounts=_least(found, again))
+            found, before = again, found.amount
+
+    async def _reckon(self, plan: Plan, which: Everything | None) -> Reckoned:
+        return await reckon(plan, self._broker, self._session.state, which)
+
+    def _concluded(self, receipt: Receipt, *, show: bool) -> None:
+        session = self._session
+        session.receipt = receipt
+        stamp = figures.clock(session.now_ms)
+        session.say(receipt.sign, Cell(f" {receipt.headline}"), Cell(f" · {stamp}", "dim"), Cell(" · a answers", "dim"))
+        session.undo = None if receipt.undo is None else (receipt.undo, session.clock.monotonic() + UNDO_S)
+        if show or receipt.verdict != "ok":
+            self.show_answers(receipt)
+
+    # ----------------------------------------------------------------------------------------------------------- others
+
+    def show_answers(self, receipt: Receipt) -> None:
+        """Show who answered, and how."""
+        lines = receipt.lines or [[Cell("   Nothing more to say.", "dim")]]
+        head = [receipt.sign, Cell(f" {receipt.headline}", "title")]
+        self._app.push_screen(Answered(self._session.look, head, lines, receipt.command))
+
+    def undo(self) -> None:
+        """Take back the last change, while that is offered."""
+        session = self._session
+        undo, session.undo = session.undo, None
+        if undo is not None and session.clock.monotonic() <= undo[1] and session.writes and self._office is not None:
+            self._run(undo[0], undoes=True)
+
+    def command(self, plan: Plan) -> str | None:
+        """Return the stemctl command that does the same."""
+        names = plans.targets(plan, self._session.state)
+        return commands.command(plan.action, names, way=plan.way, for_s=plan.for_s, where=self._session.where)
+
+    def menu(self, kind: str, rows: Sequence[Any], which: Everything | None) -> None:
+        """Show all that can be done with these rows."""
+        session = self._session
+        listed = [(each, session.writes or not each.changes) for each in actions.deeds(kind)]
+
+        def command(action: Action) -> str:
+            plan = Plan(action=action, rows=rows, way=plans.way_of(action, rows, session.state))
+            return (self.command(plan) or "") if action.changes else ""
+
+        def chosen(action_id: str | None) -> None:
+            if action_id:
+                self.start(BY_ID[action_id], rows, which=which)
+
+        row = rows[0]
+        name = f"{kind} {clean(getattr(row, 'name', '') or getattr(row, 'id', '') or row.key, 60)}"
+        title = "everything" if which is not None else name if len(rows) == 1 else f"{len(rows)} {kind}s"
+        self._app.push_screen(Menu(session.look, title, listed, command), chosen)
+
+
+def _holds(found: Reckoned, again: Reckoned, *, asked_twice: bool) -> bool:
+    """Say whether a yes to what was found still holds for what there is now."""
+    if again.amount == found.amount:
+        return True
+    return asked_twice and 0 < again.amount <= found.amount * (1 + GROWTH)
+
+
+def _least(found: Reckoned, again: Reckoned) -> dict[str, int]:
+    """Return of each queue how many may go: no more than were agreed to."""
+    return {name: min(count, again.amounts.get(name, 0)) for name, count in found.amounts.items()}
