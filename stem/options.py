@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from enum import Enum
@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypedDict, TypeVar
 
 from stem.errors import DecodeError, InvalidInputError, InvalidNameError
 from stem.messages.names import check_name
+from stem.redaction import check_paths
 from stem.retry import ExponentialJitterRetryStrategy, FixedRetryStrategy, RetryStrategy
 
 T = TypeVar("T")
@@ -88,6 +89,7 @@ class TaskOptions:
         isolation: "process" runs it in a child process of the worker, which can be killed.
         retry_strategy: how long to wait before each retry.
         retry_on: only these exceptions are retried; `give_up_on`: these never are, and win.
+        redact: arguments, or parts of them (`card.number`), that nobody is shown; those of producer and handler add up.
     """
 
     queue: str | Unset = UNSET
@@ -101,6 +103,7 @@ class TaskOptions:
     retry_strategy: RetryStrategy | Unset = UNSET
     retry_on: tuple[type[BaseException], ...] | Unset = UNSET
     give_up_on: tuple[type[BaseException], ...] | Unset = UNSET
+    redact: Sequence[str] | Unset = UNSET
 
     def __post_init__(self) -> None:
         if self.queue is not UNSET:
@@ -122,6 +125,8 @@ class TaskOptions:
             value = getattr(self, name)
             if value is not UNSET:
                 object.__setattr__(self, name, _exceptions(name, value))
+        if self.redact is not UNSET:
+            object.__setattr__(self, "redact", check_paths(self.redact))
         soft, hard = seconds(self.soft_time_limit, None), seconds(self.time_limit, None)
         if soft is not None and hard is not None and soft >= hard:
             raise InvalidInputError(f"soft_time_limit={soft:g} is not shorter than time_limit={hard:g}")
@@ -142,6 +147,8 @@ class TaskOptions:
         # The soft limit of one side and the hard limit of the other may cross: the side that wins is heard, and the
         # other one's limit is left out rather than refused, because neither of the two authors made a mistake.
         merged = {name: changed.get(name, getattr(base, name)) for name in _FIELDS}
+        if self.redact is not UNSET and base.redact is not UNSET:
+            merged["redact"] = (*base.redact, *self.redact)  # one of them had a reason to hide it
         soft, hard = merged["soft_time_limit"], merged["time_limit"]
         if soft is not UNSET and hard is not UNSET and soft >= hard:
             merged["time_limit" if "soft_time_limit" in changed else "soft_time_limit"] = UNSET
@@ -162,6 +169,8 @@ class TaskOptions:
         for name, key in _TRAVEL_MS.items():
             if (value := getattr(self, name)) is not UNSET:
                 plain[key] = max(1, round(value * 1000))
+        if self.redact is not UNSET:
+            plain["redact"] = list(self.redact)
         for name in ("retry_on", "give_up_on"):
             if getattr(self, name) is not UNSET:
                 raise InvalidInputError(f"{name} cannot travel with a task: set it in the handler's options")
@@ -187,7 +196,9 @@ class TaskOptions:
         if not options:
             return NO_OPTIONS
         values: dict[str, Any] = {
-            name: options[name] for name in ("queue", "priority", "max_retries", "isolation") if name in options
+            name: options[name]
+            for name in ("queue", "priority", "max_retries", "isolation", "redact")
+            if name in options
         }
         try:
             for name, key in _TRAVEL_MS.items():
@@ -246,6 +257,7 @@ class OptionsDict(TypedDict, total=False):
     retry_strategy: RetryStrategy
     retry_on: tuple[type[BaseException], ...]
     give_up_on: tuple[type[BaseException], ...]
+    redact: Sequence[str]
 
 
 _FIELDS: Final = tuple(each.name for each in fields(TaskOptions))

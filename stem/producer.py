@@ -12,7 +12,7 @@ from stem.contracts import Enqueued, NewTask
 from stem.errors import InvalidArgumentsError, InvalidInputError, QueueFull, TaskConflictError
 from stem.messages.envelope import Envelope, new_task_id
 from stem.messages.names import check_name
-from stem.options import MAX_DURATION_S, NO_OPTIONS, Duration, TaskOptions, given, shown, to_seconds
+from stem.options import MAX_DURATION_S, NO_OPTIONS, UNSET, Duration, TaskOptions, given, shown, to_seconds
 from stem.registry import TaskRegistry
 from stem.signals import AfterTaskPublish, BeforeTaskPublish
 from stem.signing import PayloadSigner
@@ -48,6 +48,9 @@ class Producer:
             options = TaskOptions(priority=request.priority).over(options)
         base = self._checked(name, args)
         travelling = options.travelling()
+        if base.redact is not UNSET and request.task_id is None:
+            # Not with an id of the caller's: the same call made again is the same task, also after a change of this.
+            travelling["redact"] = sorted({*base.redact, *travelling.get("redact", ())})
         if request.unique_key is not None:
             travelling["unique_key"] = check_name("unique key", request.unique_key)
         delay_ms, eta_ms = _due(request.delay, request.eta)

@@ -23,7 +23,7 @@ def clean(text: object, limit: int = 200) -> str:
     What could move a cursor, reorder or hide text is shown as its escape, such as ``\x1b`` or ``\u202e``. Brackets are
     left alone: a result may only go where markup is off.
     """
-    value = text if isinstance(text, str) else _as_text(text)
+    value = text if isinstance(text, str) else as_text(text)
     if len(value) <= limit and value.isascii() and value.isprintable():
         return value
     if limit <= 0:
@@ -42,6 +42,18 @@ def clean(text: object, limit: int = 200) -> str:
     while parts and room < 1:
         room += len(parts.pop())
     return "".join(parts) + "…"
+
+
+def as_text(value: object) -> str:
+    """Return any value as text; survives a `__str__` that fails."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes | bytearray):
+        return bytes(value).decode("utf-8", "backslashreplace")
+    try:
+        return str(value)
+    except Exception as error:  # somebody's __str__: showing it must not become a second failure
+        return f"<{type(value).__name__} without text: {type(error).__name__}>"
 
 
 def safe_url(url: str) -> str:
@@ -80,12 +92,3 @@ def _escape(character: str) -> str:
     if code < 0x100:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, bytes | bytearray):
-        return bytes(value).decode("utf-8", "backslashreplace")
-    try:
-        return str(value)
-    except Exception as error:  # somebody's __str__: showing it must not become a second failure
-        return f"<{type(value).__name__} without text: {type(error).__name__}>"

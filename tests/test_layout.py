@@ -28,7 +28,7 @@ LONG_MODULES: Final = {
 ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "errors": ("stem.errors",),
     "clock": ("stem.clock",),
-    "text": ("stem.text",),
+    "text": ("stem.text", "stem.redaction"),
     "messages": ("stem.messages",),
     "contracts": ("stem.contracts",),
     "config": ("stem.config", "stem.keyring", "stem.signing", "stem.authority", "stem.retry", "stem.signals"),

@@ -28,7 +28,8 @@ class Envelope:
 
     Attributes:
         options: only what the producer set (`queue priority max_retries lease_ms soft_ms hard_ms result_ttl_ms
-            retry_base_ms retry_max_ms isolation unique_key`); the rest comes from the handler, then the configuration.
+            retry_base_ms retry_max_ms isolation unique_key redact`); the rest comes from the handler, then the
+            configuration.
         delay_ms, eta_ms: when it is due: after this delay, or at this Unix time; at most one is set.
         expires_in_ms, expires_ms: when it is too late to start it; at most one is set.
         produced_at_ms: the producer's clock; informational.
