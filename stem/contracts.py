@@ -238,12 +238,18 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """What a worker sends every interval. The last one has a heartbeat with state `stopped`."""
+    """What a worker sends every interval. The last one has a heartbeat with state `stopped`.
+
+    Attributes:
+        redacted: by task name, arguments that nobody is to be shown. Added to what is kept for the name, and never
+            forgotten: tasks of before may still be looked at. Kept for 10 000 names, in 20 000 characters each.
+    """
 
     heartbeat: Heartbeat
     leases: Sequence[Lease] = ()
     progress: Mapping[str, bytes] = field(default_factory=dict)
     measured: Sequence[Measured] = ()
+    redacted: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -687,6 +693,9 @@ class Census(Protocol):
         Raises:
             InvalidInputError: a cursor that this broker did not make.
         """
+
+    async def redacted(self, task: str) -> tuple[str, ...]:
+        """Return the arguments of this task name that workers asked to hide, sorted."""
 
     async def info(self) -> ServerInfo:
         """Ask the server about itself, with a write that proves it takes writes."""

@@ -20,7 +20,8 @@ KNOWN_KEYS: Final = re.compile(
       | unique:[A-Za-z0-9_.:/-]+
       | desired:(?:pause|drain|shutdown)
       | stats:[0-9]+
-      | queues | workers | fleet | epoch | fence | control:log | events | watch | history | audit | probe | schema
+      | queues | workers | fleet | redact | epoch | fence | control:log | events | watch | history | audit | probe
+      | schema
       | audit:outcomes
     )""",
     re.VERBOSE,

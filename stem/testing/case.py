@@ -214,6 +214,7 @@ class Hand:
         progress: Mapping[str, bytes] | None = None,
         measured: Sequence[Measured] = (),
         lease_ms: int | None = None,
+        redacted: Mapping[str, Sequence[str]] | None = None,
         **set_: Any,
     ) -> BeatAnswer:
         """Send a heartbeat that renews the leases of these deliveries; `set_` are fields of the heartbeat."""
@@ -223,6 +224,7 @@ class Hand:
                 leases=[lease(delivery, lease_ms) for delivery in deliveries],
                 progress=progress or {},
                 measured=measured,
+                redacted=redacted or {},
             )
         )
 

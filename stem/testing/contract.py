@@ -21,6 +21,7 @@ from stem.testing.contract_observing import (
     BrokerContractCounts,
     BrokerContractEvents,
     BrokerContractHistory,
+    BrokerContractRedaction,
 )
 from stem.testing.contract_operating import BrokerContractDeadLetters, BrokerContractWaitingTasks
 from stem.testing.contract_producing import (
@@ -67,5 +68,6 @@ class BrokerContract(
     BrokerContractCounts,
     BrokerContractListings,
     BrokerContractHistory,
+    BrokerContractRedaction,
 ):
     """Everything a broker promises."""

@@ -262,6 +262,41 @@ class BrokerContractCounts:
         assert "@" not in info.url
 
 
+class BrokerContractRedaction:
+    """Which arguments workers want hidden."""
+
+    async def test_what_workers_hide_is_kept_by_task_name(self, broker_case: BrokerCase) -> None:
+        """Of all of them, sorted; of other names nothing."""
+        await Hand(broker=broker_case.broker, id="w-1").beat(redacted={"a/b:c": ["pin", "card.number"], "mail": ["to"]})
+        await Hand(broker=broker_case.broker, id="w-2").beat(redacted={"a/b:c": ["pin", "a name"]})
+        await Hand(broker=broker_case.broker, id="w-2").beat()
+
+        census = broker_case.broker.census
+
+        assert await census.redacted("a/b:c") == ("a name", "card.number", "pin")
+        assert (await census.redacted("mail"), await census.redacted("other")) == (("to",), ())
+
+    async def test_what_was_hidden_stays_hidden(self, broker_case: BrokerCase) -> None:
+        """Also when its worker has gone, and another one of the same task hides less: its tasks are still there."""
+        one, two = (Hand(broker=broker_case.broker, id=name) for name in ("w-1", "w-2"))
+        await one.beat(redacted={"mail": ["to"]})
+        await one.beat(state="stopped")
+        await two.beat(redacted={"mail": ["cc"]})
+
+        assert await broker_case.broker.census.redacted("mail") == ("cc", "to")
+
+    async def test_what_is_kept_is_bounded(self, broker_case: BrokerCase) -> None:
+        """In 20 000 characters of a task."""
+        hand = Hand(broker=broker_case.broker, id="w-1")
+        for turn in range(3):
+            await hand.beat(redacted={"mail": [f"{turn}-{n}".ljust(200, "x") for n in range(100)]})
+
+        kept = await broker_case.broker.census.redacted("mail")
+
+        assert 90 <= len(kept) <= 100
+        assert sum(map(len, kept)) <= 20_000
+
+
 class BrokerContractHistory:
     """What happened."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from stem.contracts import Beat, BeatAnswer, Broker, Lease, Measured
@@ -32,6 +32,7 @@ class Beater:
         lose: called with each job whose lease is gone; `revoked` with each that was revoked.
         behind: called when the broker's epoch is another than the one applied.
         watched: called when somebody begins to watch.
+        redacted: by task name, which arguments are to be hidden; told to a broker that does not know this worker.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Beater:
         board: Board,
         identity: Identity,
         digest: str,
+        redacted: Mapping[str, Sequence[str]],
         interval_s: float,
         state: Callable[[], str],
         lose: Callable[[Job], None],
@@ -55,6 +57,7 @@ class Beater:
         self._board = board
         self._identity = identity
         self._digest = digest
+        self._redacted = redacted
         self._interval_s = interval_s
         self._state = state
         self._lose = lose
@@ -72,6 +75,7 @@ class Beater:
         self._sending = asyncio.Lock()
         self._last = False
         self._heard = False
+        self._told = False
         self.rtt_ms = 0.0
         self.confirmed_at = time.monotonic()
 
@@ -141,6 +145,7 @@ class Beater:
             leases=[lease for _, lease in renewed.values()],
             progress={task_id: packed for task_id, packed in progress.items() if task_id in renewed},
             measured=measured,
+            redacted={} if self._told else self._redacted,
         )
         sent_at, wall_ms = time.monotonic(), time.time_ns() // 1_000_000
         try:
@@ -174,6 +179,7 @@ class Beater:
                 },
             )
         self._heard = True
+        self._told = answer.known or not self._told
         lost = set(answer.lost)
         for task_id, (job, lease) in renewed.items():
             if task_id not in lost:

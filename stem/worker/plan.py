@@ -10,8 +10,8 @@ from stem.registry import Registered, TaskRegistry
 from stem.retry import RetryStrategy
 from stem.task import TaskOptions, given, seconds
 
-_OTHERS_BUSINESS: Final = frozenset({"queue", "priority", "lease_ms", "unique_key"})
-"""Travelling options that the broker has dealt with by the time a worker sees them."""
+_OTHERS_BUSINESS: Final = frozenset({"queue", "priority", "lease_ms", "unique_key", "redact"})
+"""Travelling options that the broker has dealt with by the time a worker sees them, or that a job looks at itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,7 @@ class Plan:
     Attributes:
         retry_on: None means any exception.
         isolated: it runs in a child process.
+        redact: arguments that the handler wants hidden.
     """
 
     registered: Registered
@@ -42,6 +43,7 @@ class Plan:
     retry_on: tuple[type[BaseException], ...] | None
     give_up_on: tuple[type[BaseException], ...]
     isolated: bool = False
+    redact: tuple[str, ...] = ()
 
     @property
     def threaded(self) -> bool:
@@ -70,7 +72,8 @@ class Planner:
         if not travelled or travelled.keys() <= _OTHERS_BUSINESS:
             return known
         registered = known.registered
-        return self._resolve(registered, TaskOptions.from_travelled(travelled).over(registered.options))
+        chosen = {key: value for key, value in travelled.items() if key != "redact"}
+        return self._resolve(registered, TaskOptions.from_travelled(chosen).over(registered.options))
 
     def leases(self) -> dict[str, int]:
         """Return the lease of each registered task that sets one, in milliseconds."""
@@ -93,4 +96,11 @@ class Planner:
             retry_on=given(options.retry_on, None),
             give_up_on=given(options.give_up_on, ()),
             isolated=options.isolation == "process",
+            redact=tuple(given(options.redact, ())),
         )
+
+
+def redactions(registry: TaskRegistry) -> dict[str, tuple[str, ...]]:
+    """Return what each registered task wants hidden; those that hide nothing are left out."""
+    wanted = ((name, given(registry.get(name).options.redact, ())) for name in registry.names())
+    return {name: tuple(paths) for name, paths in wanted if paths}

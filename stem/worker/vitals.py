@@ -40,6 +40,7 @@ from stem.worker.lifecycle import (
 from stem.worker.loops import end_all, happens, keep_alive
 from stem.worker.metrics import Metrics
 from stem.worker.outage import RIGHTS, Outages
+from stem.worker.plan import redactions
 from stem.worker.steering import Steering, WorkSide
 from stem.worker.watchdog import Watchdog
 
@@ -256,6 +257,7 @@ class Vitals:
             board=board,
             identity=self._identity,
             digest=self._registry.digest(),
+            redacted=redactions(self._registry),
             interval_s=self._interval_s,
             state=self.state,
             lose=self._lose,

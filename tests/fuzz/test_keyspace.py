@@ -137,7 +137,11 @@ def spoil_keys(client: redis.Redis, stored: Stored) -> str:
         ("ZADD", f"{P}watch", "inf", name),
         ("XADD", f"{P}reply:c-1", "*", random.choice((b"r", name)), value),
         ("HSET", f"{P}request:c-2", random.choice((b"epoch", b"items")), value),
-        ("SET", f"{P}{random.choice(('queues', 'workers', 'history', 'events', 'watch', 'fleet', 'audit'))}", value),
+        (
+            "SET",
+            f"{P}{random.choice(('queues', 'workers', 'history', 'events', 'watch', 'fleet', 'redact', 'audit'))}",
+            value,
+        ),
     ]
     chosen = random.choice(commands)
     try:

@@ -28,7 +28,7 @@ START_MS: Final = 1_750_000_000_000
 _NUMBERS: Final = itertools.count(1)
 
 FOR_EVER: Final = re.compile(
-    r"\{[^}]+\}:(?:q:[^:]+:(?:p[0-9]|meta|bell)|queues|workers|fleet|epoch|fence|control:log|history|audit(?::outcomes)?|schema"
+    r"\{[^}]+\}:(?:q:[^:]+:(?:p[0-9]|meta|bell)|queues|workers|fleet|redact|epoch|fence|control:log|history|audit(?::outcomes)?|schema"
     r"|desired:pause)"
 )
 """Keys without an end of their own that may stand when no task is left: bounded in number or in length."""

@@ -81,6 +81,10 @@ class InMemoryCensus:
         with self._core.step():
             return self._core.audit.page(verb=verb, actor=actor, target=target, cursor=cursor, limit=limit)
 
+    async def redacted(self, task: str) -> tuple[str, ...]:
+        with self._core.step():
+            return tuple(sorted(self._core.fleet.redacted.get(task, ())))
+
     async def info(self) -> ServerInfo:
         with self._core.step() as now:
             return ServerInfo(

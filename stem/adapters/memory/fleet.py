@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,6 +11,8 @@ from stem.errors import DecodeError
 from stem.messages.heartbeat import Heartbeat
 
 KEPT_MS: Final = 3_600_000
+REDACTED_NAMES: Final = 10_000
+REDACTED_CHARACTERS: Final = 20_000
 
 
 @dataclass(slots=True)
@@ -30,6 +33,8 @@ class Fleet:
         self._members: dict[str, _Member] = {}
         self._last_ms: int | None = None
         self._resumed_ms: int | None = None
+        self.redacted: dict[str, tuple[str, ...]] = {}
+        """By task name, arguments that nobody is shown."""
 
     def beat(self, heartbeat: Heartbeat, now: int) -> None:
         """Store a heartbeat.
@@ -47,6 +52,17 @@ class Fleet:
             member = before
         self._members[heartbeat.id] = member
         self._forget(now)
+
+    def redact(self, wanted: Mapping[str, Sequence[str]]) -> None:
+        """Add to what is hidden of each task name."""
+        for task, paths in wanted.items():
+            if task not in self.redacted and len(self.redacted) >= REDACTED_NAMES:
+                continue
+            kept = self.redacted.get(task, ())
+            for path in paths:
+                if path not in kept and sum(map(len, kept)) + len(kept) + len(path) <= REDACTED_CHARACTERS:
+                    kept = (*kept, path)
+            self.redacted[task] = kept
 
     def outage(self, now: int) -> bool:
         """Say whether the whole fleet is silent, or was until less than two beats ago."""

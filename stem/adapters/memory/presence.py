@@ -32,6 +32,7 @@ class InMemoryPresence:
                 record = core.record(task_id, now)
                 if record is not None and record.state is TaskState.RUNNING and record.owner == worker:
                     record.progress = progress
+            core.fleet.redact(beat.redacted)
             core.stats.measure(now, beat.measured)
             return BeatAnswer(
                 now_ms=now,

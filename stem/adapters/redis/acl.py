@@ -45,7 +45,7 @@ ROLES: Final[Mapping[str, Role]] = {
     ),
     "worker": Role(
         keys=(
-            "~task:* ~q:* ~queues ~unique:* ~workers ~worker:* ~fleet %R~epoch %R~fence ~desired:* "
+            "~task:* ~q:* ~queues ~unique:* ~workers ~worker:* ~fleet ~redact %R~epoch %R~fence ~desired:* "
             "%R~control:log %W~reply:* ~wake:* %W~events %R~watch ~stats:* %W~history ~schema ~probe "
             "~result:*"
         ),

@@ -189,7 +189,7 @@ class RedisStreamsBroker:
         reply = await self._client.run(
             "beat",
             *(worker, "", "", b"", self._limits.lost_after_ms, 1),
-            *(lease.id, lease.token, lease.lease_ms, lease.queue, 0),
+            *(lease.id, lease.token, lease.lease_ms, lease.queue, 0, 0),
         )
         with reading("beat"):
             return not reply[3]

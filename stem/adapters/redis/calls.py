@@ -115,6 +115,10 @@ def beat_args(beat: Beat, limits: Limits, *, leases: slice, first: bool) -> list
     args.append(len(progress))
     for task_id, data in progress:
         args += (task_id, data)
+    redacted = beat.redacted if first else {}
+    args.append(len(redacted))
+    for task, paths in redacted.items():
+        args += (task, "\n".join(paths))
     if first:
         for one in beat.measured:
             for what, by in (("n", one.count), ("wait", one.wait_ms), ("run", one.run_ms)):

@@ -189,6 +189,11 @@ class RedisCensus:
     ) -> AuditPage:
         return await audit.read(self._client, verb=verb, actor=actor, target=target, cursor=cursor, limit=limit)
 
+    async def redacted(self, task: str) -> tuple[str, ...]:
+        kept = await self._client.command("HGET", self._client.keys.redact, task)
+        with reading("HGET"):
+            return () if kept is None else tuple(sorted(text(kept).split("\n")))
+
     async def info(self) -> ServerInfo:
         raw, time = await self._client.commands([("INFO",), ("TIME",)])
         writable = True

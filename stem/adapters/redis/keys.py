@@ -12,6 +12,7 @@
 | `{ns}:unique:<task>:<key>` | string | released with the task's final state |
 | `{ns}:workers`, `{ns}:worker:<id>` | zset, hash | an hour after the last beat |
 | `{ns}:fleet` | hash | none: when anybody beat last |
+| `{ns}:redact` | hash | none: by task name, arguments that nobody is shown; capped |
 | `{ns}:epoch` `{ns}:fence` `{ns}:desired:<kind>` | strings, hashes | none: what operators asked for |
 | `{ns}:control:log` | stream | entries for 24 hours |
 | `{ns}:request:<id>` | hash | 10 minutes: makes issuing safe to repeat |
@@ -85,6 +86,10 @@ class Keys:
 
     def worker(self, worker_id: str) -> str:
         return f"{self.prefix}worker:{worker_id}"
+
+    @property
+    def redact(self) -> str:
+        return f"{self.prefix}redact"
 
     @property
     def pauses(self) -> str:

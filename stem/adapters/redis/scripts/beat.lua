@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Store a heartbeat and renew leases, each only if owner and token still match: a late beat never takes a task back.
 -- ARGV from 2: worker, name, state, heartbeat ('' renews only), lost after, number of leases, four per lease (id, token,
---   length, queue), number of progress values, two per value (id, packed), then four per measure (queue, task, field, by).
+--   length, queue), number of progress values, two per value (id, packed), number of redactions, two per one (task, names
+--   in lines), then four per measure (queue, task, field, by).
 -- Returns now, epoch, watched, lost ids, revoked ids, known before. Atomic: the epoch belongs to the moment of the renewal.
 local worker, name, state, heartbeat, lost_after = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local fleet, known = P .. 'fleet', 1
@@ -23,6 +24,17 @@ if heartbeat ~= '' then
     redis.call('HDEL', P .. 'desired:drain', worker)
     redis.call('HDEL', P .. 'desired:shutdown', worker)
   end
+end
+-- Adds to what is kept for a name: what an older program hid stays hidden. A spoilt key must not stop the heartbeats.
+local function redact(task, lines)
+  local key = P .. 'redact'
+  local before = redis.pcall('HGET', key, task)
+  if type(before) == 'table' or (not before and num(redis.call('HLEN', key)) >= 10000) then return end
+  local all = '\n' .. (before or '') .. '\n'
+  for line in lines:gmatch('[^\n]+') do
+    if not all:find('\n' .. line .. '\n', 1, true) and #all + #line <= 20000 then all = all .. line .. '\n' end
+  end
+  redis.call('HSET', key, task, (all:gsub('^\n+', ''):gsub('\n$', '')))
 end
 local lost, revoked, renewed, held = {}, {}, {}, {}
 local i = 8
@@ -47,6 +59,12 @@ local values = tonumber(ARGV[i])
 i = i + 1
 for _ = 1, values do
   if held[ARGV[i]] then redis.call('HSET', task_key(ARGV[i]), 'pg', ARGV[i + 1]) end
+  i = i + 2
+end
+local redactions = tonumber(ARGV[i])
+i = i + 1
+for _ = 1, redactions do
+  redact(ARGV[i], ARGV[i + 1])
   i = i + 2
 end
 while ARGV[i] do
