@@ -10,6 +10,7 @@ from typing import Any, Final
 from stem.contracts import Broker, Pause, QueueRow, Seen
 from stem.control.asking import Asker
 from stem.control.diagnose import diagnose
+from stem.control.lookup import concealed
 from stem.control.target import addresses, live, missing
 from stem.messages.names import check_name
 from stem.messages.status import TaskState, TaskStatus
@@ -91,6 +92,8 @@ async def why(broker: Broker, asker: Asker, task_id: str) -> Explanation:
 async def gather(broker: Broker, asker: Asker, task_id: str) -> Facts:
     """Read what `explain` needs; bounded work, whatever the backlog."""
     (status,) = await broker.statuses([task_id], timeline=False)
+    if status is not None and status.error is not None:
+        status = await concealed(broker, status)
     workers = await broker.presence.workers()
     # The newest beat tells the broker's time without asking for it.
     now_ms = max((seen.at_ms + seen.age_ms for seen in workers), default=time.time_ns() // 1_000_000)

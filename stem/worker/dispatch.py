@@ -238,7 +238,7 @@ class Dispatcher:
             # Not the handler's doing: the program around us is coming to an end.
             return verdict.hand_back(delivery, reason="worker stops")
         job.how = "finished"
-        return verdict.failure(delivery, plan, error)
+        return verdict.failure(delivery, plan, error, job.veil)
 
     def died(self, job: Job, error: WorkerLostError, *, killed: bool) -> None:
         """The child process that ran it is gone, by its own doing or because it was `killed` from here."""
@@ -269,7 +269,7 @@ class Dispatcher:
                 settlement = verdict.revoked(delivery, plan.ttl_ms)
             case None | Stop.SOFT_LIMIT:
                 job.error, job.how = error, "crashed"
-                settlement = verdict.crashed(delivery, error)
+                settlement = verdict.crashed(delivery, error, job.veil)
         self._settle(job, settlement)
 
     def dropped(self, job: Job) -> None:

@@ -131,7 +131,7 @@ class Finisher:
             detail["duration_ms"] = round((time.monotonic() - job.started_at) * 1000, 1)
         if settlement.error_type:
             detail["error"] = settlement.error_type
-            detail["message"] = clean(job.error, 200) if job.error is not None else settlement.reason
+            detail["message"] = clean(job.veil.text(job.error), 200) if job.error is not None else settlement.reason
         if settlement.outcome is Outcome.RETRY:
             detail["next_at_ms"] = self._board.now_ms() + settlement.delay_ms
         if job.how:
@@ -152,7 +152,7 @@ class Finisher:
             if job.began:
                 fields["duration_ms"] = round((time.monotonic() - job.started_at) * 1000)
             if settlement.error_type:
-                message = f": {clean(job.error, 300)}" if job.error is not None else ""
+                message = f": {clean(job.veil.text(job.error), 300)}" if job.error is not None else ""
                 fields["error"] = f"{settlement.error_type}{message}"
             if settlement.reason:
                 fields["reason"] = settlement.reason

@@ -12,6 +12,7 @@ from stem.contracts import Delivery, Settlement
 from stem.errors import WorkerLostError
 from stem.messages.codec import pack, unpack
 from stem.messages.envelope import Envelope
+from stem.redaction import NO_VEIL, Veil, travelled_paths
 from stem.task import CURRENT, Signature, TaskContext
 from stem.worker.plan import Plan
 
@@ -72,6 +73,7 @@ class Job:
     """
 
     __slots__ = (
+        "_veil",
         "abandoned",
         "began",
         "confirmed_at",
@@ -127,6 +129,7 @@ class Job:
         self.how = ""
         self.zombie = False
         self.progress_value: Any = None
+        self._veil: Veil | None = None
 
     def __repr__(self) -> str:
         return f"<Job {self.delivery.id} {self.delivery.task}>"
@@ -138,6 +141,23 @@ class Job:
     @property
     def root(self) -> str | None:
         return None if self.envelope is None else self.envelope.root
+
+    @property
+    def veil(self) -> Veil:
+        """What hides the values of its redacted arguments; made when something is first to be shown."""
+        veil = self._veil
+        if veil is None:
+            envelope, plan = self.envelope, self.plan
+            if envelope is None or plan is None:
+                return NO_VEIL
+            paths = {*plan.redact, *travelled_paths(envelope.options)} if envelope.options else plan.redact
+            if paths:  # of what was sent: the handler may have changed what it was given
+                body = self.delivery.body
+                veil = Veil(Envelope.decode(body, limit=len(body)).args, paths)
+            else:
+                veil = NO_VEIL
+            self._veil = veil
+        return veil
 
     def lease_ms(self, now: float) -> int:
         """Return for how long to renew it now: its own length, and not less than the handler asked for."""
@@ -274,13 +294,18 @@ class Job:
     # --------------------------------------------------------------------------------------- what a handler asks for
 
     def progress(self, value: object) -> None:
-        packed = pack(value, what="progress", limit=64 * 1024)
-        self.progress_value = value if len(packed) <= SMALL_PROGRESS else None
-        self.desk.progressed(self, packed)
+        self._progressed(value, pack(value, what="progress", limit=64 * 1024))
 
     def progress_told(self, packed: bytes) -> None:
         """Take progress over from a child process."""
-        self.progress_value = unpack(packed, what="progress") if len(packed) <= SMALL_PROGRESS else None
+        small = len(packed) <= SMALL_PROGRESS
+        self._progressed(unpack(packed, what="progress") if small or self.veil else None, packed)
+
+    def _progressed(self, value: object, packed: bytes) -> None:
+        if self.veil:
+            value = self.veil.data(value)
+            packed = pack(value, what="progress", limit=64 * 1024)
+        self.progress_value = value if len(packed) <= SMALL_PROGRESS else None
         self.desk.progressed(self, packed)
 
     def extend_lease(self, seconds: float) -> None:

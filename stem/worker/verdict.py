@@ -23,6 +23,7 @@ from stem.errors import (
 )
 from stem.messages.codec import pack
 from stem.messages.status import ErrorInfo
+from stem.redaction import NO_VEIL, Veil
 from stem.worker.plan import Plan
 
 NONE: Final = b"\xc0"
@@ -47,10 +48,10 @@ def success(delivery: Delivery, plan: Plan, result: object) -> Settlement:
     )
 
 
-def failure(delivery: Delivery, plan: Plan, error: BaseException) -> Settlement:
+def failure(delivery: Delivery, plan: Plan, error: BaseException, veil: Veil = NO_VEIL) -> Settlement:
     """Return the settlement of a run that raised `error`: a retry while the policy allows one, else a dead letter."""
     if isinstance(error, Reject):
-        return dead(delivery, plan.ttl_ms, error, reason="rejected")
+        return dead(delivery, plan.ttl_ms, error, reason="rejected", veil=veil)
     asked = isinstance(error, Retry)
     if isinstance(error, HandlerError):  # looked at where its class is
         retried_kind, given_up_kind = asked or error.retried, error.given_up and not asked
@@ -58,7 +59,7 @@ def failure(delivery: Delivery, plan: Plan, error: BaseException) -> Settlement:
         retried_kind = asked or plan.retry_on is None or isinstance(error, plan.retry_on)
         given_up_kind = not asked and isinstance(error, plan.give_up_on)
     if delivery.attempt >= plan.max_retries or not retried_kind or given_up_kind:
-        return dead(delivery, plan.ttl_ms, error, reason="failed", max_retries=plan.max_retries)
+        return dead(delivery, plan.ttl_ms, error, reason="failed", max_retries=plan.max_retries, veil=veil)
     delay_s = error.countdown if isinstance(error, Retry) and error.countdown is not None else None
     if delay_s is None:
         try:
@@ -70,7 +71,7 @@ def failure(delivery: Delivery, plan: Plan, error: BaseException) -> Settlement:
         id=delivery.id,
         token=delivery.token,
         outcome=Outcome.RETRY,
-        error=replace(describe(error), max_retries=plan.max_retries).encode(),
+        error=replace(describe(error, veil), max_retries=plan.max_retries).encode(),
         error_type=type_name(error),
         delay_ms=min(MAX_DELAY_MS, max(0, round(delay_s * 1000))),
         ttl_ms=plan.ttl_ms,
@@ -78,13 +79,19 @@ def failure(delivery: Delivery, plan: Plan, error: BaseException) -> Settlement:
 
 
 def dead(
-    delivery: Delivery, ttl_ms: int, error: BaseException, *, reason: str, max_retries: int | None = None
+    delivery: Delivery,
+    ttl_ms: int,
+    error: BaseException,
+    *,
+    reason: str,
+    max_retries: int | None = None,
+    veil: Veil = NO_VEIL,
 ) -> Settlement:
     return Settlement(
         id=delivery.id,
         token=delivery.token,
         outcome=Outcome.DEAD,
-        error=replace(describe(error), max_retries=max_retries).encode(),
+        error=replace(describe(error, veil), max_retries=max_retries).encode(),
         error_type=type_name(error),
         reason=reason,
         ttl_ms=ttl_ms,
@@ -124,12 +131,12 @@ def hand_back(delivery: Delivery, *, reason: str) -> Settlement:
     return Settlement(id=delivery.id, token=delivery.token, outcome=Outcome.GIVE_BACK, reason=reason)
 
 
-def crashed(delivery: Delivery, error: BaseException) -> Settlement:
+def crashed(delivery: Delivery, error: BaseException, veil: Veil = NO_VEIL) -> Settlement:
     return Settlement(
         id=delivery.id,
         token=delivery.token,
         outcome=Outcome.CRASHED,
-        error=describe(error).encode(),
+        error=describe(error, veil).encode(),
         error_type=type_name(error),
     )
 
@@ -147,10 +154,13 @@ def type_name(error: BaseException) -> str:
     return _NOT_A_NAME.sub("?", type(error).__name__)[:100]
 
 
-def describe(error: BaseException) -> ErrorInfo:
-    """Return `error` as data. Survives exceptions whose message or traceback cannot be made."""
+def describe(error: BaseException, veil: Veil = NO_VEIL) -> ErrorInfo:
+    """Return `error` as data, without what `veil` hides. Survives exceptions whose message or traceback cannot be made.
+
+    Hidden before it is cut to its limits: of a value cut in two nothing would be found.
+    """
     if isinstance(error, HandlerError):
-        return ErrorInfo(type=type_name(error), message=str(error), traceback=error.traceback)
+        return ErrorInfo(type=type_name(error), message=veil.text(error), traceback=veil.text(error.traceback))
     try:
         message = str(error)
     except Exception as broken:
@@ -159,7 +169,7 @@ def describe(error: BaseException) -> ErrorInfo:
         trace = "".join(traceback.format_exception(type(error), error, _handlers_own(error)))
     except Exception as broken:
         trace = f"<no traceback: {type(broken).__name__}>"
-    return ErrorInfo(type=type_name(error), message=_utf8(message), traceback=_utf8(trace))
+    return ErrorInfo(type=type_name(error), message=_utf8(veil.text(message)), traceback=_utf8(veil.text(trace)))
 
 
 def without_frames(error: StemError) -> StemError:

@@ -49,17 +49,20 @@ def register(app: typer.Typer) -> None:
 @command
 async def ls(call: Call, queue: InQueue = None, limit: Limit = 50, cursor: Cursor = None) -> int:
     """List dead letters, newest first."""
+    from stem.control.lookup import all_concealed
+
     async with call.broker() as broker:
         if queue is not None:
             await known_queue(broker, queue)
         page = await broker.census.tasks("dead", queue=queue, cursor=cursor, limit=limit)
+        items = await all_concealed(broker, page.items)
 
     def text() -> None:
-        show_tasks(call, list(page.items))
+        show_tasks(call, items)
         if page.next is not None:
             call.out.note(f"more: --cursor {page.next}")
 
-    data = {"items": [task.to_plain() for task in page.items], "next": page.next, "total": page.total}
+    data = {"items": [task.to_plain() for task in items], "next": page.next, "total": page.total}
     return call.finish(data, text)
 
 

@@ -54,6 +54,7 @@ async def enqueue(
 ) -> int:
     """Enqueue a task by name."""
     from stem.client import Stem
+    from stem.control.lookup import concealed_args
     from stem.options import TaskOptions
     from stem.signing import PayloadSigner
 
@@ -70,6 +71,7 @@ async def enqueue(
     config = call.config()
     signer = PayloadSigner.maybe(config.signing)
     async with call.broker() as broker:
+        shown = await concealed_args(broker, task, args)
         warnings = await _warnings(call, broker, task, queue or config.default_queue)
         if call.options.dry_run:
             _check(broker, config, task, args, options, when)
@@ -83,13 +85,13 @@ async def enqueue(
         "state": None if found is None else found.state.value,
         "task": task,
         "queue": queue or config.default_queue if found is None else found.queue,
-        "args": args,
+        "args": shown,
         "dry_run": call.options.dry_run,
     }
 
     def text() -> None:
         if call.options.dry_run:
-            call.out.line(f"would enqueue {task} into {data['queue']} with {inline(args)}")
+            call.out.line(f"would enqueue {task} into {data['queue']} with {inline(shown)}")
         else:
             call.out.line(known)
 
@@ -105,6 +107,7 @@ async def result(
     """Print what a task returned; it fails as the task did."""
     from stem.adapters.connect import connect_backend
     from stem.client import Stem
+    from stem.control.lookup import concealed
 
     wait_s = None if wait is None else call.seconds(wait, "--wait")
     config = call.config()
@@ -113,6 +116,7 @@ async def result(
         try:
             async with Stem(broker, None, backend, None, config, patience=0) as stem:
                 status = await (stem.status(task_id) if wait_s is None else stem.wait_for(task_id, wait_s))
+            status = await concealed(broker, status)
         finally:
             if backend is not None:
                 await backend.close()

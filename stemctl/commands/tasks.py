@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from stem.errors import DecodeError, TaskNotFoundError
+from stem.errors import TaskNotFoundError
 from stem.messages.names import check_name
 from stemctl import complete, exits
 from stemctl.options import Call, Command, Reason, command, group
@@ -60,6 +60,8 @@ async def ls(
     cursor: Cursor = None,
 ) -> int:
     """List tasks of a state, in the order they will run, or the newest first."""
+    from stem.control.lookup import all_concealed
+
     if state is not None and state not in STATES:
         raise exits.usage(f"--state {state} is not a state", f"use one of {', '.join(STATES)}")
     if cursor is not None and state is None:
@@ -72,6 +74,7 @@ async def ls(
             items, following, total = list(page.items), page.next, page.total
         else:
             items, following, total = await _unfinished(call, broker, queue, limit), None, None
+        items = await all_concealed(broker, items)
 
     def text() -> None:
         show_tasks(call, items)
@@ -171,20 +174,17 @@ async def describe(broker: Broker, task_id: str) -> tuple[dict[str, Any], TaskSt
     Raises:
         TaskNotFoundError: there is no record of it.
     """
-    from stem.messages.envelope import Envelope
+    from stem.control.lookup import look_up
 
     check_name("task id", task_id)
-    (status,) = await broker.statuses([task_id])
+    status, request = await look_up(broker, task_id)
     if status is None:
         raise TaskNotFoundError(f"there is no task {task_id}")
-    found = await broker.body(task_id)
     envelope: dict[str, Any] | None = None
-    if found is not None:
-        body, signature = found
-        try:
-            letter = Envelope.decode(body)
-        except DecodeError as error:
-            envelope = {"error": str(error), "size_bytes": len(body), "signed": bool(signature)}
+    if request is not None:
+        letter = request.envelope
+        if letter is None:
+            envelope = {"error": request.problem}
         else:
             envelope = {
                 "args": letter.args,
@@ -198,9 +198,8 @@ async def describe(broker: Broker, task_id: str) -> tuple[dict[str, Any], TaskSt
                 "produced_at_ms": letter.produced_at_ms,
                 "root": letter.root,
                 "parent": letter.parent,
-                "size_bytes": len(body),
-                "signed": bool(signature),
             }
+        envelope |= {"size_bytes": request.size_bytes, "signed": request.signed}
     return {**status.to_plain(), "envelope": envelope}, status
 
 

@@ -21,9 +21,9 @@ from stem.authority import ControlKeys
 from stem.contracts import Broker
 from stem.control.asking import Asker
 from stem.control.controller import Controller
+from stem.control.lookup import look_up
 from stem.control.why import why
 from stem.errors import StemError
-from stem.messages.envelope import Envelope
 from stem.observe.failures import FailureGroup
 from stem.observe.rows import EventLine, QueueLine, TaskLine, WorkerLine
 from stem.text import clean
@@ -349,13 +349,10 @@ class StemTUI(App[int], inherit_bindings=False):
         broker, task_id, problem = self.broker, screen.task_id, ""
         before = screen.answer if screen.answer is not None and screen.answer.id == task_id else None
         try:
-            status = (await broker.statuses([task_id]))[0]
+            status, request = await look_up(broker, task_id)
             envelope = before.envelope if before is not None else None
-            if envelope is None and (stored := await broker.body(task_id)) is not None:
-                try:
-                    envelope = Envelope.decode(stored[0])
-                except StemError as error:
-                    problem = f"its body cannot be read: {clean(error, 200)}"
+            if request is not None and (envelope := request.envelope) is None:
+                problem = f"its body cannot be read: {clean(request.problem, 200)}"
             explanation = None
             if status is not None and not status.state.final:
                 explanation = await why(broker, self._brief, task_id)
