@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check format docs bench-quick bench-tui faults soak mutants upgrade-test deploy-check clean
+.PRECIOUS: .venv-bench-%/.installed
+.PHONY: demo test check format docs bench bench-quick bench-scale bench-tui faults soak mutants upgrade-test deploy-check clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Stem needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say which with: make PYTHON=python3.12")'
@@ -61,19 +62,29 @@ deploy-check: $(VENV)/.installed .venv-deploy/.installed
 	.venv-deploy/bin/python -c 'import compose_spec as c; c.PyCompose.from_yaml(open("deploy/compose.yaml").read()).validate()'
 	$(BIN)/python -m pytest tests/deploy
 
-# The peers' client libraries exclude each other's versions and Stem's: they get an environment of their own.
-.venv-bench/.installed: benchmarks/peers/requirements.txt
-	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
+# The peers' client libraries exclude each other's versions and Stem's: they get environments of their own. One that
+# cannot be installed is left out, and the run says why.
+.venv-bench-%/.installed: benchmarks/peers/requirements-%.txt
+	$(PYTHON) -m benchmarks.environments $*
 	touch $@
 
-bench-quick: $(VENV)/.installed .venv-bench/.installed
+PEERS = .venv-bench-sync/.installed .venv-bench-async/.installed .venv-bench-arq/.installed
+
+# Every row of docs/performance.md, Stem beside nine other queues, in under 30 minutes; `make bench ONLY="noop due"`.
+bench: $(VENV)/.installed $(PEERS)
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
+
+bench-quick: $(VENV)/.installed .venv-bench-sync/.installed .venv-bench-async/.installed
 	$(BIN)/python -m benchmarks.quick
 
 # The budgets of the dashboard, on the real program; exit 1 where one is missed. `make bench-tui SECONDS=10` is short.
 bench-tui: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.tui --seconds $(or $(SECONDS),60)
 
+# Curves by the size of batches, payloads, backlogs and fleets; `make bench-scale ONLY="backlog workers"`.
+bench-scale: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.scale $(if $(ONLY),--only $(ONLY))
+
 clean:
-	rm -rf $(VENV) .venv-bench .venv-deploy build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-bench-* .venv-deploy build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

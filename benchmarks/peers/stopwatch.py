@@ -1,27 +1,43 @@
-"""Counts the runs of the no-op task inside the worker and writes how long they took. Needs nothing but Python."""
+"""Counts the runs of a task inside the worker, and notes when they were. Needs nothing but Python.
+
+Every `BENCH_STEP` runs one record goes to the end of the file `BENCH_REPORT`: process id, runs since the last record,
+monotonic time, CPU time of the process, and for `mark` how late the run was. Several processes may write to one file:
+an append of a few bytes is one step. `benchmarks/records.py` reads it.
+"""
 
 import os
+import struct
 import threading
 import time
 
-TOTAL = int(os.environ.get("BENCH_TOTAL", "0"))
-WARM_UP = int(os.environ.get("BENCH_WARM_UP", "0"))
+STEP = int(os.environ.get("BENCH_STEP", "50"))
 REPORT = os.environ.get("BENCH_REPORT", "")
+RECORD = struct.Struct("<IIqqq")
 
 _lock = threading.Lock()
 _count = 0
-_start = 0.0
+_file = -1
 
 
 def tick() -> None:
-    """Count one run. The clock starts with the last run of the warm-up and stops with the last of all."""
-    global _count, _start
+    """Count one run."""
+    global _count
     with _lock:
         _count += 1
-        if _count == WARM_UP:
-            _start = time.perf_counter()
-        elif _count == WARM_UP + TOTAL:
-            elapsed, cpu = time.perf_counter() - _start, time.process_time()
-            with open(REPORT + ".part", "w", encoding="utf-8") as file:
-                file.write(f"{elapsed} {cpu}")
-            os.replace(REPORT + ".part", REPORT)
+        if _count == STEP:
+            _count = 0
+            _write(STEP, 0)
+
+
+def mark(at_ns: int) -> None:
+    """Note how long after `at_ns`, by the wall clock, this is."""
+    late_ns = time.time_ns() - at_ns
+    with _lock:
+        _write(1, late_ns)
+
+
+def _write(count: int, value_ns: int) -> None:
+    global _file
+    if _file < 0:
+        _file = os.open(REPORT, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(_file, RECORD.pack(os.getpid(), count, time.monotonic_ns(), time.process_time_ns(), value_ns))

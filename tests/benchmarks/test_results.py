@@ -1,0 +1,172 @@
+"""Result files, tables, pictures, and that docs/performance.md says what the committed results say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks import __main__ as program
+from benchmarks import contestants, environments, plots, results, tables
+from benchmarks.results import Result, ResultError
+from benchmarks.rows import BY_NAME, ROWS
+
+
+def _result(**stem: float) -> Result:
+    """Return a result in which raw reaches 40 000, one peer 2 000 and another 3 000."""
+    made = Result("bench", at="2026-01-01 00:00 UTC", commit="abc", machine={"cores": "2"})
+    for label, value in {"raw": 40_000.0, "celery": 2_000.0, "huey": 3_000.0, **stem}.items():
+        for noise in (0.9, 1.0, 1.2):
+            made.add("noop", label=label, name=label.split()[0], variant="", value=value * noise)
+    return made
+
+
+def test_the_median_of_the_rounds_counts() -> None:
+    entry = _result().entry("noop", "raw")
+
+    assert entry is not None
+    assert entry.median == 40_000
+    assert list(entry.values) == [36_000, 40_000, 48_000]
+
+
+def test_targets_are_judged_against_raw_and_the_best_peer() -> None:
+    verdicts = _result(stem=17_000.0).verdicts(BY_NAME["noop"])
+
+    assert [(each.reached, each.met) for each in verdicts] == [
+        ("17 000", False),
+        ("0.425 × raw", False),
+        ("5.67 × huey", False),
+    ]
+    assert all(each.met for each in _result(stem=18_000.0).verdicts(BY_NAME["noop"]))
+
+
+def test_where_less_is_better_the_best_peer_is_the_lowest() -> None:
+    made = Result("bench")
+    for label, value in {"stem": 1.2, "celery": 4.0, "huey": 2.0}.items():
+        made.add("result-p50", label=label, name=label, variant="", value=value)
+
+    best = made.best_peer("result-p50")
+
+    assert best is not None
+    assert best.label == "huey"
+    assert [each.met for each in made.verdicts(BY_NAME["result-p50"])] == [True]
+
+
+def test_a_row_without_stem_has_no_verdict() -> None:
+    assert _result().verdicts(BY_NAME["noop"]) == []
+
+
+def test_a_result_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    made = _result(stem=18_000.0)
+    made.curves = [{"name": "batch", "title": "t", "x_label": "x", "series": {"per s": [[1, 2.0]]}}]
+
+    results.save(made, tmp_path / "r.json")
+    read = results.load(tmp_path / "r.json")
+
+    assert read == made
+    plain = json.loads((tmp_path / "r.json").read_text())
+    stem = next(each for each in plain["rows"][0]["entries"] if each["label"] == "stem")
+    assert (stem["median"], stem["low"], stem["high"], stem["stem_ratio"]) == (18_000, 16_200, 21_600, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"schema": "stem-bench/0"}',
+        '{"schema": "stem-bench/1"}',
+        '{"schema": "stem-bench/1", "rows": [{"name": "noop", "entries": [{"label": "x"}]}]}',
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.json").write_text(text)
+
+    with pytest.raises(ResultError):
+        results.load(tmp_path / "r.json")
+
+
+def test_the_tables_say_what_was_missed() -> None:
+    made = _result(stem=17_000.0)
+
+    assert tables.summary(made) == "0 of 3 goals are met."
+    assert "| ≥ 18 000 | 17 000 | **missed** |" in tables.goals(made)
+    assert "| huey | 3 000 (2 700 to 3 600) |" in tables.side_by_side(made, ["noop"])
+
+
+def test_a_reason_cannot_break_the_page() -> None:
+    made = Result("bench", left_out={"huey: noop": "<b>`|\x1b[31m\n[x](javascript:1) " + "x" * 500})
+
+    text = tables.left_out(made)
+
+    assert not set(text.removeprefix("Left out:\n\n- huey: noop: ")) & set("<>`|[]*\x1b\n")
+    assert len(text) < 200
+
+
+def test_bars_are_drawn_by_rank_and_names_are_escaped() -> None:
+    made = _result(stem=18_000.0)
+    made.add("noop", label="<script>", name="x", variant="", value=1.0)
+
+    tree = ElementTree.fromstring(plots.bars(made))
+
+    texts = [each.text for each in tree.iter("{http://www.w3.org/2000/svg}text")]
+    assert [text for text in texts if text in ("raw", "stem", "huey", "celery", "<script>")] == [
+        "raw",
+        "stem",
+        "huey",
+        "celery",
+        "<script>",
+    ]
+    widths = [float(each.attrib["width"]) for each in tree.iter("{http://www.w3.org/2000/svg}rect")][1:]
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_lines_stay_within_the_picture() -> None:
+    curve = {
+        "name": "x",
+        "title": "A & B",
+        "x_label": "size",
+        "series": {"per s": [[1, 0.0], [1000, 5.0]], "flat": [[1, 3.0], [1000, 3.0]]},
+    }
+
+    tree = ElementTree.fromstring(plots.lines([curve, curve, curve]))
+
+    width, height = float(tree.attrib["width"]), float(tree.attrib["height"])
+    spots = [each.attrib for each in tree.iter("{http://www.w3.org/2000/svg}circle")]
+    assert len(spots) == 12
+    assert all(0 < float(each["cx"]) < width and 0 < float(each["cy"]) < height for each in spots)
+
+
+def test_every_peer_takes_part_in_both_ways_and_says_what_was_tuned() -> None:
+    for peer in contestants.PEERS:
+        there = {each.variant: each for each in contestants.everybody() if each.name == peer}
+        assert set(there) == {"default", "tuned"}, peer
+        assert there["tuned"].tuned, peer
+
+
+def test_every_peer_is_installed_by_the_requirements_of_its_environment() -> None:
+    for peer, home in contestants.HOME.items():
+        text = (contestants.REQUIREMENTS / f"requirements-{home}.txt").read_text("utf-8")
+        names = [environments.distribution(each) for each in environments.wanted(text)]
+        assert contestants.DISTRIBUTION.get(peer, peer) in names
+
+
+def test_the_rows_have_names_of_their_own() -> None:
+    assert len(BY_NAME) == len(ROWS)
+
+
+def test_a_run_measures_raw_and_stem_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way with few tasks: server, producers, workers, stopwatch, result file."""
+    out = tmp_path / "r.json"
+    line = ["benchmarks", "--only", "noop", "--peers", "", "--rounds", "1", "--scale", "0.005", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", line)
+
+    assert program.main() == 0
+
+    found = results.load(out)
+    assert found.left_out == {}
+    assert [each.label for each in found.rows["noop"]] == ["raw", "stem", "stem (default)"]
+    assert all(each.median > 0 for entries in found.rows.values() for each in entries)
+    assert {"worker-cpu", "server-cpu", "commands", "queued-bytes"} <= set(found.rows)
