@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from stem.contracts import MinuteRow, Seen
 from stem.messages.status import TaskState, TaskStatus
-from stem.observe.rows import MESSAGE_CHARS, EventLine, took_text
+from stem.observe.rows import MESSAGE_CHARS, EventLine, pause_text, took_text
 from stem.text import clean
 
 if TYPE_CHECKING:  # the state calls these, with itself
@@ -67,14 +67,12 @@ def tell(state: ClusterState, snapshot: Snapshot, as_of_ms: int) -> None:
     lines = [*_final_lines(state, snapshot), *_worker_lines(state, snapshot.workers or (), as_of_ms)]
     for pause in snapshot.pauses or ():
         if pause.at_ms:
-            reason = f': "{clean(pause.reason)}"' if pause.reason else ""
-            by = f"by {clean(pause.actor)}" if pause.actor else ""
             target = clean(pause.target)
             lines.append(EventLine(key=f"pause-{pause.kind}-{target}", at_ms=pause.at_ms, kind=f"{pause.kind}.paused",
                                    queue=target if pause.kind == "queue" else "",
                                    task=target if pause.kind == "task" else "",
                                    worker=state.owner(pause.target)[1] if pause.kind == "worker" else "",
-                                   text=by + reason))  # fmt: skip
+                                   text=pause_text(pause)))  # fmt: skip
     for line in sorted(lines, key=lambda line: line.at_ms):
         state.tell(line)
 

@@ -148,6 +148,7 @@ class MinuteBook:
         self._totals: dict[str, dict[str, int]] = {}
         self._opened = False
         self._newest_ms = 0
+        self._whole = False
         self._known: dict[Hashable, Any] = {}
         self._flows: dict[int, dict[str | None, Flow]] = {}
 
@@ -155,7 +156,8 @@ class MinuteBook:
         """Take what the broker says of some minutes; a minute seen before only adds its growth to the totals.
 
         Args:
-            now_ms: by the broker's clock: the hour ends there, also when nothing has happened for long.
+            now_ms: by the broker's clock: the hour ends there, also when nothing has happened for long, and minutes
+                without a row were quiet ones. Without it the oldest and newest row are its ends.
         """
         self._known.clear()
         for row in rows:
@@ -170,7 +172,7 @@ class MinuteBook:
                 grown = count - (before.counts.get(name, 0) if before is not None else 0)
                 if grown > 0:
                     totals[name] = totals.get(name, 0) + grown
-        self._opened = True
+        self._opened, self._whole = True, self._whole or now_ms > 0
         self._newest_ms = max(now_ms // 60_000 * 60_000, max(self._minutes, default=0))
         oldest = self._newest_ms - (MINUTES_KEPT - 1) * 60_000
         for at_ms in [at_ms for at_ms in self._minutes if at_ms < oldest]:
@@ -229,13 +231,14 @@ class MinuteBook:
         return sorted(flows, key=lambda flow: (-flow.run_ms, -flow.count("succeeded", "failed"), flow.name))
 
     def each_minute(self, points: int = MINUTES_KEPT, *, queue: str | None = None) -> list[Flow]:
-        """Return the same per minute, oldest first, this minute last; none before the oldest one known."""
+        """Return the same per minute, oldest first, this minute last."""
         return self._once(("minutes", points, queue), lambda: self._each_minute(points, queue))
 
     def _each_minute(self, points: int, queue: str | None) -> list[Flow]:
         if not self._minutes:
             return []
-        points = min(points, (self._newest_ms - min(self._minutes)) // 60_000 + 1)
+        if not self._whole:
+            points = min(points, (self._newest_ms - min(self._minutes)) // 60_000 + 1)
         return [self._minute(self._newest_ms - back * 60_000, queue) for back in range(points - 1, -1, -1)]
 
     def by_minute(self, name: str, points: int = MINUTES_KEPT, *, queue: str | None = None) -> list[int]:

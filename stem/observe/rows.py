@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from stem.contracts import FinalRow, QueueRow, Seen
+from stem.contracts import FinalRow, Pause, QueueRow, Seen
 from stem.messages.event import Event
 from stem.messages.heartbeat import RunningTask
 from stem.messages.status import TaskStatus
@@ -126,6 +126,8 @@ class TaskLine:
         changed_ms: when it came into this state, by the broker's clock as far as known.
         from_event: an event says so, not the broker's record; the next poll of the record may know better.
         turn: grows with every change of any task; `GONE` once it is forgotten. Tells a reader of the list what is new.
+        limit_ms: how long it may run; 0 without a limit, or when nobody said.
+        max_retries: how many retries it is allowed; None when nobody said.
     """
 
     key: str
@@ -148,6 +150,8 @@ class TaskLine:
     message: str = ""
     progress: str = ""
     from_event: bool = False
+    limit_ms: int = 0
+    max_retries: int | None = None
     turn: int = 0
 
     @property
@@ -165,6 +169,7 @@ class TaskLine:
         self.changed_ms = max(self.enqueued_ms, self.started_ms, self.finished_ms)
         if status.error is not None:
             self.error, self.message = clean(status.error.type), clean(status.error.message, MESSAGE_CHARS)
+            self.max_retries = status.error.max_retries
         elif status.reason:
             self.message = clean(status.reason, MESSAGE_CHARS)
         self.progress = progress_text(status.progress)
@@ -177,6 +182,7 @@ class TaskLine:
         self.task, self.queue, self.state, self.worker = clean(task.task), clean(task.queue), "running", worker
         self.owner = owner
         self.attempt, self.token, self.started_ms = task.attempt, task.token, task.started_at_ms
+        self.limit_ms = task.limit_ms
         self.progress = progress_text(task.progress)
         self.changed_ms, self.from_event = at_ms, False
 
@@ -244,6 +250,12 @@ def event_text(event: Event) -> str:
         known = ("error", "message", "duration_ms", "progress", "how", "next_at_ms")
         parts.extend(f"{clean(k, 40)} {clean(v, 80)}" for k, v in list(detail.items())[:6] if k not in known)
     return "  ".join(parts)
+
+
+def pause_text(pause: Pause) -> str:
+    """Say who paused something, and why."""
+    reason = f': "{clean(pause.reason)}"' if pause.reason else ""
+    return (f"by {clean(pause.actor)}" if pause.actor else "") + reason
 
 
 def took_text(duration_ms: float) -> str:

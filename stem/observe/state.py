@@ -8,8 +8,9 @@ the picture move between two polls and tell what happened; losing them costs det
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from stem.contracts import FinalRow, ListState, MinuteRow, Pause, PauseKind, QueueRow, Seen, ServerInfo, TaskPage
@@ -26,6 +27,7 @@ from stem.observe.rows import (
     WorkerLine,
     event_line,
     event_text,
+    pause_text,
     progress_text,
 )
 from stem.text import clean
@@ -160,8 +162,7 @@ class ClusterState:
         self.version += 1
 
     def _set_clock(self, offset_ms: int) -> None:
-        """Take a measured offset of the broker's clock. Each is too great by the time the answer took, so the least of
-        the last ones is kept, and grows slowly."""
+        """Take a measured offset. Each is too great by the time the answer took: the least stays, and grows slowly."""
         if self._polls and abs(offset_ms - self.offset_ms) < 1_000:
             offset_ms = min(offset_ms, self.offset_ms + 1)
         self.offset_ms = offset_ms
@@ -281,9 +282,8 @@ class ClusterState:
         if self._known_pauses is not None:
             for pause in pauses:
                 if (pause.kind, pause.target) not in self._known_pauses:
-                    by = f"by {clean(pause.actor)}" if pause.actor else ""
-                    reason = f': "{clean(pause.reason)}"' if pause.reason else ""
-                    self._told(f"{pause.kind}.paused", pause.at_ms or as_of_ms, pause.kind, pause.target, by + reason)
+                    at_ms = pause.at_ms or as_of_ms
+                    self._told(f"{pause.kind}.paused", at_ms, pause.kind, pause.target, pause_text(pause))
             for kind, target in sorted(self._known_pauses - known):
                 self._told(f"{kind}.resumed", as_of_ms, kind, target, "")
         self._known_pauses = known
@@ -353,8 +353,8 @@ class ClusterState:
 
     @staticmethod
     def _moves(row: TaskLine, event: Event, state: str) -> bool:
-        """Say whether an event is news. Workers' clocks differ by a little, so within two seconds what comes later in
-        a task's life wins, whatever the times say; a late event moves no task backwards."""
+        """Say whether an event is news. Workers' clocks differ, so within two seconds what comes later in a task's life
+        wins, whatever the times say; a late event moves no task backwards."""
         tried = row.attempt - (row.state == "retrying")
         before, after = (tried, _RANK.get(row.state, 3)), (event.attempt, _RANK.get(state, 3))
         if event.at_ms > row.changed_ms + _LATE_MS:
@@ -409,10 +409,7 @@ class ClusterState:
         name = clean(event.worker)
         line = self.workers.get(event.worker)
         names = {name} if line is None else {name, line.name}
-        if any(
-            each.kind == event.kind and each.worker in names and abs(each.at_ms - event.at_ms) < 10_000
-            for each in list(self.news)[-200:]
-        ):
+        if self._has_told(event.kind, names, event.at_ms, of=200):
             return
         self.tell(
             EventLine(
@@ -423,6 +420,10 @@ class ClusterState:
                 text=event_text(event),
             )
         )
+
+    def _has_told(self, kind: str, workers: Collection[str], at_ms: int, *, of: int) -> bool:
+        lines = (each for each in islice(reversed(self.news), of) if each.kind == kind and each.worker in workers)
+        return any(abs(each.at_ms - at_ms) < 10_000 for each in lines)
 
     def tell(self, line: EventLine) -> None:
         """Add a line to the tail."""
@@ -446,11 +447,7 @@ class ClusterState:
             kind, text = "worker.recovered", f"it was {before}"
         else:
             return
-        names = (line.name, line.key)
-        if any(
-            each.kind == kind and each.worker in names and abs(each.at_ms - at_ms) < 10_000
-            for each in list(self.news)[-50:]
-        ):
+        if self._has_told(kind, {line.name, line.key}, at_ms, of=50):
             return
         self._told(kind, at_ms, "worker", line.name, text)
 

@@ -124,7 +124,7 @@ def test_the_hour_ends_now_also_when_nothing_happens() -> None:
     book.update([minute({"succeeded": 5})], NOW)
 
     book.update([], NOW + 120_000)
-    assert book.by_minute("succeeded") == [5, 0, 0]
+    assert book.by_minute("succeeded", 4) == [0, 5, 0, 0]
 
     book.update([], NOW + 3_600_000)
     assert book.by_minute("succeeded") == []

@@ -14,13 +14,15 @@ from stem_tui import deeds, helptext, plans
 from stem_tui.actions import ACTIONS, ROWS, SCOPES, Action, find, hints
 from stem_tui.app import StemTUI
 from stem_tui.screens.base import LiveScreen
+from stem_tui.screens.events import EventsScreen
 from stem_tui.screens.lists import TasksScreen
+from stem_tui.screens.queues import QueueScreen
 from stem_tui.widgets.grid import Grid
 from stem_tui.widgets.pane import Pane
 
 CHANGES = [action for action in ACTIONS if action.changes]
 TOGETHER = (
-    *(("app", "move", "list", "tabs", kind) for kind in ROWS),
+    *(("app", "move", "list", "tabs", "page", kind) for kind in ROWS),
     ("app", "move", "text", "worker"),
     ("app", "move", "text", "task"),
 )
@@ -30,7 +32,8 @@ HOMES: dict[str, tuple[type, ...]] = {
     "move": (Grid, Pane),
     "list": (Grid,),
     "text": (Pane,),
-    "tabs": (TasksScreen,),
+    "tabs": (TasksScreen, QueueScreen, EventsScreen),
+    "page": (QueueScreen,),
     **dict.fromkeys(ROWS, (LiveScreen,)),
 }
 

@@ -87,5 +87,7 @@ def test_tabs_count_what_the_broker_counts() -> None:
     counts = {tab: tasks.tab_count(state, tab) for tab in tasks.TABS}
 
     assert counts == {
-        "all": None, "running": 4, "queued": 13_282, "scheduled": 138, "retrying": 4, "dead": 2, "done": None,
+        "all": None, "running": 4, "queued": 13_282, "scheduled": 138, "retrying": 4, "held": 0, "dead": 2,
+        "succeeded": None, "failed": None, "revoked": None, "expired": None,
     }  # fmt: skip
+    assert tasks.tab_count(state, "queued", "reports") == 880

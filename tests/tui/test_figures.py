@@ -49,6 +49,12 @@ def test_a_chart_stands_on_zero() -> None:
     assert figures.spark([1, 2], 0) == ""
 
 
+def test_a_tall_chart_stands_on_zero_too() -> None:
+    assert figures.chart([0, 50, 100], 4, 2) == ["   █", " ▁██"]
+    assert figures.chart([0, 1, 1_000], 3, 1) == ["▁▂█"]
+    assert figures.chart([], 3, 2) == ["   ", "   "]
+
+
 def test_anything_above_nothing_shows_in_a_bar() -> None:
     assert figures.bar(0, 10, 5) == "░░░░░"
     assert figures.bar(1, 100, 5) == "█░░░░"

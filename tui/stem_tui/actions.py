@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-Scope = Literal["app", "move", "list", "text", "tabs", "command", "queue", "worker", "task", "failure", "event"]
+Scope = Literal["app", "move", "list", "text", "tabs", "page", "command", "queue", "worker", "task", "failure", "event"]
 Takes = Literal["", "queue", "worker", "task", "theme", "filter", "duration", "file"]
 ROWS: Final = ("queue", "worker", "task", "failure", "event")
 """Scopes that are kinds of rows: what is in them acts on the row under the cursor, or on the marked ones."""
@@ -150,6 +150,8 @@ _LISTS: Final = (
     _look("text.right", "l,right", "l →", "Right", "Move to the right", "sideways(8)", listed=False),
     _look("tabs.left", "h,left,left_square_bracket", "h ←", "Left", "The state before", "tab(-1)", listed=False),
     _look("tabs.right", "l,right,right_square_bracket", "l →", "Right", "The next state", "tab(1)", listed=False),
+    _look("page.next", "n", "n", "Next page", "The next page of the tasks of a queue", "turn(1)"),
+    _look("page.back", "p", "p", "Page back", "The page before", "turn(-1)"),
 )  # fmt: skip
 
 _DEEDS: Final = (
@@ -194,6 +196,7 @@ SCOPES: Final[tuple[tuple[Scope, str], ...]] = (
     ("list", "In a list"),
     ("move", "In a list or a text"),
     ("tabs", "Where tasks stand by state"),
+    ("page", "In one queue"),
     ("text", "In a text"),
     ("app", "Everywhere"),
     ("command", "By name, behind a colon"),

@@ -21,21 +21,21 @@ from stem.authority import ControlKeys
 from stem.contracts import Broker
 from stem.control.asking import Asker
 from stem.control.controller import Controller
-from stem.control.lookup import look_up
-from stem.control.why import why
-from stem.errors import StemError
 from stem.observe.failures import FailureGroup
+from stem.observe.rates import Flow
 from stem.observe.rows import EventLine, QueueLine, TaskLine, WorkerLine
 from stem.text import clean
 from stem_tui import details, helptext
 from stem_tui.acting import Acting
 from stem_tui.actions import find
 from stem_tui.deeds import Office
+from stem_tui.reader import Reader
 from stem_tui.screens.base import LiveScreen
 from stem_tui.screens.details import TaskScreen, TextScreen, WorkerScreen
-from stem_tui.screens.lists import EventsScreen, TasksScreen, WorkersScreen
+from stem_tui.screens.events import EventsScreen
+from stem_tui.screens.lists import TasksScreen, WorkersScreen
 from stem_tui.screens.overview import OverviewScreen
-from stem_tui.screens.queues import QueuesScreen
+from stem_tui.screens.queues import QueueScreen, QueuesScreen
 from stem_tui.session import Session
 from stem_tui.theme import PALETTES, Cell, Look
 from stem_tui.typed import Chosen, Typed
@@ -88,7 +88,7 @@ class StemTUI(App[int], inherit_bindings=False):
         self.broker = broker
         self.asker = Asker(broker, actor=actor, timeout_s=timeout_s, keys=keys)
         # An explanation does not wait long for workers that do not answer.
-        self._brief = Asker(broker, actor=actor, timeout_s=1.0, keys=keys)
+        self.reader = Reader(broker, Asker(broker, actor=actor, timeout_s=1.0, keys=keys), session.state)
         office = None
         if not session.read_only:
             controller = Controller(broker, actor=actor, timeout_s=timeout_s, keys=keys)
@@ -312,9 +312,11 @@ class StemTUI(App[int], inherit_bindings=False):
         elif isinstance(row, TaskLine):
             self.push_screen(TaskScreen(self.session, row))
         elif isinstance(row, QueueLine):
-            await self.show_tasks("queued" if row.ready else "running" if row.in_flight else "all", f"q:{row.name}")
+            self.push_screen(QueueScreen(self.session, row))
         elif isinstance(row, EventLine):
             self._open_event(row)
+        elif isinstance(row, Flow):
+            await self.show_tasks("all", f"name:{clean(row.name)}")
         elif isinstance(row, FailureGroup):
             first = "".join(each if each.isalnum() or each in "._" else " " for each in row.error).split()
             error = f" error:{first[0]}" if first else ""
@@ -338,32 +340,6 @@ class StemTUI(App[int], inherit_bindings=False):
             screen.show_tab(tab)
             screen.set_filter(screen.query_one(Grid), text)
 
-    # --------------------------------------------------------------------------------------------------------- details
-
-    def ask_task(self, screen: TaskScreen) -> None:
-        """Ask the broker about the task of this screen, unless the last question is still out."""
-        if not any(worker.group == "task" and worker.is_running for worker in self.workers):
-            self.run_worker(self._ask_task(screen), group="task", exit_on_error=False)
-
-    async def _ask_task(self, screen: TaskScreen) -> None:
-        broker, task_id, problem = self.broker, screen.task_id, ""
-        before = screen.answer if screen.answer is not None and screen.answer.id == task_id else None
-        try:
-            status, request = await look_up(broker, task_id)
-            envelope = before.envelope if before is not None else None
-            if request is not None and (envelope := request.envelope) is None:
-                problem = f"its body cannot be read: {clean(request.problem, 200)}"
-            explanation = None
-            if status is not None and not status.state.final:
-                explanation = await why(broker, self._brief, task_id)
-            screen.answer = details.TaskAnswer(
-                id=task_id, status=status, envelope=envelope, explanation=explanation, problem=problem
-            )
-        except StemError as error:
-            if before is None:
-                screen.answer = details.TaskAnswer(id=task_id, problem=clean(error, 300))
-        self.session.state.version += 1
-
     def ask_stack(self, row: WorkerLine) -> None:
         """Ask a worker where its threads and tasks are, and show what it says."""
         screen = TextScreen(self.session, [[Cell(f"   asking {row.name} …", "dim")]])
@@ -371,10 +347,9 @@ class StemTUI(App[int], inherit_bindings=False):
         self.run_worker(self._ask_stack(row, screen), group="stack", exclusive=True, exit_on_error=False)
 
     async def _ask_stack(self, row: WorkerLine, screen: TextScreen) -> None:
-        try:
-            answers = await self.asker.inspect("stack", [row.key])
-        except StemError as error:
-            screen.set_lines([[Cell(f"   {clean(error, 300)}", "bad")]])
+        answers = await self.reader.stack(row.key)
+        if isinstance(answers, str):
+            screen.set_lines([[Cell(f"   {answers}", "bad")]])
         else:
             screen.set_lines(details.stack_lines(answers, row.name, self.size.width))
 

@@ -74,3 +74,22 @@ def overview(width: int, height: int, *, queues: int, workers: int, failures: in
     left = [many[0], Need("failures", 2, max(2, failures)), Need("running", 2, max(2, running))]
     heights = share(upper, left)
     return Plan(wide, tiles, {**heights, "workers": upper, "events": events})
+
+
+def below(room: int, rows: int, wanted: int) -> int:
+    """Return the lines for what stands under a list of so many rows: what is wanted and more, or nothing.
+
+    The list comes first; what it does not need, the other takes.
+    """
+    least = min(rows, 6) + _HEAD
+    if room < least + wanted:
+        return 0
+    return max(wanted, room - _HEAD - rows)
+
+
+def above(room: int, least: int, wanted: int) -> int:
+    """Return the lines for what stands above a list: what is wanted where the list keeps as much, and of a tall screen
+    a third."""
+    if room < 2 * wanted + 3:
+        return least
+    return max(wanted, min(room // 3, wanted * 2))

@@ -114,6 +114,34 @@ def rates(state: ClusterState, width: int) -> list[Cell]:
     return line
 
 
+def tabs(names: Sequence[str], counts: Sequence[str], here: int, width: int) -> tuple[list[Cell], list[Cell]]:
+    """Return the line of states, with their counts; those about the one chosen, where there is no room for all."""
+    shown = [f" {name.upper() if at == here else name}" for at, name in enumerate(names)]
+    room = width - 8
+    if sum(len(name) + 1 for name in shown) + sum(len(count) + 1 for count in counts) > room:
+        # Empty ones are named without their count, so that those with something in them have room for it.
+        counts = [count if at == here or count != "0" else "" for at, count in enumerate(counts)]
+    sizes = [len(name) + 1 + (len(count) + 1 if count else 0) for name, count in zip(shown, counts, strict=True)]
+    first, last = here, here + 1
+    taken = sizes[here]
+    while first > 0 or last < len(names):
+        # It grows to both sides; the right one first, since reading goes that way.
+        if last < len(names) and taken + sizes[last] <= room:
+            taken, last = taken + sizes[last], last + 1
+        elif first > 0 and taken + sizes[first - 1] <= room:
+            first -= 1
+            taken += sizes[first]
+        else:
+            break
+    line = [Cell("…" if first else " ", "faint")]
+    for at in range(first, last):
+        line.append(Cell(shown[at], "title" if at == here else "dim"))
+        if counts[at]:
+            line.append(Cell(f" {counts[at]}", "strong" if at == here else "faint" if counts[at] == "0" else "text"))
+        line.append(Cell(" "))
+    return line, [Cell("… " if last < len(names) else "", "faint"), Cell("← →", "key"), Cell(" ", "faint")]
+
+
 def notice(session: Session) -> tuple[list[Cell], list[Cell]]:
     """Return the line of news: what was just done, else what is wrong with the picture."""
     state, now_s = session.state, session.clock.monotonic()
@@ -175,6 +203,8 @@ def empty(session: Session, kind: str, *, filtered: bool = False) -> list[str]:
         "worker": ["No workers seen. Start one:", "stemctl worker start mypkg.tasks:app"],
         "failure": ["Nothing failed in the last hour."],
         "task": ["Nothing here."],
+        "asking": ["asking …"],
+        "name": ["Nothing of it ran in the last hour."],
         "running": ["Nothing is running."],
         "event": ["Quiet. Failures, retries, revokes, and workers that come and go appear here."],
     }.get(kind, ["Nothing here."])

@@ -90,6 +90,20 @@ def spark(values: Sequence[float], width: int) -> str:
     return drawn.rjust(width)
 
 
+def chart(values: Sequence[float], width: int, height: int) -> list[str]:
+    """Return a chart of several lines on a base of zero, newest at the right; anything above nothing shows."""
+    shown = list(values)[-width:] if width > 0 else []
+    top = max(shown, default=0.0)
+    # The base line is drawn also where there was nothing: it says that this is known.
+    eighths = [max(2, round(each / top * height * 8)) if each > 0 else 1 for each in shown]
+    lines = []
+    for line in range(height):
+        below = (height - line - 1) * 8
+        drawn = "".join(_BARS[min(8, each - below) - 1] if each > below else " " for each in eighths)
+        lines.append(drawn.rjust(width))
+    return lines
+
+
 def bar(part: int, whole: int, width: int) -> str:
     """Return a share as a bar; anything above nothing shows."""
     filled = 0 if whole <= 0 or part <= 0 else max(1, min(width, round(width * part / whole)))

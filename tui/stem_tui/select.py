@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -284,6 +284,8 @@ EVENTS: Final[View[EventLine]] = View(
     fields={
         "name": lambda r, _: r.task,
         "kind": lambda r, _: r.kind,
+        # Of a task its state, of a worker what became of it: one language for all lists.
+        "state": lambda r, _: r.kind.partition(".")[2],
         "id": lambda r, _: r.task_id.casefold(),
         "queue": lambda r, _: r.queue,
         "worker": lambda r, _: r.worker,
@@ -298,13 +300,22 @@ CHATTER: Final = frozenset({"task.received", "task.progress"})
 """Events that say nothing that the rest does not."""
 
 
-def event_rows(
-    state: ClusterState, *, without: Collection[str] = (), worker: str = "", limit: int = 500
-) -> list[EventLine]:
-    """Return events, newest first, `without` these kinds; `worker` is a shown name."""
+EVENT_TABS: Final[dict[str, Callable[[EventLine], bool]]] = {
+    "notable": lambda row: row.kind not in QUIET,
+    "failures": lambda row: row.kind in ("task.failed", "task.retried"),
+    "fleet": lambda row: not row.kind.startswith("task."),
+    "busy": lambda row: row.kind not in CHATTER,
+    "all": lambda row: True,
+}
+"""What each tab of the Events screen shows."""
+
+
+def event_rows(state: ClusterState, tab: str = "all", *, worker: str = "", limit: int = 500) -> list[EventLine]:
+    """Return the events of a tab, newest first; `worker` is a shown name."""
+    passes = EVENT_TABS[tab]
     rows: list[EventLine] = []
-    for row in reversed(state.news if QUIET.issubset(without) else state.events):
-        if row.kind in without or (worker and row.worker != worker):
+    for row in reversed(state.events if tab in ("busy", "all") else state.news):
+        if (worker and row.worker != worker) or not passes(row):
             continue
         rows.append(row)
         if len(rows) >= limit:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
-from stem.observe.rows import TaskLine
+from stem.observe.rows import QueueLine, TaskLine
 from stem.observe.state import FINAL, ClusterState
 from stem_tui import figures
 from stem_tui.columns import Column, View
@@ -42,7 +44,35 @@ def _due(row: TaskLine, now_ms: int) -> Cell:
     if not row.due_ms or row.state not in ("scheduled", "retrying"):
         return NONE
     left = row.due_ms - now_ms
-    return Cell("now" if left <= 0 else f"in {figures.span((left + 999) // 1000 * 1000)}", "warn")
+    return Cell("now" if left <= 0 else f"in {figures.ago((left + 999) // 1000 * 1000)}", "warn")
+
+
+def _left(row: TaskLine, now_ms: int) -> Cell:
+    """Return what is left of its time limit."""
+    if row.state != "running" or not row.limit_ms or not row.started_ms:
+        return NONE
+    left = row.started_ms + row.limit_ms - now_ms
+    return Cell("over" if left <= 0 else figures.ago(left), "bad" if left < row.limit_ms // 10 else "dim")
+
+
+def _try(row: TaskLine, _: int) -> Cell:
+    """Return which try runs, comes next, or was the last: the second one is worth a colour."""
+    number = row.attempt + 1
+    shown = f"{number}/{row.max_retries + 1}" if row.max_retries is not None else str(number)
+    return Cell(shown, "warn" if row.attempt else "faint")
+
+
+def _waited(row: TaskLine, _: int) -> Cell:
+    if not row.enqueued_ms or row.started_ms < row.enqueued_ms:
+        return NONE
+    return Cell(figures.span(row.started_ms - row.enqueued_ms), "dim")
+
+
+def _clock(at_ms: int, now_ms: int) -> Cell:
+    """Return a time of day; of another day its date."""
+    if not at_ms:
+        return NONE
+    return Cell(figures.clock(at_ms) if abs(now_ms - at_ms) < 43_200_000 else figures.date(at_ms)[5:16], "dim")
 
 
 def _what(row: TaskLine, _: int) -> Cell:
@@ -62,21 +92,38 @@ _QUEUE: Final[Column[TaskLine]] = Column(key="queue", title="QUEUE", width=8, gr
                                  cell=lambda r, _: Cell(r.queue, "dim"), sort=lambda r: r.queue)  # fmt: skip
 _WORKER: Final[Column[TaskLine]] = Column(key="worker", title="WORKER", width=11, grow=2, keep=2,
                                   cell=lambda r, _: Cell(r.worker or "–", "dim"), sort=lambda r: r.worker)  # fmt: skip
-_TRY: Final[Column[TaskLine]] = Column(key="tries", title="TRY", width=3, align="right", keep=4,
-                               cell=lambda r, _: number(r.attempt, "warn"), sort=lambda r: r.attempt,
-                               down=True)  # fmt: skip
+_TRY: Final[Column[TaskLine]] = Column(key="tries", title="TRY", width=4, align="right", keep=4, cell=_try,
+                                       sort=lambda r: r.attempt, down=True)  # fmt: skip
+_TRIES: Final = replace(_TRY, title="TRIES", width=5)
+_LEFT: Final[Column[TaskLine]] = Column(key="left", title="LEFT", width=6, align="right", keep=5, cell=_left,
+                                        sort=lambda r: (not r.limit_ms, r.started_ms + r.limit_ms))  # fmt: skip
+_STARTED: Final[Column[TaskLine]] = Column(key="started", title="STARTED", width=11, align="right", keep=7,
+                                           cell=lambda r, now: _clock(r.started_ms, now),
+                                           sort=lambda r: r.started_ms)  # fmt: skip
+_WAITED: Final[Column[TaskLine]] = Column(key="waited", title="WAITED", width=6, align="right", keep=6, cell=_waited,
+                                          sort=lambda r: r.started_ms - r.enqueued_ms, down=True)  # fmt: skip
+_ETA: Final[Column[TaskLine]] = Column(key="eta", title="AT", width=11, align="right", keep=6,
+                                       cell=lambda r, now: _clock(r.due_ms, now), sort=lambda r: r.due_ms)  # fmt: skip
+_AT: Final[Column[TaskLine]] = Column(key="at", title="AT", width=11, align="right", keep=7,
+                                      cell=lambda r, now: _clock(r.when_ms, now), sort=lambda r: r.when_ms,
+                                      down=True)  # fmt: skip
 _TOOK: Final[Column[TaskLine]] = Column(key="took", title="TOOK", width=6, align="right", cell=_took,
                                 sort=lambda r: r.started_ms)  # fmt: skip
 _WHAT: Final[Column[TaskLine]] = Column(key="what", title="ERROR / PROGRESS", width=16, grow=4, keep=1, cell=_what,
                                 sort=lambda r: r.error)  # fmt: skip
+_ERROR: Final = replace(_WHAT, title="ERROR")
+_PROGRESS: Final = replace(_WHAT, title="PROGRESS", width=10, grow=1)
+_WHY: Final = replace(_WHAT, title="REASON")
+_AGE: Final = replace(_TOOK, title="RUNS")
 _DUE: Final[Column[TaskLine]] = Column(key="due", title="NEXT", width=9, align="right", cell=_due,
                                sort=lambda r: r.due_ms)  # fmt: skip
 _ENQUEUED: Final[Column[TaskLine]] = Column(key="age", title="AGE", width=6, align="right",
                                     cell=lambda r, now: Cell(figures.age(r.enqueued_ms, now), "dim"),
                                     sort=lambda r: r.enqueued_ms)  # fmt: skip
-_WHEN: Final[Column[TaskLine]] = Column(key="when", title="WHEN", width=6, align="right",
+_WHEN: Final[Column[TaskLine]] = Column(key="when", title="AGO", width=6, align="right",
                                 cell=lambda r, now: Cell(figures.age(r.when_ms, now), "dim"),
                                 sort=lambda r: r.when_ms, down=True)  # fmt: skip
+_DIED: Final = replace(_WHEN, title="DIED")
 _PRIORITY: Final[Column[TaskLine]] = Column(key="prio", title="PRIO", width=4, align="right", keep=5,
                                     cell=lambda r, _: number(r.priority), sort=lambda r: r.priority,
                                     down=True)  # fmt: skip
@@ -107,46 +154,61 @@ def _task_view(title: str, *columns: Column[TaskLine], order: Column[TaskLine] |
 
 
 # Columns by state: what matters of a task depends on where it is.
-RUNNING: Final = _task_view("RUNNING", _TASK, _ID, _WORKER, _QUEUE, _TRY, _WHAT, _TOOK, order=_TOOK)
-RUNNING_HERE: Final = _task_view("RUNNING HERE", _TASK, _ID, _QUEUE, _TRY, _WHAT, _TOOK, order=_TOOK)
-LONGEST: Final = _task_view("LONGEST RUNNING", _TASK, _ID, _WORKER, _QUEUE, _TOOK, order=_TOOK)
+RUNNING: Final = _task_view("RUNNING", _TASK, _ID, _WORKER, _QUEUE, _TRY, _PROGRESS, _STARTED, _AGE, _LEFT, order=_AGE)
+RUNNING_HERE: Final = _task_view("RUNNING HERE", _TASK, _ID, _QUEUE, _TRY, _PROGRESS, _STARTED, _AGE, _LEFT, order=_AGE)
+LONGEST: Final = _task_view("LONGEST RUNNING", _TASK, _ID, _WORKER, _QUEUE, _AGE, _LEFT, order=_AGE)
+_BY_STATE: Final[dict[str, View[TaskLine]]] = {
+    "running": RUNNING,
+    "queued": _task_view("QUEUED", _TASK, _ID, _QUEUE, _PRIORITY, _TRY, _ERROR, _ENQUEUED, order=_ENQUEUED),
+    "scheduled": _task_view("SCHEDULED", _TASK, _ID, _QUEUE, _PRIORITY, _ENQUEUED, _ETA, _DUE, order=_DUE),
+    "retrying": _task_view("RETRYING", _TASK, _ID, _QUEUE, _TRY, _ERROR, _ETA, _DUE, order=_DUE),
+    "held": _task_view("HELD", _TASK, _ID, _QUEUE, _PRIORITY, _TRY, _ENQUEUED, order=_ENQUEUED),
+    "dead": _task_view("DEAD", _TASK, _ID, _QUEUE, _TRIES, _ERROR, _AT, _DIED, order=_DIED),
+    "succeeded": _task_view("SUCCEEDED", _TASK, _ID, _WORKER, _QUEUE, _TRIES, _WAITED, _TOOK, _AT, _WHEN),
+    "failed": _task_view("FAILED", _TASK, _ID, _WORKER, _QUEUE, _TRIES, _ERROR, _TOOK, _AT, _WHEN),
+    "revoked": _task_view("REVOKED", _TASK, _ID, _QUEUE, _WHY, _WAITED, _AT, _WHEN),
+    "expired": _task_view("EXPIRED", _TASK, _ID, _QUEUE, _WAITED, _AT, _WHEN),
+}
 TABS: Final[dict[str, View[TaskLine]]] = {
     "all": _task_view("ALL", _STATE, _TASK, _ID, _WORKER, _QUEUE, _TRY, _WHAT, _WHEN),
-    "running": RUNNING,
-    "queued": _task_view("QUEUED", _TASK, _ID, _QUEUE, _PRIORITY, _TRY, _WHAT, _ENQUEUED, order=_ENQUEUED),
-    "scheduled": _task_view("SCHEDULED", _TASK, _ID, _QUEUE, _PRIORITY, _DUE, _ENQUEUED, order=_DUE),
-    "retrying": _task_view("RETRYING", _TASK, _ID, _QUEUE, _TRY, _WHAT, _DUE, order=_DUE),
-    "dead": _task_view("DEAD", _TASK, _ID, _QUEUE, _TRY, _WHAT, _WHEN, order=_WHEN),
-    "done": _task_view("DONE", _STATE, _TASK, _ID, _WORKER, _QUEUE, _TRY, _WHAT, _TOOK, _WHEN),
+    **_BY_STATE,
+}
+"""By the tab's name: the states, and all of them."""
+# In the list of one queue nobody needs its name.
+OF_QUEUE: Final = {
+    name: replace(view, columns=[column for column in view.columns if column.key != "queue"])
+    for name, view in _BY_STATE.items()
 }
 
 
 def task_rows(state: ClusterState, tab: str, recent: Recent | None = None) -> list[TaskLine]:
-    """Return the tasks of a tab of the Tasks screen; those of `all` and `done` come in order, newest first.
+    """Return the tasks of a tab of the Tasks screen; those of `all` and of final states come newest first.
 
     Args:
         recent: what keeps that order from one look to the next.
     """
     if tab == "running":
         return list(state.running.values())
-    if tab in ("all", "done"):
+    if tab == "all" or tab in FINAL:
+        states = {"failed", "dead"} if tab == "failed" else {tab}
         rows = (recent or Recent(state)).rows()
-        return rows if tab == "all" else [row for row in rows if row.state in FINAL]
+        return rows if tab == "all" else [row for row in rows if row.state in states]
     return [row for row in state.open.values() if row.state == tab]
 
 
-def tab_count(state: ClusterState, tab: str) -> int | None:
-    """Return how many there are as the broker counts them; None where it does not count."""
-    rows = state.queues.values()
-    match tab:
-        case "running":
-            return sum(row.in_flight for row in rows)
-        case "queued":
-            return sum(row.ready for row in rows)
-        case "scheduled":
-            return sum(row.delayed for row in rows)
-        case "retrying":
-            return sum(row.retrying for row in rows)
-        case "dead":
-            return sum(row.dead for row in rows)
-    return None
+def tab_count(state: ClusterState, tab: str, queue: str | None = None) -> int | None:
+    """Return how many there are as the broker counts them, in all queues or one; None where it does not count."""
+    count = _COUNTED.get(tab)
+    if count is None:
+        return None
+    return sum(count(row) for row in state.queues.values() if queue in (None, row.key))
+
+
+_COUNTED: Final[dict[str, Callable[[QueueLine], int]]] = {
+    "running": lambda row: row.in_flight,
+    "queued": lambda row: row.ready,
+    "scheduled": lambda row: row.delayed,
+    "retrying": lambda row: row.retrying,
+    "held": lambda row: row.held,
+    "dead": lambda row: row.dead,
+}

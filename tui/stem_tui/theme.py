@@ -85,6 +85,10 @@ EVENT: Final = {
     "stopped": Sign("·", "", "dim"),
     "wedged": Sign("✖", "", "bad"),
     "lost": Sign("✖", "", "bad"),
+    "missed": Sign("!", "", "warn"),
+    "sampled": Sign("!", "", "warn"),
+    "crashed": Sign("✖", "", "bad"),
+    "reclaimed": Sign("↩", "", "warn"),
 }
 UNKNOWN: Final = Sign("?", "?", "dim")
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from textual.app import ComposeResult
 
 from stem.observe.rows import TaskLine, WorkerLine
-from stem_tui import details, select, tasks
+from stem.text import clean
+from stem_tui import details, select, taskdetail, tasks
 from stem_tui.screens.base import LiveScreen
 from stem_tui.session import Session
 from stem_tui.theme import Cell
 from stem_tui.widgets.grid import Grid
 from stem_tui.widgets.pane import CellLine, Facts, Pane
 
-_FACTS: Final = 9
 _FACTS_LOW: Final = 5
+_STATS_S: Final = 5.0
 
 
 class WorkerScreen(LiveScreen):
@@ -25,6 +27,10 @@ class WorkerScreen(LiveScreen):
         super().__init__(session)
         self.key = key
         self.shown_name = name
+        self.stats: Mapping[str, Any] | None = None
+        self.stats_problem = ""
+        self._asked_s = -_STATS_S
+        self._asking = False
 
     def body(self) -> ComposeResult:
         look = self.session.look
@@ -45,10 +51,12 @@ class WorkerScreen(LiveScreen):
         if worker is None:
             lines = [[Cell(f"   {self.shown_name} has not been heard of for an hour.", "dim")]]
         else:
-            lines = details.worker_lines(worker, now_ms, self.size.width)
-        facts = self.query_one(Facts)
-        facts.styles.height = _FACTS if self.size.height >= 22 else _FACTS_LOW
-        facts.show(lines, stale=self.session.stale)
+            self._ask_stats()
+            lines = details.worker_lines(worker, now_ms, self.size.width, stats=self.stats, said=self.stats_problem)
+        facts, room = self.query_one(Facts), self.query_one("#body").size.height
+        height = min(len(lines), max(_FACTS_LOW, room - 11))
+        facts.styles.height = height
+        facts.show(lines[:height], stale=self.session.stale)
         self.panel(
             self.query_one("#worker-tasks", Grid),
             lambda: [row for row in state.running.values() if row.owner == self.key],
@@ -59,11 +67,34 @@ class WorkerScreen(LiveScreen):
         name = self.shown_name if worker is None else worker.name
         self.panel(
             self.query_one("#worker-events", Grid),
-            lambda: select.event_rows(state, without=select.CHATTER, worker=name),
+            lambda: select.event_rows(state, "busy", worker=name),
             now_ms,
             count=lambda _: "",
             sort=False,
         )
+
+    def _ask_stats(self) -> None:
+        """Ask the worker for its pools and children while it is looked at; a beat does not carry them."""
+        now_s, worker = self.session.clock.monotonic(), self.worker
+        alive = worker is not None and worker.diagnosis not in ("lost", "stopped")
+        if alive and not self._asking and now_s - self._asked_s >= _STATS_S and self.session.phase == "LIVE":
+            self._asked_s, self._asking = now_s, True
+            self.run_worker(self._fetch_stats(), group="stats", exit_on_error=False)
+
+    async def _fetch_stats(self) -> None:
+        try:
+            answers = await self.dashboard.reader.stats(self.key)
+        finally:
+            self._asking = False
+        if isinstance(answers, str):
+            self.stats_problem = answers
+        elif answers.workers and answers.workers[0].ok:
+            self.stats, self.stats_problem = answers.workers[0].data, ""
+        elif answers.workers:
+            self.stats_problem = f"refused: {clean(answers.workers[0].error_message, 200)}"
+        elif answers.silent:
+            self.stats_problem = f"no answer: the worker is {clean(answers.silent[0].diagnosis, 20)}"
+        self.session.state.version += 1
 
     def _more(self, rows: object) -> list[Cell]:
         worker = self.worker
@@ -80,8 +111,9 @@ class TaskScreen(LiveScreen):
         super().__init__(session)
         self.task_id = row.key
         self.row = row
-        self.answer: details.TaskAnswer | None = None
+        self.answer: taskdetail.TaskAnswer | None = None
         self._asked_s = 0.0
+        self._asking = False
 
     def body(self) -> ComposeResult:
         yield Pane(self.session.look, id="task")
@@ -91,15 +123,22 @@ class TaskScreen(LiveScreen):
 
     def fill(self, now_ms: int) -> None:
         now_s = self.session.clock.monotonic()
-        if now_s - self._asked_s >= 1.0:
-            self._asked_s = now_s
-            self.dashboard.ask_task(self)
+        if now_s - self._asked_s >= 1.0 and not self._asking:
+            self._asked_s, self._asking = now_s, True
+            self.run_worker(self._ask(), group="task", exit_on_error=False)
         row = self.session.state.tasks.get(self.task_id, self.row)
         state = self.session.state
-        lines = details.task_lines(
+        lines = taskdetail.task_lines(
             row, self.answer, self.task_id, now_ms, self.size.width, name_of=lambda worker: state.owner(worker)[1]
         )
         self.query_one(Pane).show(lines, stale=self.session.stale)
+
+    async def _ask(self) -> None:
+        try:
+            self.answer = await self.dashboard.reader.task(self.task_id, self.answer)
+        finally:
+            self._asking = False
+        self.session.state.version += 1
 
 
 class TextScreen(LiveScreen):

@@ -1,4 +1,4 @@
-"""The screens that are one long list: workers, tasks by state, events."""
+"""The screens that are one long list: workers, and tasks by state."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 
 from stem.contracts import ListState
-from stem.observe.state import EVENTS_KEPT, WAITING
-from stem_tui import figures, select, tasks
+from stem.observe.state import FINAL, WAITING
+from stem_tui import chrome, select, tasks
 from stem_tui.recent import Recent
 from stem_tui.screens.base import LiveScreen
 from stem_tui.theme import Cell
@@ -53,15 +53,8 @@ class TasksScreen(LiveScreen):
 
     def fill(self, now_ms: int) -> None:
         state = self.session.state
-        tabs: list[Cell] = [Cell(" ")]
-        for name in TABS:
-            total = tasks.tab_count(state, name)
-            here = name == self.tab
-            tabs.append(Cell(f" {name.upper() if here else name}", "title" if here else "dim"))
-            if total is not None and (here or self.size.width >= 80):
-                tabs.append(Cell(f" {figures.count(total)}", "strong" if here else "faint"))
-            tabs.append(Cell("  "))
-        self.query_one("#tabs", Line).show(tabs, [Cell(" ← → ", "faint")])
+        counts = [self._total(name) for name in TABS]
+        self.query_one("#tabs", Line).show(*chrome.tabs(TABS, counts, TABS.index(self.tab), self.size.width))
         self.panel(
             self.query_one(Grid),
             lambda: tasks.task_rows(state, self.tab, self._recent),
@@ -75,11 +68,21 @@ class TasksScreen(LiveScreen):
         total = tasks.tab_count(self.session.state, self.tab)
         return f"{listed:,}" if total is None else f"{total:,}"
 
+    def _total(self, tab: str) -> str:
+        state = self.session.state
+        total = tasks.tab_count(state, tab)
+        if total is not None:
+            return f"{total:,}"
+        ended = state.minutes.flow().count(tab)
+        return f"{ended:,}/h" if ended else ""
+
     def _note(self, rows: Sequence[Any]) -> list[Cell]:
         """Say where the list is not the whole: it is the first page, or what has been seen so far."""
-        if self.tab in self.session.state.cut and not self.filters.get("tasks"):
-            return [Cell(f"the first {len(rows):,} are listed", "dim")]
-        if self.tab == "done":
+        state = self.session.state
+        if self.tab in state.cut:
+            listed = len(tasks.task_rows(state, self.tab))
+            return [Cell(f"the first {listed:,} are listed; a queue lists all of its own", "dim")]
+        if self.tab in FINAL:
             return [Cell("the last ones", "dim")]
         return []
 
@@ -111,14 +114,3 @@ class TasksScreen(LiveScreen):
 
     def on_screen_suspend(self) -> None:
         self.session.feed.pages = {"running"}
-
-
-class EventsScreen(LiveScreen):
-    """What happened, newest first."""
-
-    def body(self) -> ComposeResult:
-        yield Grid(select.EVENTS, self.session.look, id="all-events")
-
-    def fill(self, now_ms: int) -> None:
-        state = self.session.state
-        self.panel(self.query_one(Grid), lambda: select.event_rows(state, limit=EVENTS_KEPT), now_ms, sort=False)

@@ -7,7 +7,6 @@ from typing import Any
 from textual.app import ComposeResult
 from textual.containers import Container
 
-from stem.observe.state import QUIET
 from stem_tui import arrange, chrome, figures, select, tasks
 from stem_tui.screens.base import LiveScreen
 from stem_tui.theme import Cell
@@ -67,11 +66,11 @@ class OverviewScreen(LiveScreen):
             self.panel(grids["events"], self._events, now_ms, count=lambda _: "", note=self._event_note, sort=False)
 
     def _events(self) -> list[Any]:
-        return select.event_rows(self.session.state, without=QUIET, limit=200)
+        return select.event_rows(self.session.state, tab="notable", limit=200)
 
     def _event_note(self, _: object) -> list[Cell]:
         rate = self.session.state.event_count.rate()
-        return [Cell(f"{figures.rate(rate)} events/s, the quiet ones left out", "dim")]
+        return [Cell(f"{figures.rate(rate)} events/s, the quiet ones on 5", "dim")]
 
     def _arrange(self, queues: int, workers: int, failures: int, running: int) -> None:
         """Give each panel its lines; does nothing when nothing changed."""

@@ -1,25 +1,205 @@
-"""All queues, and one of them: its tasks by state, how fast it flows, and who works on it."""
+"""All queues, and one of them: how it flowed in the last hour, who works on it, and its tasks by state."""
 
 from __future__ import annotations
 
+from typing import Any, ClassVar, Final
+
 from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Horizontal
 
-from stem_tui import select
+from stem.contracts import ListState
+from stem.observe.rows import QueueLine
+from stem_tui import arrange, chrome, flow, select, tasks
+from stem_tui.reader import PAGE, PageAnswer
 from stem_tui.screens.base import LiveScreen
+from stem_tui.session import Session
+from stem_tui.theme import Cell
 from stem_tui.widgets.grid import Grid
+from stem_tui.widgets.keys import bindings
+from stem_tui.widgets.line import Line
+from stem_tui.widgets.pane import Facts
+
+STATES: Final[tuple[ListState, ...]] = (
+    "running", "queued", "scheduled", "retrying", "held", "dead", "succeeded", "failed", "revoked", "expired",
+)  # fmt: skip
+_ASK_S: Final = 1.0
+_GIVE_UP_S: Final = 5.0
 
 
-class QueuesScreen(LiveScreen):
-    """Every queue."""
+class _QueueHead(LiveScreen):
+    """A screen that has, over or under its list, what the last hour says of one queue."""
+
+    def head(self) -> ComposeResult:
+        with Horizontal(id="queue-head"):
+            yield Facts(self.session.look, id="queue-facts")
+            yield Grid(flow.NAMES, self.session.look, id="queue-names")
+
+    def fill_head(self, name: str, line: QueueLine | None, now_ms: int, height: int) -> None:
+        """Show it in so many lines; none hide it."""
+        state, wide = self.session.state, self.size.width >= arrange.WIDE
+        head, names = self.query_one("#queue-head"), self.query_one("#queue-names", Grid)
+        head.styles.height, head.display, names.display = height, height > 0, wide and height > 0
+        facts = self.query_one("#queue-facts", Facts)
+        width = self.size.width // 2 if wide else self.size.width
+        lines = flow.queue_lines(state, line, name, now_ms, width=width, height=height)
+        facts.show(lines[:height], stale=self.session.stale)
+        if wide and height > 0:
+            key = name if line is None else line.key
+            self.panel(
+                names,
+                lambda: state.minutes.by_task(queue=key),
+                now_ms,
+                empty="name",
+                sort=bool(names.sorting.column),
+            )
+
+
+class QueuesScreen(_QueueHead):
+    """Every queue, and more of the one under the cursor."""
 
     def body(self) -> ComposeResult:
         yield Grid(select.QUEUES, self.session.look, id="all-queues")
+        yield from self.head()
 
     def fill(self, now_ms: int) -> None:
-        state = self.session.state
+        state, grid = self.session.state, self.query_one("#all-queues", Grid)
+        self.panel(grid, lambda: select.queue_rows(state), now_ms, note=lambda _: select.queue_note(state))
+        line = grid.row
+        room = self.query_one("#body").size.height
+        height = arrange.below(room, len(grid.rows), flow.HEAD) if isinstance(line, QueueLine) else 0
+        self.fill_head(line.name if isinstance(line, QueueLine) else "", line, now_ms, height)
+
+
+class QueueScreen(_QueueHead):
+    """One queue; its tasks come from the broker, a page at a time, in the order they will run."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("tabs", "page")
+    AUTO_FOCUS = "#queue-tasks"
+
+    def __init__(self, session: Session, line: QueueLine) -> None:
+        super().__init__(session)
+        self.key = line.key
+        self.shown_name = line.name
+        self.tab = _first(line)
+        self.answer: PageAnswer | None = None
+        self._cursors: list[str | None] = [None]
+        self._asked_s = -_GIVE_UP_S
+        self._asking: tuple[ListState, str | None] | None = None
+
+    def body(self) -> ComposeResult:
+        yield from self.head()
+        yield Line(self.session.look, id="tabs")
+        yield Grid(tasks.OF_QUEUE[self.tab], self.session.look, id="queue-tasks")
+
+    @property
+    def line(self) -> QueueLine | None:
+        return self.session.state.queues.get(self.key)
+
+    def subject(self) -> tuple[str, Any] | None:
+        return None if self.line is None else ("queue", self.line)
+
+    # --------------------------------------------------------------------------------------------------------- drawing
+
+    def fill(self, now_ms: int) -> None:
+        self._ask()
+        room = self.query_one("#body").size.height
+        height = arrange.above(room, flow.HEAD_LOW, flow.HEAD)
+        self.fill_head(self.shown_name, self.line, now_ms, height)
+        here = STATES.index(self.tab)
+        counts = [self._count(state) for state in STATES]
+        self.query_one("#tabs", Line).show(*chrome.tabs(STATES, counts, here, self.size.width))
+        grid, answer = self.query_one("#queue-tasks", Grid), self._answered
         self.panel(
-            self.query_one(Grid),
-            lambda: select.queue_rows(state),
+            grid,
+            lambda: [] if answer is None else list(answer.rows),
             now_ms,
-            note=lambda _: select.queue_note(state),
+            view=tasks.OF_QUEUE[self.tab],
+            count=self._place,
+            note=self._note,
+            empty="asking" if answer is None else "task",
+            sort=bool(grid.sorting.column),
         )
+
+    @property
+    def _answered(self) -> PageAnswer | None:
+        """The answer to what is asked now; another one is of the tab or page before."""
+        answer = self.answer
+        if answer is None or (answer.state, answer.cursor) != (self.tab, self._cursors[-1]):
+            return None
+        return answer
+
+    def _count(self, state: str) -> str:
+        total = tasks.tab_count(self.session.state, state, self.key)
+        if total is not None:
+            return f"{total:,}"
+        ended = self.session.state.minutes.flow(queue=self.key).count(state)
+        return f"{ended:,}/h" if ended else ""
+
+    def _place(self, listed: int) -> str:
+        """Say which of how many are listed."""
+        if not listed:
+            return "0"
+        first = (len(self._cursors) - 1) * PAGE + 1
+        total = tasks.tab_count(self.session.state, self.tab, self.key)
+        ends = "" if total is None else f" of {max(total, first + listed - 1):,}"
+        return f"{first:,}–{first + listed - 1:,}{ends}"
+
+    def _note(self, rows: object) -> list[Cell]:
+        answer, notes = self._answered, list[Cell]()
+        if answer is None:
+            return [Cell("asking …", "dim")]
+        if answer.problem:
+            return [Cell(f"✖ {answer.problem}", "bad")]
+        if len(self._cursors) > 1:
+            notes.append(Cell("p back", "key"))
+        if answer.next is not None:
+            notes.append(Cell("n next page", "key"))
+        return notes
+
+    # ---------------------------------------------------------------------------------------------------------- asking
+
+    def _ask(self) -> None:
+        """Ask for the page in view, once a second while the broker is there; what is still being answered is left."""
+        now_s, wanted = self.session.clock.monotonic(), (self.tab, self._cursors[-1])
+        if now_s - self._asked_s < (_ASK_S if self._asking != wanted else _GIVE_UP_S):
+            return
+        if self.session.phase in ("LIVE", "STALE"):
+            self._asked_s, self._asking = now_s, wanted
+            self.run_worker(self._fetch(*wanted), group="page", exclusive=True, exit_on_error=False)
+
+    async def _fetch(self, tab: ListState, cursor: str | None) -> None:
+        self.answer = await self.dashboard.reader.page(self.key, tab, cursor)
+        self._asking = None
+        self.session.state.version += 1
+
+    def _ask_now(self) -> None:
+        self._asked_s = -_GIVE_UP_S
+        self.draw()
+
+    # ------------------------------------------------------------------------------------------------------------ keys
+
+    def action_tab(self, step: int) -> None:
+        self.tab = STATES[(STATES.index(self.tab) + step) % len(STATES)]
+        self._cursors = [None]
+        self._ask_now()
+
+    def action_turn(self, step: int) -> None:
+        answer = self._answered
+        if step < 0 and len(self._cursors) > 1:
+            self._cursors.pop()
+        elif step > 0 and answer is not None and answer.next is not None:
+            self._cursors.append(answer.next)
+        else:
+            return
+        self.query_one("#queue-tasks", Grid).action_first()
+        self._ask_now()
+
+
+def _first(line: QueueLine) -> ListState:
+    """Return the state to begin with: where its tasks are."""
+    counts: tuple[tuple[ListState, int], ...] = (
+        ("queued", line.ready), ("running", line.in_flight), ("retrying", line.retrying), ("held", line.held),
+        ("scheduled", line.delayed), ("dead", line.dead),
+    )  # fmt: skip
+    return next((state for state, count in counts if count), "succeeded")

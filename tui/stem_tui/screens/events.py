@@ -1,0 +1,74 @@
+"""What happened: the tail of events, and who commanded what."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final
+
+from textual.app import ComposeResult
+from textual.binding import BindingType
+
+from stem.observe.rows import EventLine
+from stem.observe.state import EVENTS_KEPT
+from stem_tui import chrome, figures, select
+from stem_tui.screens.base import LiveScreen
+from stem_tui.session import Session
+from stem_tui.theme import Cell
+from stem_tui.widgets.grid import Grid
+from stem_tui.widgets.keys import bindings
+from stem_tui.widgets.line import Line
+
+TABS: Final = ("notable", "failures", "fleet", "all")
+
+
+class EventsScreen(LiveScreen):
+    """What happened, newest first; it follows what comes until the cursor leaves the first row."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("tabs")
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.tab = TABS[0]
+
+    def body(self) -> ComposeResult:
+        yield Line(self.session.look, id="tabs")
+        yield Grid(select.EVENTS, self.session.look, id="all-events")
+
+    def fill(self, now_ms: int) -> None:
+        state = self.session.state
+        here = TABS.index(self.tab)
+        self.query_one("#tabs", Line).show(*chrome.tabs(TABS, [""] * len(TABS), here, self.size.width))
+        self.panel(
+            self.query_one(Grid),
+            lambda: select.event_rows(state, self.tab, limit=EVENTS_KEPT),
+            now_ms,
+            note=self._note,
+            sort=False,
+        )
+
+    def _note(self, rows: object) -> list[Cell]:
+        """Say what is not in view: newer ones above, those of other tabs, and those that were missed."""
+        state, grid, notes = self.session.state, self.query_one(Grid), list[Cell]()
+        if state.incomplete(self.session.now_ms):
+            notes.append(Cell(f"! events missed at {figures.clock(state.gap_ms)}", "warn"))
+        shown = len(rows) if isinstance(rows, list) else 0
+        if (hidden := len(state.events) - shown) > 0:
+            notes.append(Cell(f"{hidden:,} hidden", "dim"))
+        notes.append(Cell(f"{figures.rate(state.event_count.rate())} events/s", "dim"))
+        newer = self._newer(grid)
+        if grid.following:
+            notes.append(Cell("following", "ok"))
+        else:
+            notes.append(Cell(f"▲ {newer:,} newer · f" if newer else "f follows", "key"))
+        return notes
+
+    def _newer(self, grid: Grid) -> int:
+        """Return how many of the rows came after the one under the cursor."""
+        row = grid.row
+        if not isinstance(row, EventLine):
+            return 0
+        return sum(each.at_ms > row.at_ms for each in grid.rows)
+
+    def action_tab(self, step: int) -> None:
+        self.tab = TABS[(TABS.index(self.tab) + step) % len(TABS)]
+        self.query_one(Grid).action_first()
+        self.draw()
