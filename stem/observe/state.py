@@ -406,8 +406,7 @@ class ClusterState:
 
     def _told_by_worker(self, event: Event) -> None:
         """Add a worker's own word of its coming or going, unless a snapshot has told of it already."""
-        name = clean(event.worker)
-        line = self.workers.get(event.worker)
+        name, line = clean(event.worker), self.workers.get(event.worker)
         names = {name} if line is None else {name, line.name}
         if self._has_told(event.kind, names, event.at_ms, of=200):
             return
