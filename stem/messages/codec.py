@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Final, NoReturn
 
 import msgpack
@@ -17,6 +18,11 @@ from stem.errors import BodyTooLargeError, DecodeError, InvalidArgumentsError, N
 VERSION: Final = 1
 MAX_DEPTH: Final = 32
 MAX_BODY: Final = 1024 * 1024
+
+_PACKER_BYTES: Final = 64 * 1024
+_PACKERS: Final[list[Any]] = []
+"""Packers that nobody uses now. A call takes one out, so that other threads get another, and so does a value whose own
+code packs something."""
 _NESTS: Final = (dict, list, tuple)
 _FLAT: Final = frozenset({str, int, float, bool, bytes, type(None)})
 
@@ -30,7 +36,7 @@ def pack(value: object, *, what: str = "value", limit: int = MAX_BODY) -> bytes:
         BodyTooLargeError: the bytes are more than `limit`.
     """
     try:
-        data: bytes = msgpack.packb(value)
+        data = _packed(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidArgumentsError(
             f"{what} cannot be encoded: {error}; use None, bool, int (64 bit), float, str, bytes, list and dict"
@@ -88,9 +94,22 @@ def flaw_in(value: object, depth: int = MAX_DEPTH) -> str | None:
     return None
 
 
+def _packed(value: object) -> bytes:
+    """Return `value` as MessagePack, by a packer that was used before: making one takes longer than most values."""
+    try:
+        packer = _PACKERS.pop()
+    except IndexError:
+        packer = msgpack.Packer(buf_size=_PACKER_BYTES)
+    data: bytes = packer.pack(value)
+    # Not after an error, nor after much: a packer keeps what memory it has.
+    if len(data) <= _PACKER_BYTES:
+        _PACKERS.append(packer)
+    return data
+
+
 def _may_hold_timestamp(data: bytes) -> bool:
     # msgpack hands timestamps to no hook; looking for their three headers is far cheaper than walking every value.
-    return b"\xd6\xff" in data or b"\xd7\xff" in data or b"\xc7\x0c\xff" in data
+    return b"\xff" in data and (b"\xd6\xff" in data or b"\xd7\xff" in data or b"\xc7\x0c\xff" in data)
 
 
 def _holds_timestamp(value: object) -> bool:
@@ -129,6 +148,10 @@ class Fields:
     def plain(self) -> Mapping[str, Any]:
         """The map itself, unchecked but for its keys."""
         return self._map
+
+    def hold_only(self, keys: AbstractSet[str]) -> bool:
+        """Say whether there are no others than these, so that those need not be asked for one by one."""
+        return self._map.keys() <= keys
 
     def _wrong(self, key: str, expected: str) -> NoReturn:
         state = f"is not {expected}" if key in self._map else "is missing"
@@ -190,8 +213,9 @@ class Fields:
             return {}
         if not isinstance(value, dict):
             self._wrong(key, "a map")
-        if not all(isinstance(name, str) for name in value):
-            self._wrong(key, "a map with text keys")
+        for name in value:
+            if type(name) is not str:
+                self._wrong(key, "a map with text keys")
         return value
 
     def texts(self, key: str) -> list[str]:
