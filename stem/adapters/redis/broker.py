@@ -147,13 +147,14 @@ class RedisStreamsBroker:
             if not fetched:
                 return Exchange(settled=settled, now_ms=whole(now_ms))
             stale, more, due, rows, mended = fetched
+            now_ms = whole(now_ms)
             return Exchange(
                 settled=settled,
-                deliveries=[delivery_of(row) for row in rows],
+                deliveries=[delivery_of(row, now_ms) for row in rows],
                 more=bool(more),
                 stale=bool(stale),
                 next_due_ms=due if whole(due) >= 0 else None,
-                now_ms=whole(now_ms),
+                now_ms=now_ms,
                 mended=[queue.decode() for queue in mended],
             )
 
@@ -163,8 +164,8 @@ class RedisStreamsBroker:
     async def adopt(self, worker: str, queues: Sequence[str], known: Collection[str]) -> list[Delivery]:
         reply = await self._client.run("adopt", worker, 30_000, len(queues), *queues, *known)
         with reading("adopt"):
-            _, rows = reply
-            return [delivery_of(row) for row in rows]
+            now_ms, rows = reply
+            return [delivery_of(row, whole(now_ms)) for row in rows]
 
     async def sweep(self, queues: Sequence[str], *, max_crashes: int = DEFAULT_MAX_CRASHES, worker: str = "") -> Swept:
         limits = self._limits

@@ -23,7 +23,8 @@ def text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
 
 
-_NUMBER: Final = re.compile(r"-?[0-9]{1,18}")
+_NUMBER: Final = re.compile(rb"-?[0-9]{1,18}")
+_NUMBER_TEXT: Final = re.compile(r"-?[0-9]{1,18}")
 
 
 def number(value: object) -> int | None:
@@ -32,10 +33,11 @@ def number(value: object) -> int | None:
     Stricter than `int()`, which takes digits of other scripts, underscores and white space, and which `str.isdigit`
     does not guard: that holds for digits that `int()` refuses.
     """
+    if isinstance(value, bytes):
+        return int(value) if _NUMBER.fullmatch(value) else None
     if isinstance(value, int):
         return value
-    found = value.decode("ascii", "replace") if isinstance(value, bytes) else value
-    return int(found) if isinstance(found, str) and _NUMBER.fullmatch(found) else None
+    return int(value) if isinstance(value, str) and _NUMBER_TEXT.fullmatch(value) else None
 
 
 def status_of(task_id: str, values: Sequence[Any] | None, *, timeline: bool) -> TaskStatus | None:
@@ -126,28 +128,33 @@ def _timeline(r: Mapping[str, Any], state: TaskState) -> tuple[TimelineEntry, ..
     return tuple(sorted(entries, key=lambda entry: entry.at_ms))
 
 
-def delivery_of(row: Sequence[Any]) -> Delivery:
-    """Build a delivery from what `fetch` and `adopt` return.
+def delivery_of(row: Sequence[Any], now_ms: int) -> Delivery:
+    """Build a delivery from what `fetch` and `adopt` return; one that is told no time of its start started now.
 
     It always is one, whatever the record holds: the worker finds out what is wrong with it, and buries it. Raising here
     would take the whole batch along.
     """
-    return Delivery(
-        id=text(row[0]),
-        task=text(row[1]),
-        token=number(row[2]) or 0,
-        queue=text(row[3]),
-        body=row[4] if isinstance(row[4], bytes) else b"",
-        signature=row[5] if isinstance(row[5], bytes) else b"",
-        priority=number(row[6]) or 0,
-        attempt=number(row[7]) or 0,
-        crashes=number(row[8]) or 0,
-        lease_ms=number(row[9]) or 0,
-        enqueued_at_ms=number(row[10]) or 0,
-        started_at_ms=number(row[11]) or 0,
-        give_backs=number(row[12]) or 0,
-        first_give_back_ms=number(row[13]) or 0,
+    task_id, task, token, queue, body, priority, attempt, lease, enqueued = row[:9]
+    delivery = Delivery(
+        id=text(task_id),
+        task=text(task),
+        token=number(token) or 0,
+        queue=text(queue),
+        body=body if isinstance(body, bytes) else b"",
+        priority=number(priority) or 0,
+        attempt=number(attempt) or 0,
+        lease_ms=number(lease) or 0,
+        enqueued_at_ms=number(enqueued) or 0,
+        started_at_ms=now_ms,
     )
+    if len(row) > 9:
+        delivery.signature = row[9] if isinstance(row[9], bytes) else b""
+        delivery.crashes = number(row[10]) or 0
+        delivery.give_backs = number(row[11]) or 0
+        delivery.first_give_back_ms = number(row[12]) or 0
+    if len(row) > 13:
+        delivery.started_at_ms = number(row[13]) or 0
+    return delivery
 
 
 def pauses_of(flat: Sequence[Any]) -> list[Pause]:

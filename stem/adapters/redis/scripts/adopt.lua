@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Find deliveries that this worker owns and does not know of (the reply that carried them was lost).
--- ARGV from 2: worker, lease where none is recorded, number of queues, queues, known ids. Returns {now, deliveries as fetch does}.
+-- ARGV from 2: worker, lease where none is recorded, number of queues, queues, known ids. Returns {now, deliveries
+-- as fetch does, all of their fields set, and last the time of the start}.
 local worker, lease, n = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local aware, out = {}, {}
 for i = 5 + n, #ARGV do aware[ARGV[i]] = true end
@@ -21,8 +22,8 @@ for i = 5, 4 + n do
           -- One that an older version handed out has no granted length.
           local length = length_of(r[10], length_of(r[15], lease))
           redis.call('ZADD', queue_key(queue, 'lease'), now + length, id)
-          out[#out + 1] = { id, r[4], r[5], queue, r[6], r[7] or '', priority, num(r[8]), num(r[9]), length, num(r[11]),
-            num(r[12]), num(r[13]), num(r[14]) }
+          out[#out + 1] = { id, r[4], r[5], queue, r[6], priority, r[8], digits(length), r[11], r[7] or '', num(r[9]),
+            num(r[13]), num(r[14]), num(r[12]) }
         else
           drop_entries(stream, item[1])
         end

@@ -1,6 +1,9 @@
 -- Part of exchange.lua. Hands out up to `want` deliveries of these queues, in their order, priorities 9 to 0.
 -- No handler starts before its token is recorded here. What must not run is taken out on the way, at most 200 a call.
-local FETCHED = { 'st', 'e', 'k', 'x', 'n', 'a', 'c', 'l', 'b', 'sg', 'at', 'gb', 'g1', 'q', 'p', 'u', 'w', 's1', 'o' }
+--
+-- Each delivery is id, name, token, queue, body, priority, attempt, lease, time of enqueue; and only where one of them is
+-- set: signature, crashes, give-backs, time of the first one. They start at the answer's own time.
+local FETCHED = { 'st', 'e', 'k', 'x', 'n', 'a', 'c', 'l', 'b', 'sg', 'at', 'gb', 'g1', 'q', 'p' }
 local SKIP_LIMIT, PROMOTE_LIMIT = 200, 200
 -- So many crashes, and one more buries the task. A worker holds only one such task at a time: whatever runs beside a
 -- poisonous one shares its crashes, and would be buried with it. The others are put off, for whoever is free then.
@@ -77,9 +80,10 @@ local FLAGS = { 'p9', 'p8', 'p7', 'p6', 'p5', 'p4', 'p3', 'p2', 'p1', 'p0', 'hd'
 -- Takes from one queue into `out`; returns how many were delivered and how many were skipped, and whether some were put off.
 local function take(queue, flags, worker, want, skips, pauses, lease, leases, out)
   local got, skipped, put_off, deadlines = 0, 0, false, {}
+  local lengths, ends, printed = {}, {}, {}  -- lease by task name, its end and its text by length
   for slot = 1, 10 do
     local priority = 10 - slot
-    local stream = stream_key(queue, priority)
+    local stream, rank = stream_key(queue, priority), tostring(priority)
     while flags[slot] and got < want and skipped < skips do
       local asked = want - got
       local entries, drop = read_stream(queue, stream, worker, asked), {}
@@ -90,12 +94,13 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
         if r.err or r[1] ~= 'queued' or r[2] ~= entry[1] then
           drop[#drop + 1] = entry[1]
         elseif r[4] and num(r[4]) <= now then
+          local more = redis.call('HMGET', key, 'u', 'w', 's1', 'o')
           redis.call('HSET', key, 'st', 'expired', 'f1', now, 'ds', 'expired before it could start')
           redis.call('PEXPIRE', key, 86400000)
-          release_unique(r[5], r[16], id)
-          tell_waiters(r[17], id)
+          release_unique(r[5], more[1], id)
+          tell_waiters(more[2], id)
           count(queue, r[5], 'expired')
-          add_history(id, 'expired', r[5], queue, r[19], r[6], r[11], r[18], '')
+          add_history(id, 'expired', r[5], queue, more[4], r[6], r[11], more[3], '')
           drop[#drop + 1] = entry[1]
         elseif pauses['task:' .. (r[5] or '')] then
           redis.call('ZADD', queue_key(queue, 'held'), now, id)
@@ -108,18 +113,31 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
           redis.call('HSET', key, 'st', 'scheduled', 'du', now + SUSPECT_DELAY, 'e', '', 'q', queue, 'p', priority)
           drop[#drop + 1] = entry[1]
         else
-          local token, length = num(r[3]) + 1, length_of(r[8], tonumber(leases[r[5]] or lease))
+          local token, name, crashes = digits(num(r[3]) + 1), r[5], num(r[7])
+          local length = r[8] and length_of(r[8], nil) or lengths[name]
+          if not length then
+            length = tonumber(leases[name] or lease)
+            lengths[name or ''] = length
+          end
+          local deadline = ends[length]
+          if not deadline then
+            deadline = digits(now + length)
+            ends[length], printed[length] = deadline, digits(length)
+          end
           -- Where it stands is where it belongs: what settles it later finds it by these.
-          if r[14] ~= queue or r[15] ~= tostring(priority) then redis.call('HSET', key, 'q', queue, 'p', priority) end
-          if num(r[7]) >= LAST_CHANCE then
+          if r[14] ~= queue or r[15] ~= rank then redis.call('HSET', key, 'q', queue, 'p', rank) end
+          if crashes >= LAST_CHANCE then
             redis.call('HSET', P .. 'worker:' .. worker, 'ls', id)
             redis.call('PEXPIRE', P .. 'worker:' .. worker, 3660000)
           end
-          redis.call('HSET', key, 'st', 'running', 'k', token, 'o', worker, 's1', now, 'lg', length)
-          deadlines[#deadlines + 1] = now + length
+          redis.call('HSET', key, 'st', 'running', 'k', token, 'o', worker, 's1', NOW, 'lg', printed[length])
+          deadlines[#deadlines + 1] = deadline
           deadlines[#deadlines + 1] = id
-          out[#out + 1] = { id, r[5], token, queue, r[9], r[10] or '', priority, num(r[6]), num(r[7]), length, num(r[11]),
-            now, num(r[12]), num(r[13]) }
+          local row = { id, name, token, queue, r[9], rank, r[6], printed[length], r[11] }
+          if r[10] or r[7] or r[12] or r[13] then
+            row[10], row[11], row[12], row[13] = r[10] or '', crashes, num(r[12]), num(r[13])
+          end
+          out[#out + 1] = row
           got = got + 1
         end
       end

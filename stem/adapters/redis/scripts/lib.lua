@@ -14,6 +14,10 @@ local function clock()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 local now = clock()
+-- A number that goes into a command is printed as a float, which takes as long as a field does to be stored: what is
+-- written often is made text once.
+local function digits(number) return string.format('%d', number) end
+local NOW = digits(now)
 
 -- Fields of a record may be missing (false) or spoilt, and one spoilt record must not stop a whole queue: so what reads
 -- them here raises for nothing.
@@ -44,7 +48,21 @@ for priority = 0, 9 do
 end
 local function task_key(id) return P .. 'task:' .. id end
 local function queue_key(queue, part) return P .. 'q:' .. (queue or '') .. ':' .. part end
-local function stream_key(queue, priority) return P .. 'q:' .. (queue or '') .. ':p' .. (PRIORITY[priority] or 0) end
+local streams = {}
+local function stream_key(queue, priority)
+  queue, priority = queue or '', PRIORITY[priority] or 0
+  local of = streams[queue]
+  if not of then
+    of = {}
+    streams[queue] = of
+  end
+  local key = of[priority]
+  if not key then
+    key = P .. 'q:' .. queue .. ':p' .. priority
+    of[priority] = key
+  end
+  return key
+end
 
 -- Takes entries out of a stream and its group. An ill-formed entry id fails a whole command: then one by one.
 local function drop_entries(stream, ...)
@@ -97,22 +115,29 @@ local function make_ready(id, queue, priority)
 end
 
 -- Counts gather here and are written once a script: stats:<minute>, field <queue>|<task>|<what>.
-local counted = {}
+local counted, last, last_queue, last_task = {}, nil, nil, nil
 local function count(queue, task, what, by)
-  local field = (queue or '') .. '|' .. (task or '') .. '|' .. what
-  counted[field] = (counted[field] or 0) + (by or 1)
+  -- Most batches are of one task: its counts are found without making a text for each of them.
+  if not last or queue ~= last_queue or task ~= last_task then
+    local name = (queue or '') .. '|' .. (task or '') .. '|'
+    last, last_queue, last_task = counted[name] or {}, queue, task
+    counted[name] = last
+  end
+  last[what] = (last[what] or 0) + (by or 1)
 end
 local function write_counts()
-  if next(counted) == nil then return end
+  if not last then return end
   local key = P .. 'stats:' .. math.floor(now / 60000)
   -- 200 names with about ten fields each; what comes after them is counted together, so that memory stays bounded.
   local full = redis.call('HLEN', key) > 2000
-  for field, by in pairs(counted) do
-    if full and redis.call('HEXISTS', key, field) == 0 then
-      local queue, what = field:match('^([^|]*)|[^|]*|(.*)$')
-      field = (queue or '') .. '|~other|' .. (what or '')
+  for name, counts in pairs(counted) do
+    for what, by in pairs(counts) do
+      local field = name .. what
+      if full and redis.call('HEXISTS', key, field) == 0 then
+        field = (name:match('^([^|]*)') or '') .. '|~other|' .. what
+      end
+      redis.pcall('HINCRBY', key, field, by)
     end
-    redis.pcall('HINCRBY', key, field, by)
   end
   redis.call('EXPIRE', key, 10860)
 end
@@ -142,8 +167,9 @@ end
 
 local finals = {}
 local function add_history(id, state, task, queue, worker, attempt, enqueued, started, error_type)
-  finals[#finals + 1] = table.concat({ id, state, task or '', queue or '', worker or '', attempt or '0', enqueued or '0',
-    started or '0', now, error_type or '' }, '\t')
+  finals[#finals + 1] = id .. '\t' .. state .. '\t' .. (task or '') .. '\t' .. (queue or '') .. '\t' .. (worker or '')
+    .. '\t' .. (attempt or '0') .. '\t' .. (enqueued or '0') .. '\t' .. (started or '0') .. '\t' .. NOW .. '\t'
+    .. (error_type or '')
 end
 local function write_history()
   if #finals == 0 then return end

@@ -19,7 +19,9 @@ end
 local OUTCOMES = {
   succeeded = true, dead = true, retry = true, give_back = true, crashed = true, revoked = true, expired = true,
 }
-local SETTLED = { 'k', 'o', 'st', 'sk', 'q', 'p', 'e', 'n', 'u', 'w', 'a', 'c', 'rv', 'at', 's1', 'gb' }
+local SETTLED = { 'k', 'o', 'st', 'sk', 'q', 'p', 'e', 'n', 'u', 'w', 'a', 'at', 's1' }
+
+local NONE = {}
 
 local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
   local answers, acks, leases, bells = {}, {}, {}, {}
@@ -34,18 +36,19 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
     if OUTCOMES[outcome] and not r.err and r[1] == token and r[2] == worker and r[3] == 'running' then
       answer = 1
       local queue, priority, entry, task, attempt = queue_of(r[5]) or 'default', r[6], r[7] or '', r[8] or '', num(r[11])
-      local crashes = num(r[12])
-      local error_type, tokens = ARGV[i + 5], settled_by(r[4], token)
-      if r[13] and (outcome == 'retry' or outcome == 'give_back' or outcome == 'crashed') then
+      local error_type, tokens = ARGV[i + 5], r[4] and settled_by(r[4], token) or token
+      -- What only an end that is no success asks for.
+      local more = outcome == 'succeeded' and NONE or redis.call('HMGET', key, 'c', 'rv', 'gb')
+      local crashes = num(more[1])
+      if more[2] and (outcome == 'retry' or outcome == 'give_back' or outcome == 'crashed') then
         -- Revoked while it ran: it never starts again.
-        outcome, reason = 'revoked', r[13]
+        outcome, reason = 'revoked', more[2]
       end
       if outcome == 'crashed' then
         crashes = crashes + 1
         count(queue, task, 'crashed')
         if crashes >= max_crashes then outcome, reason = 'dead', 'poison' end
       end
-      local ran = line(num(r[15]), 'started', worker, attempt)
       local again = outcome == 'retry' or outcome == 'give_back' or outcome == 'crashed'
 
       -- Its new place comes first: where that is refused (a spoilt key), nothing of this end is written, so that its
@@ -60,10 +63,11 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
       elseif again then
         stands = make_ready(id, queue, priority)
       end
-      if crashes > num(r[12]) then redis.call('HSET', key, 'c', crashes) end
+      if crashes > num(more[1]) then redis.call('HSET', key, 'c', crashes) end
       if ARGV[i + 4] ~= '' then redis.call('HSET', key, 'er', ARGV[i + 4]) end
 
       if again then
+        local ran = line(num(r[13]), 'started', worker, attempt)
         if outcome == 'retry' then
           redis.call('HSET', key, 'a', attempt + 1)
           redis.call('HDEL', key, 'gb', 'g1')
@@ -74,7 +78,7 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
           if outcome == 'give_back' then
             count(queue, task, 'handed_back')
             if ARGV[i + 8] == '1' then
-              redis.call('HSET', key, 'gb', num(r[16]) + 1)
+              redis.call('HSET', key, 'gb', num(more[3]) + 1)
               redis.call('HSETNX', key, 'g1', now)
             end
           end
@@ -89,7 +93,7 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
       else
         state = outcome == 'dead' and 'failed' or outcome
         if outcome == 'succeeded' then
-          redis.call('HSET', key, 'st', state, 'f1', now, 'sk', tokens, 'so', outcome, 're', ARGV[i + 3])
+          redis.call('HSET', key, 'st', state, 'f1', NOW, 'sk', tokens, 'so', outcome, 're', ARGV[i + 3])
         else
           redis.call('HSET', key, 'st', state, 'f1', now, 'sk', tokens, 'so', outcome, 'ds', reason)
         end
@@ -97,13 +101,20 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
         release_unique(task, r[9], id)
         tell_waiters(r[10], id)
         count(queue, task, state)
-        add_history(id, state, task, queue, worker, r[11], r[14], r[15], error_type)
+        add_history(id, state, task, queue, worker, r[11], r[12], r[13], error_type)
       end
       local stream = stream_key(queue, priority)
-      acks[stream] = acks[stream] or {}
-      table.insert(acks[stream], entry)
-      leases[queue] = leases[queue] or {}
-      table.insert(leases[queue], id)
+      local entries, ids = acks[stream], leases[queue]
+      if not entries then
+        entries = {}
+        acks[stream] = entries
+      end
+      if not ids then
+        ids = {}
+        leases[queue] = ids
+      end
+      entries[#entries + 1] = entry
+      ids[#ids + 1] = id
     elseif not r.err and r[4] and (',' .. r[4] .. ','):find(',' .. token .. ',', 1, true) then
       answer = 2
     end
