@@ -5,22 +5,36 @@
 -- Returns per task two: id, outcome. Atomic because the id, the unique key and the limit are checked for all before any
 -- is written, and because a task must never exist without its place in a queue.
 local limit, ttl = tonumber(ARGV[2]), tonumber(ARGV[3])
-local out, lengths, enqueued = {}, {}, {}
+local out, lengths, taken, ready = {}, {}, {}, {}
+local NEW = {}
+local function add(record, field, value)
+  record[#record + 1] = field
+  record[#record + 1] = value
+end
 
 -- Producers check all this before they send it. A task under an id or in a queue that is none could be neither settled nor
 -- found: what reaches us like that was changed on its way, or sent by something else.
+local well_named = {}
+local function is_queue(name)
+  if well_named[name] == nil then well_named[name] = #name <= 64 and name:find('^[%w_.%-]+$') ~= nil end
+  return well_named[name]
+end
+local well_named_tasks = {}
+local function is_task(name)
+  if well_named_tasks[name] == nil then
+    well_named_tasks[name] = #name >= 1 and #name <= 200 and name:find('^[%w_.:/%-]*$') ~= nil
+  end
+  return well_named_tasks[name]
+end
 local function well_formed(i)
-  for at, most in pairs({ [0] = 64, [2] = 64 }) do
-    if #ARGV[i + at] > most or not ARGV[i + at]:match('^[%w_.%-]+$') then return false end
+  local id, unique = ARGV[i], ARGV[i + 11]
+  if #id > 64 or not id:find('^[%w_.%-]+$') or not is_task(ARGV[i + 1]) or not is_queue(ARGV[i + 2]) then return false end
+  if unique ~= '' and (#unique > 200 or not unique:find('^[%w_.:/%-]*$')) then return false end
+  for at = i + 6, i + 10 do
+    local number = ARGV[at]
+    if number ~= '' and not number:find('^%-?%d+$') then return false end
   end
-  for at, least in pairs({ [1] = 1, [11] = 0 }) do
-    local name = ARGV[i + at]
-    if #name < least or #name > 200 or not name:match('^[%w_.:/%-]*$') then return false end
-  end
-  for at = 6, 10 do
-    if not ARGV[i + at]:match('^%-?%d*$') or ARGV[i + at] == '-' then return false end
-  end
-  return ARGV[i + 5]:match('^%d$') ~= nil
+  return #ARGV[i + 5] == 1 and ARGV[i + 5]:find('^%d$') ~= nil
 end
 if not limit or not ttl or (#ARGV - 3) % 12 ~= 0 then return redis.error_reply('ILLFORMED a batch of tasks') end
 for i = 4, #ARGV, 12 do
@@ -44,8 +58,8 @@ end
 for i = 4, #ARGV, 12 do
   local id, task, queue, body, signature, priority = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
   local unique, key = ARGV[i + 11], task_key(ARGV[i])
-  local outcome, holder = nil, id
-  local seen = redis.pcall('HMGET', key, 'st', 'b', 'tb')
+  local outcome, holder, seen = nil, id, NEW
+  if redis.pcall('HGET', key, 'st') then seen = redis.pcall('HMGET', key, 'st', 'b', 'tb') end
   -- A key of another type under this id: taken by something that is not this task.
   if seen.err then seen = { 'unreadable', '' } end
   if seen[1] and not seen[3] then
@@ -60,18 +74,14 @@ for i = 4, #ARGV, 12 do
   end
   if not outcome and not seen[1] and limit > 0 and length(queue) >= limit then outcome = 'full' end
   if not outcome then
-    local record = { 'n', task, 'q', queue, 'p', priority, 'b', body, 'at', now, 'a', '0', 'k', '0' }
-    local function add(field, value)
-      record[#record + 1] = field
-      record[#record + 1] = value
-    end
-    if signature ~= '' then add('sg', signature) end
-    if ARGV[i + 10] ~= '' then add('l', ARGV[i + 10]) end
+    local record = { 'n', task, 'q', queue, 'p', priority, 'b', body, 'at', NOW, 'a', '0', 'k', '0' }
+    if signature ~= '' then add(record, 'sg', signature) end
+    if ARGV[i + 10] ~= '' then add(record, 'l', ARGV[i + 10]) end
     local expiry = ARGV[i + 8] ~= '' and now + tonumber(ARGV[i + 8]) or ARGV[i + 9] ~= '' and ARGV[i + 9] or nil
-    if expiry then add('x', expiry) end
+    if expiry then add(record, 'x', expiry) end
     if seen[3] then
       -- Revoked before it came: it is final at once, and never stands in a queue.
-      add('f1', now)
+      add(record, 'f1', NOW)
       redis.call('HSET', key, 'st', 'revoked', unpack(record))
       redis.call('HDEL', key, 'tb')
       redis.call('PEXPIRE', key, ttl)
@@ -81,11 +91,11 @@ for i = 4, #ARGV, 12 do
     else
       local due = ARGV[i + 6] ~= '' and now + tonumber(ARGV[i + 6]) or ARGV[i + 7] ~= '' and tonumber(ARGV[i + 7]) or now
       if unique ~= '' then
-        add('u', unique)
+        add(record, 'u', unique)
         redis.call('SET', P .. 'unique:' .. task .. ':' .. unique, id)
       end
       if due > now then
-        add('du', due)
+        add(record, 'du', due)
         redis.call('HSET', key, 'st', 'scheduled', unpack(record))
         open_stream(queue, priority)
         local delayed = queue_key(queue, 'delayed')
@@ -94,22 +104,21 @@ for i = 4, #ARGV, 12 do
         if redis.call('ZRANGE', delayed, 0, 0)[1] == id then ring(queue) end
         outcome = 'scheduled'
       else
-        add('e', make_ready(id, queue, priority))
+        add(record, 'e', make_ready(id, queue, priority))
         redis.call('HSET', key, 'st', 'queued', unpack(record))
         outcome = 'queued'
       end
       lengths[queue] = lengths[queue] and lengths[queue] + 1
-      enqueued[queue] = (enqueued[queue] or 0) + (outcome == 'queued' and 1 or 0)
+      taken[queue] = (taken[queue] or 0) + 1
+      if outcome == 'queued' then ready[queue] = true end
       count(queue, task, 'enqueued')
-      redis.pcall('HINCRBY', queue_key(queue, 'meta'), 'in', 1)
     end
   end
   out[#out + 1] = holder
   out[#out + 1] = outcome
 end
-for queue, ready in pairs(enqueued) do
-  if ready > 0 then ring(queue) end
-end
+for queue, many in pairs(taken) do redis.pcall('HINCRBY', queue_key(queue, 'meta'), 'in', many) end
+for queue in pairs(ready) do ring(queue) end
 write_history()
 write_counts()
 return out
