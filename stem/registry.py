@@ -22,9 +22,10 @@ class Registered:
     Attributes:
         kind: `async`: its call returns a coroutine and belongs on the work loop; `thread`: it blocks.
         takes_context: it is called with the context first.
+        waits: what a worker has learned of it; see `AioExecutor`.
     """
 
-    __slots__ = ("_function", "_parameters", "handler", "kind", "name", "options", "takes_context")
+    __slots__ = ("_function", "_parameters", "handler", "kind", "name", "options", "takes_context", "waits")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Registered:
         self.handler: Final = handler
         self.kind: Final[Kind] = "async" if _is_async(function) else "thread"
         self.takes_context: Final = parameters is None or parameters.takes_context
+        self.waits = 0
         self._function = function
         self._parameters = parameters
 

@@ -124,7 +124,6 @@ class Run:
     # ----------------------------------------------------------------------------------------- for the executor
 
     late: Final = False
-    limited: Final = True
 
     def call(self) -> Any:
         assert self.registered is not None

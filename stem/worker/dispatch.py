@@ -7,7 +7,6 @@ delivery -> readable and known here? -> revoked or stopping meanwhile? -> run ->
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import threading
 import time
@@ -20,7 +19,7 @@ from stem.signals import StemSignals, TaskPostrun, TaskPrerun, TaskReceived
 from stem.task import Signature
 from stem.worker import verdict
 from stem.worker.board import Board
-from stem.worker.executor.aio import drive
+from stem.worker.executor.aio import AioExecutor
 from stem.worker.executor.processes import ProcessExecutor
 from stem.worker.executor.threads import ThreadExecutor
 from stem.worker.finisher import Finisher
@@ -75,13 +74,18 @@ class Dispatcher:
         self._poke_vitals = poke_vitals
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
-        # The loop holds tasks weakly. Jobs hold theirs, but a job may be settled before its handler has ended.
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._aio = AioExecutor(self._loop)
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop holds tasks weakly
 
     @property
     def signalling(self) -> bool:
         """Somebody listens for `task_prerun`."""
         return StemSignals.task_prerun.wanted
+
+    @property
+    def all_begun(self) -> bool:
+        """Every handler that runs on the loop has been called."""
+        return self._aio.begun
 
     # --------------------------------------------------------------------------------------------------------- start
 
@@ -125,16 +129,8 @@ class Dispatcher:
         if plan.threaded:
             self._begin_elsewhere(job, self._threads)
         else:
-            job.task = task = self._loop.create_task(drive(job), name=delivery.id)
-            self._tasks.add(task)
-            task.add_done_callback(functools.partial(self._driven, job))
+            self._aio.start(job)
         self._arm(job, plan)
-
-    def _driven(self, job: Job, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        # `drive` tells of every end but one: cancelled before its first step, it never ran.
-        if task.cancelled():
-            self.dropped(job)
 
     def begun(self, job: Job) -> None:
         """Its child process is given it now."""
@@ -381,7 +377,7 @@ class Dispatcher:
     def _stop_async(self, job: Job, why: Stop) -> None:
         task = job.task
         if task is None:
-            return
+            return  # it has not begun, and will not: see `Job.late`
         if why is Stop.SOFT_LIMIT:
             job.soft_due = True
             task.cancel()

@@ -248,7 +248,7 @@ class Intake:
         if answer.deliveries:
             if self._idle is not None and self._free() <= 0:
                 self._idle.cancel()
-            await asyncio.sleep(0)  # one turn of the loop: every handler has begun
+            await self._all_begun()
 
     def _request(self, count: int, epoch: int) -> FetchRequest:
         queues = self._board.open_queues()
@@ -277,6 +277,12 @@ class Intake:
             self._stale_until = time.monotonic() + STALE_RETRY_S
             self._stale_at = None if self._board.epoch != self._stale_at else self._stale_at
 
+    async def _all_begun(self) -> None:
+        """Wait until every handler has begun: one turn of the loop, and one more for each that waits for something."""
+        await asyncio.sleep(0)
+        while not self._dispatcher.all_begun:  # noqa: ASYNC110 - each turn begins one more of them
+            await asyncio.sleep(0)
+
     async def _adopt_lost(self) -> float:
         """Take over deliveries that the broker handed to us and we never saw."""
         board = self._board
@@ -303,7 +309,7 @@ class Intake:
                 # One line, not one each: a wire that breaks often makes many.
                 log.info("tasks.adopted", extra={"count": len(adopted), "task_ids": " ".join(adopted[:10])})
             if deliveries:
-                await asyncio.sleep(0)
+                await self._all_begun()
             return 0.0
         finally:
             del self._under_way[serial]

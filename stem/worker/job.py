@@ -195,17 +195,25 @@ class Job:
     # ------------------------------------------------------------------------------------- what the executors call
 
     @property
-    def limited(self) -> bool:
-        return self.plan is not None and self.plan.soft_s is not None
+    def waits(self) -> int:
+        """How often its handler gets a task of its own from now on, because it waited for something when last seen."""
+        assert self.plan is not None
+        return self.plan.registered.waits
+
+    @waits.setter
+    def waits(self, starts: int) -> None:
+        assert self.plan is not None
+        self.plan.registered.waits = starts
 
     @property
     def late(self) -> bool:
-        """It comes to its start too late: the process stood still, and by now the lease may have run out."""
-        return self.unrenewed(time.monotonic())
+        """It was taken back while it waited for its start, or comes to it too late: the process stood still, and by
+        now the lease may have run out."""
+        return self.stop is not None or not self.running or self.unrenewed(time.monotonic())
 
     def begin(self) -> bool:
-        """Note the start; False when it was taken back while it waited for a thread, or waited for too long."""
-        if self.stop is not None or not self.running or self.late:
+        """Note the start; False when it is too late for one."""
+        if self.late:
             return False
         self.started_at = time.monotonic()
         self.began = True
