@@ -12,10 +12,10 @@ import hashlib
 import os
 import re
 import socket
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn
 
 import redis
 import redis.asyncio
@@ -25,7 +25,7 @@ from redis.retry import Retry
 
 from stem.adapters.redis import schema, tls
 from stem.adapters.redis.address import Address
-from stem.adapters.redis.connections import TCPConnection, TLSConnection, UnixConnection
+from stem.adapters.redis.connections import Pool, TCPConnection, TLSConnection, UnixConnection, ask
 from stem.adapters.redis.keys import Keys
 from stem.adapters.redis.reading import MISREAD
 from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
@@ -106,7 +106,7 @@ def make_async(address: Address, *, reply_timeout_s: float, client_name: str, co
     if address.path is not None:
         kind = UnixConnection
         options["path"] = options.pop("unix_socket_path")
-    pool = redis.asyncio.BlockingConnectionPool(
+    pool = Pool(
         max_connections=connections,
         timeout=reply_timeout_s,
         connection_class=kind,
@@ -210,6 +210,9 @@ class RedisClient:
         self._blocking = make_async(
             address, reply_timeout_s=LONGEST_BLOCK_S + 5, client_name=client_name, connections=500
         )
+        pool = self._commands.connection_pool
+        assert isinstance(pool, Pool)
+        self._pool = pool
         self._client_name = client_name
         self._readable = False
         self._marked = False
@@ -226,10 +229,10 @@ class RedisClient:
         prefix, channels = self.keys.prefix, self.keys.channels
         try:
             try:
-                return await _awaited(self._commands.evalsha(code.sha, 1, prefix, channels, *args))
+                return await ask(self._pool, "EVALSHA", code.sha, 1, prefix, channels, *args)
             except redis.exceptions.NoScriptError:
                 # A server that was restarted or failed over: EVAL runs the script and loads it.
-                return await _awaited(self._commands.eval(code.text, 1, prefix, channels, *args))
+                return await ask(self._pool, "EVAL", code.text, 1, prefix, channels, *args)
         except (redis.RedisError, OSError, *MISREAD) as error:
             await self._fail(error, name)
 
@@ -238,7 +241,7 @@ class RedisClient:
         if not self._readable:
             await self._admit()
         try:
-            return await self._commands.execute_command(*args)  # type: ignore[no-untyped-call] # of redis-py
+            return await ask(self._pool, *args)
         except (redis.RedisError, OSError, *MISREAD) as error:
             await self._fail(error, str(args[0]))
 
@@ -283,12 +286,12 @@ class RedisClient:
         """
         key = self.keys.schema
         try:
-            found = await _awaited(self._commands.execute_command("GET", key))  # type: ignore[no-untyped-call]
+            found = await ask(self._pool, "GET", key)
             if found is None and writes:
                 # A server that takes no plain writes now (memory, disk) may still take the call itself: the next
                 # handle marks the keyspace then.
                 with contextlib.suppress(redis.ResponseError):
-                    found = await _awaited(self._commands.execute_command(*schema.mark(key)))  # type: ignore[no-untyped-call]
+                    found = await ask(self._pool, *schema.mark(key))
         except (redis.RedisError, OSError, *MISREAD) as error:
             if not schema.is_foreign(error):
                 await self._fail(error, "GET")
@@ -306,8 +309,3 @@ class RedisClient:
 
     async def close(self) -> None:
         await asyncio.gather(self._commands.aclose(), self._blocking.aclose())
-
-
-def _awaited(reply: object) -> Awaitable[Any]:
-    # redis-py types its methods for the blocking and the asyncio client at once.
-    return cast("Awaitable[Any]", reply)

@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn
 import hiredis
 import redis
 import redis.asyncio
+from redis.asyncio.connection import AbstractConnection
 
 _UNSENT_BYTES: Final = 64 * 1024
 """Where a transport tells its writers to wait."""
@@ -79,6 +80,53 @@ class TLSConnection(_Mended, redis.asyncio.SSLConnection):
 
 class UnixConnection(_Mended, redis.asyncio.UnixDomainSocketConnection):
     """A connection to a unix socket."""
+
+
+class Pool(redis.asyncio.BlockingConnectionPool):
+    """A pool that hands out and takes back what is idle and well without locks, timers and measurements.
+
+    The library's own takes longer for that than a small command does. Everything else (a connection to be made or made
+    anew, none free) goes its way.
+    """
+
+    _waiting = 0
+
+    async def get_connection(self, command_name: object = None, *keys: object, **options: object) -> AbstractConnection:
+        if self._available_connections and not self._waiting:
+            connection: AbstractConnection = self.get_available_connection()  # type: ignore[no-untyped-call] # of redis-py
+            try:
+                await self.ensure_connection(connection)
+            except BaseException:
+                await self.release(connection)
+                raise
+            return connection
+        self._waiting += 1
+        try:
+            made: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call] # of redis-py
+            return made
+        finally:
+            self._waiting -= 1
+
+    async def release(self, connection: AbstractConnection) -> None:
+        if self._waiting or connection.should_reconnect():  # type: ignore[no-untyped-call] # of redis-py
+            await super().release(connection)
+            return
+        self._in_use_connections.remove(connection)
+        self._available_connections.append(connection)
+
+
+async def ask(pool: Pool, *args: str | bytes | int) -> Any:
+    """Send one command and return its reply, as the library's `execute_command` does with nothing configured.
+
+    Raises:
+        redis.RedisError: as the library's; a connection that failed is closed.
+    """
+    connection = await pool.get_connection()
+    try:
+        await connection.send_command(*args)
+        return await connection.read_response()
+    finally:
+        await pool.release(connection)
 
 
 async def to_the_end(closing: Coroutine[Any, Any, None]) -> None:
