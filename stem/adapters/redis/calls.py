@@ -81,20 +81,19 @@ def enqueued_of(reply: Sequence[bytes], tasks: Sequence[NewTask]) -> list[Enqueu
 def exchange_args(
     worker: str, settlements: Sequence[Settlement], fetch: FetchRequest | None, limits: Limits, max_crashes: int
 ) -> list[Arg]:
-    args: list[Arg] = [worker, limits.dead_count, limits.dead_ttl_ms, max_crashes, len(settlements)]
+    args: list[Arg] = [worker, limits.dead_count, limits.dead_ttl_ms, max_crashes, len(settlements), 0]
+    before = len(args)
     for one in settlements:
-        args += (
-            one.id,
-            one.token,
-            one.outcome.value,
-            one.result,
-            one.error,
-            line_safe(one.error_type),
-            line_safe(one.reason),
-            max(0, one.delay_ms),
-            1 if one.unknown else 0,
-            max(1, one.ttl_ms),
-        )
+        args += (one.id, one.token, one.outcome.value, one.result, max(1, one.ttl_ms))
+        if one.outcome.value != "succeeded":
+            args += (
+                one.error,
+                line_safe(one.error_type),
+                line_safe(one.reason),
+                max(0, one.delay_ms),
+                1 if one.unknown else 0,
+            )
+    args[before - 1] = len(args) - before
     if fetch is not None:
         args += (fetch.epoch, fetch.count, fetch.lease_ms, len(fetch.queues), *fetch.queues)
         for name, lease in fetch.leases.items():

@@ -34,7 +34,9 @@ def number(value: object) -> int | None:
     does not guard: that holds for digits that `int()` refuses.
     """
     if isinstance(value, bytes):
-        return int(value) if _NUMBER.fullmatch(value) else None
+        # Of bytes, unlike of text, `isdigit` takes ASCII digits only; the pattern is for what is no plain number.
+        plain = value.isdigit() and len(value) <= 18
+        return int(value) if plain or _NUMBER.fullmatch(value) else None
     if isinstance(value, int):
         return value
     return int(value) if isinstance(value, str) and _NUMBER_TEXT.fullmatch(value) else None

@@ -1,5 +1,6 @@
--- Part of exchange.lua. Ends deliveries. Per entry ten: id, token, outcome, result, error, error type, reason, delay,
--- unknown, ttl. Answers per entry 1 applied, 2 already (this very token settled it before), 0 lost.
+-- Part of exchange.lua. Ends deliveries. Per entry five: id, token, outcome, result, ttl; and five more for any outcome
+-- but `succeeded`: error, error type, reason, delay, unknown. Answers per entry 1 applied, 2 already (this very token
+-- settled it before), 0 lost.
 -- Only the owner with the current token may settle, and only while the record says running: a worker that lost its
 -- lease changes nothing, whatever it sends and however late.
 --
@@ -23,20 +24,33 @@ local SETTLED = { 'k', 'o', 'st', 'sk', 'q', 'p', 'e', 'n', 'u', 'w', 'a', 'at',
 
 local NONE = {}
 
-local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
+-- Returns where each of `n` entries begins, and where they end.
+local function entries_from(first, n)
+  local places, i = {}, first
+  for index = 1, n do
+    places[index] = i
+    i = i + (ARGV[i + 2] == 'succeeded' and 5 or 10)
+  end
+  return places, i
+end
+
+local function settle(worker, places, dead_cap, dead_keep, max_crashes)
   local answers, acks, leases, bells = {}, {}, {}, {}
-  for index = 0, n - 1 do
-    local i = first + index * 10
-    local id, token, outcome, reason = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 6]
+  for _, i in ipairs(places) do
+    local id, token, outcome = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+    local error, error_type, reason, delay = '', '', '', 0
+    if outcome ~= 'succeeded' then
+      error, error_type, reason, delay = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7], num(ARGV[i + 8])
+    end
     -- No number may stop the batch half way, or make a result vanish at once.
-    local delay, ttl = num(ARGV[i + 7]), length_of(ARGV[i + 9], 86400000)
+    local ttl = length_of(ARGV[i + 4], 86400000)
     local key = task_key(id)
     local r = redis.pcall('HMGET', key, unpack(SETTLED))
     local answer = 0
     if OUTCOMES[outcome] and not r.err and r[1] == token and r[2] == worker and r[3] == 'running' then
       answer = 1
       local queue, priority, entry, task, attempt = queue_of(r[5]) or 'default', r[6], r[7] or '', r[8] or '', num(r[11])
-      local error_type, tokens = ARGV[i + 5], r[4] and settled_by(r[4], token) or token
+      local tokens = r[4] and settled_by(r[4], token) or token
       -- What only an end that is no success asks for.
       local more = outcome == 'succeeded' and NONE or redis.call('HMGET', key, 'c', 'rv', 'gb')
       local crashes = num(more[1])
@@ -64,7 +78,7 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
         stands = make_ready(id, queue, priority)
       end
       if crashes > num(more[1]) then redis.call('HSET', key, 'c', crashes) end
-      if ARGV[i + 4] ~= '' then redis.call('HSET', key, 'er', ARGV[i + 4]) end
+      if error ~= '' then redis.call('HSET', key, 'er', error) end
 
       if again then
         local ran = line(num(r[13]), 'started', worker, attempt)
@@ -77,7 +91,7 @@ local function settle(worker, first, n, dead_cap, dead_keep, max_crashes)
           add_timeline(key, ran .. line(now, outcome == 'crashed' and 'crashed' or 'handed_back', worker, attempt, reason))
           if outcome == 'give_back' then
             count(queue, task, 'handed_back')
-            if ARGV[i + 8] == '1' then
+            if ARGV[i + 9] == '1' then
               redis.call('HSET', key, 'gb', num(more[3]) + 1)
               redis.call('HSETNX', key, 'g1', now)
             end
