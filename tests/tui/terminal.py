@@ -77,6 +77,8 @@ class Terminal:
         )
         os.close(follower)
         self._ended = threading.Event()
+        self._reads = threading.Event()
+        self._reads.set()
         self._reader = threading.Thread(target=self._read, name="terminal")
         self._reader.start()
 
@@ -94,6 +96,13 @@ class Terminal:
     def press(self, keys: str) -> None:
         os.write(self._leader, keys.encode())
 
+    def stall(self) -> None:
+        """Read no more, as a terminal does after ctrl-s, or one at the far end of a dead line."""
+        self._reads.clear()
+
+    def go_on(self) -> None:
+        self._reads.set()
+
     def picture(self) -> Picture:
         """Return what the screen says now; never half a frame."""
         with self._whole:
@@ -104,6 +113,8 @@ class Terminal:
 
     def _read(self) -> None:
         while not self._ended.is_set():
+            if not self._reads.wait(0.1):
+                continue
             ready, _, _ = select.select([self._leader], [], [], 0.1)
             if not ready:
                 continue
