@@ -16,9 +16,10 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import pyte
@@ -57,9 +58,21 @@ class Picture:
 
 
 class Terminal:
-    """Runs stem-tui in a pseudo terminal, and reads along on a thread of its own. Use it in a `with`."""
+    """Runs stem-tui in a pseudo terminal, and reads along on a thread of its own. Use it in a `with`.
 
-    def __init__(self, *arguments: str, columns: int = 160, lines: int = 45) -> None:
+    Args:
+        program: what to run instead of stem-tui.
+        settings: environment variables beside the caller's.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        columns: int = 160,
+        lines: int = 45,
+        program: Sequence[str] = (sys.executable, "-m", "stem_tui"),
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
         self._whole = threading.Condition()
@@ -67,11 +80,11 @@ class Terminal:
         fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("STEM_", "SSH_", "NO_COLOR"))}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "stem_tui", *arguments],
+            [*program, *arguments],
             stdin=follower,
             stdout=follower,
             stderr=follower,
-            env={**kept, "TERM": "xterm-256color", "TEXTUAL_ANIMATIONS": "none", "PYTHONUTF8": "1"},
+            env={**kept, "TERM": "xterm-256color", "TEXTUAL_ANIMATIONS": "none", "PYTHONUTF8": "1", **settings},
             cwd=ROOT,
             start_new_session=True,
         )
