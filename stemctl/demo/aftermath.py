@@ -22,7 +22,7 @@ async def take_back(broker: Broker, controller: Controller) -> None:
     """Resume what is paused and let drained workers work: else what waits there would never end."""
     for pause in await broker.census.pauses():
         await controller.resume(pause.kind, [pause.target], reason="the demo ends")
-    await controller.undrain([], reason="the demo ends")
+    await controller.undrain(["*"], reason="the demo ends")
 
 
 async def enter(broker: Broker, ledger: Ledger, lines: Sequence[Line]) -> None:

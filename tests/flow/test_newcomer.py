@@ -1,151 +1,164 @@
-"""Somebody who has never seen the dashboard, from `make demo` to five things done, by keys that the screen shows."""
+"""Somebody who has only Python follows docs/getting-started.md to the letter, and ends with a service.
+
+A new home, an empty environment, a virtual environment of his own, the wheel of this tree. What the wheel needs comes
+from this environment: no network is used. He sits at a terminal, so without a URL Stem brings its own server.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import sysconfig
+import tomllib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.flow.running import program
-from tests.tui.terminal import Terminal
+from tests.conftest import OwnServer
+from tests.deploy.unit import SAMPLE, Unit, read_environment_file, started
+from tests.flow.running import ROOT, Terminal, at_terminal, run
+from tests.flow.test_readme import TASK_ID, Block, blocks
 from tests.waiting import wait_until
 
-MOST_PRESSES: Final = 40
-PATIENCE_S: Final = 60.0
+PAGE: Final = "docs/getting-started.md"
+SLOW_S: Final = 90.0
+"""For one command: on a machine with more to do, starting Python alone takes a while."""
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel of this tree."""
+    folder = tmp_path_factory.mktemp("wheels")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel"]
+    offline = ["--no-index", "--no-deps", "--no-build-isolation"]
+    done = run([*pip, *offline, "--wheel-dir", str(folder), str(ROOT)], env=os.environ, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
 
 
 class Newcomer:
-    """Presses a key only where the screen, or the help that was opened, has said what it does."""
+    """Types the page's commands at terminals in one folder."""
 
-    def __init__(self, terminal: Terminal) -> None:
-        self._terminal = terminal
-        self._read: list[str] = []
-        self.presses = 0
+    def __init__(self, home: Path, wheels: Path, stack: ExitStack) -> None:
+        self.folder = home / "shop"
+        self.folder.mkdir(parents=True)
+        self._stack = stack
+        self._active = ""
+        self._last_id = ""
+        python = Path(sys.base_prefix, "bin")
+        self.env = {"HOME": str(home), "PATH": f"{python}:/usr/bin:/bin", "LANG": "C.UTF-8"}
+        # Where pip finds what is elsewhere brought by the network.
+        self.env |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": os.devnull}
+        self.worker: Terminal | None = None
 
     @property
-    def screen(self) -> str:
-        return self._terminal.picture().text
+    def venv(self) -> Path:
+        return self.folder / ".venv"
 
-    def wait(self, pattern: str) -> re.Match[str]:
-        """Look at the screen until it says this."""
-        found: re.Match[str] | None = None
+    def follow(self, block: Block) -> None:
+        match block.kind, block.directive:
+            case "python", "file":
+                (self.folder / block.words.strip()).write_text(block.text)
+            case "sh", "background":
+                assert self.worker is None
+                self.worker = self._stack.enter_context(self._terminal(block.text.strip()))
+                self.worker.await_text("concurrency", timeout=SLOW_S)  # the last line of its banner
+                self.await_ping()
+            case "sh", _:
+                for line in block.text.splitlines():
+                    self.type(line)
+            case _:
+                pytest.fail(f"a newcomer does not know what to do with this:\n{block.text}")
 
-        def said() -> bool:
-            nonlocal found
-            found = re.search(pattern, self.screen)
-            return found is not None
+    def type(self, line: str, *, code: int = 0) -> str:
+        """Run one line at a terminal; returns what it printed."""
+        if line.startswith(". "):
+            self._active = f"{line.partition('#')[0].strip()} && "
+            return ""
+        if "ID" in line.partition("#")[0].split():
+            assert self._last_id, f"no task id was printed before: {line}"
+            line = re.sub(r"\bID\b", self._last_id, line)
+        if line.startswith("export "):
+            name, _, value = line.removeprefix("export ").partition("=")
+            self.env[name] = value
+            return ""
+        with self._terminal(line) as terminal:
+            ended = terminal.wait(SLOW_S)
+            assert ended == code, f"{line}\n=> {ended}\n{terminal.seen}"
+            said = terminal.seen
+        if "-m venv" in line:
+            self._lend_libraries()
+        if found := TASK_ID.search(said):
+            self._last_id = found[0]
+        return said
 
-        try:
-            wait_until(said, timeout=PATIENCE_S)
-        except AssertionError:
-            raise AssertionError(f"after {self.presses} presses it never said {pattern!r}:\n{self.screen}") from None
-        assert found is not None
-        return found
+    def await_ping(self) -> None:
+        def answers() -> bool:
+            with self._terminal("stemctl ping") as terminal:
+                return terminal.wait(SLOW_S) == 0
 
-    def read(self) -> None:
-        """Remember what this page says."""
-        self._read.append(self.screen)
+        wait_until(answers, SLOW_S, what="the worker answers a ping")
 
-    def press(self, keys: str, *, shown: str) -> None:
-        """Press these keys, which `shown` stands for on the screen or on a page that was read."""
-        pattern = r"\s+".join(re.escape(word) for word in shown.split())
-        assert any(re.search(pattern, page) for page in (self.screen, *self._read)), f"{shown!r} is not shown anywhere"
-        self.presses += 1
-        self._terminal.press(keys)
+    def _terminal(self, line: str) -> AbstractContextManager[Terminal]:
+        return at_terminal(["bash", "-c", f"{self._active}exec {line}"], env=self.env, folder=self.folder)
 
-    def type(self, word: str) -> None:
-        """Type a word that the screen asks for, a press a letter."""
-        assert word in self.screen
-        self.presses += len(word)
-        self._terminal.press(word)
+    def _lend_libraries(self) -> None:
+        """Let the new environment see what the wheel needs, and nothing of this tree."""
+        lent = self.folder.parent / "lent"
+        lent.mkdir()
+        for kind in ("purelib", "platlib"):
+            for entry in Path(sysconfig.get_path(kind)).iterdir():
+                own = entry.name.startswith(("stem", "_stem", "__editable__", "pip")) or entry.suffix == ".pth"
+                if not own and not (lent / entry.name).exists():
+                    (lent / entry.name).symlink_to(entry)
+        (site,) = self.venv.glob("lib/python3*/site-packages")
+        (site / "lent.pth").write_text(f"{lent}\n")
 
 
-def gone(new: Newcomer, words: str) -> None:
-    """Wait until a dialog is closed: a key right behind esc would be read as one with alt."""
-    wait_until(lambda: words not in new.screen, timeout=PATIENCE_S)
+@pytest.fixture
+def newcomer(tmp_path: Path, wheels: Path) -> Iterator[Newcomer]:
+    with ExitStack() as stack:
+        yield Newcomer(tmp_path / "home", wheels, stack)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(280)
-def test_five_things_are_found_and_done_within_forty_presses(tmp_path: Path) -> None:
-    """The failing task and its traceback, the stuck worker and its stack; a pause, a terminated task, a replay.
+@pytest.mark.timeout(300)
+def test_a_newcomer_gets_from_nothing_to_a_service(newcomer: Newcomer, tmp_path: Path, own_server: OwnServer) -> None:
+    page = list(blocks(PAGE))
+    install, *steps, own = page
+    assert "pip install" in install.text
+    assert own.text.startswith("export STEM_BROKER_URL=")
 
-    And the account that the demo gives in the end knows of all that.
-    """
-    with Terminal("demo", columns=160, lines=45, program=[program("stemctl")], settings={"TMPDIR": str(tmp_path)}) as it:
-        new = Newcomer(it)
-        new.wait(r"payment\.charge\s+PermissionError")
-        new.press("?", shown="? Help")
-        new.wait("ON A QUEUE")
-        new.read()
-        new.press("\x1b[6~", shown="pgdn: more")
-        new.wait("EVERYWHERE")
-        new.read()
-        new.press("\x1b", shown="esc: back")
+    # Installing, the tasks, a worker, and enqueueing: with the server that Stem brings.
+    newcomer.follow(install)
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"stem-worker {version}" in newcomer.type("stem-worker --version")
+    assert str(newcomer.venv) in newcomer.type("python -c 'import stem; print(stem.__file__)'")
+    for block in steps:
+        newcomer.follow(block)
+    newcomer.type("stemctl embedded status")
+    assert newcomer.worker is not None
+    newcomer.worker.type("\x03")  # Ctrl-C stops it, as the page says
+    assert newcomer.worker.wait(SLOW_S) == 0, newcomer.worker.seen
+    newcomer.type("stemctl embedded status", code=3)
 
-        # What fails stands on the first screen; behind it are its tasks, and their tracebacks.
-        new.wait("FAILURES")
-        new.press("\t", shown="tab Next panel")
-        new.press("\t", shown="tab Next panel")
-        new.wait(r"▸ ✗ payment\.charge")
-        new.press("\r", shown="⏎ Open")
-        new.wait(r"▸ \S+ \w+ +payment\.charge")
-        new.press("\r", shown="⏎ Open")
-        new.wait(r"in charge_payment(?s:.*)Error: order")
-        new.press("\x1b", shown="esc Back")
-        new.wait(r"─ ALL [\d,]+ ─")
+    # A server of his own, and the worker as a service.
+    server = own_server(tcp=True, options=("--maxmemory-policy", "noeviction"))
+    newcomer.type(own.text.strip().replace("localhost:6379", f"127.0.0.1:{server.port}"))
+    unit = Unit("shop", tmp_path / "root", bin_folder=newcomer.venv / "bin")
+    (unit.folder / "tasks.py").write_text((newcomer.folder / "tasks.py").read_text())
+    sample = read_environment_file(SAMPLE) | {"STEM_BROKER_URL": server.tcp_url, "STEM_HEALTH_PORT": "0"}
+    unit.environment_file.write_text("".join(f"{name}={value}\n" for name, value in sample.items()))
+    with started(unit) as service:
+        service.await_log("worker.ready", timeout=SLOW_S)
+        assert "shop-" in newcomer.type("stemctl ping")
+        newcomer.type("stemctl enqueue image.resize path=a.jpg")
+        newcomer.type("stemctl result ID --wait 30s")
 
-        # The stuck worker, and where it is stuck.
-        new.press("3", shown="3 Workers")
-        new.wait(r"demo-\d +✖ wedged")
-        new.press("g", shown="g f First")
-        row = new.wait(r"▸ demo-\d +\S (\w+)")
-        if row[1] == "lost":  # the one that was killed
-            new.press("j", shown="j ↓ Down")
-        new.wait(r"▸ demo-\d +✖ wedged")
-        new.press("\r", shown="⏎ Open")
-        new.wait(r"state +✖ wedged")
-        new.press("t", shown="t Stack")
-        new.wait(r"in total_report")
-        new.press("\x1b", shown="esc Back")
-        new.wait("RUNNING HERE")
+        ended = service.stop()
 
-        # A queue is paused.
-        new.press("2", shown="2 Queues")
-        queue = new.wait(r"▸ (\S+) +▶ run")[1]
-        new.press("P", shown="P Pause")
-        new.wait(rf"{queue} +‖ paused")
-
-        # A dead letter gets a new life.
-        new.press("4", shown="4 Tasks")
-        while not re.search(r"─ DEAD \d+", new.screen):
-            new.press("l", shown="l → Right")
-            new.wait(r"─ (QUEUED|SCHEDULED|RETRYING|DEAD) \d+")
-        new.wait(r"▸ .*payment\.charge")
-        new.press("R", shown="R Retry")
-        new.wait("Retry task")
-        new.press("y", shown="(y)")
-        new.wait("is queued now")
-        new.press("\x1b", shown="esc")
-        new.wait(r"─ DEAD \d+")
-        gone(new, "is queued now")
-
-        # A task that runs is made to stop.
-        new.press("1", shown="1 Overview")
-        new.wait("LONGEST RUNNING")
-        new.press("\t", shown="tab Next panel")
-        new.wait(r"▸ \S+ +[0-9a-f]{8} demo-\d")
-        new.press("\x0b", shown="^K Terminate")
-        new.wait("Terminate task")
-        new.type(new.wait(r"[Tt]ype (\w{8})")[1])
-        new.press("\r", shown="⏎")
-        new.wait(r"revoked")
-        assert new.presses <= MOST_PRESSES
-
-        new.press("\x1b", shown="esc")
-        it.press("\x03")
-        it.process.wait(100)
-        new.wait("Nothing was lost")
-    assert list(tmp_path.iterdir()) == []
+    assert (ended.code, ended.killed, ended.left) == (0, False, ())

@@ -117,12 +117,20 @@ class Terminal:
         self._reads.set()
 
     def picture(self) -> Picture:
-        """Return what the screen says now; never half a frame."""
+        """Return what an Overview says now."""
+        return read(self._lines(), time.monotonic())
+
+    @property
+    def text(self) -> str:
+        """The screen, whichever it is."""
+        return "\n".join(line.rstrip() for line in self._lines())
+
+    def _lines(self) -> list[str]:
+        """Return the screen's lines; never half a frame."""
         with self._whole:
             if not self._whole.wait_for(lambda: _SYNC_MODE not in self._screen.mode, 20):
                 raise AssertionError("the program began a frame and did not end it within 20 s")
-            lines = list(self._screen.display)
-        return read(lines, time.monotonic())
+            return list(self._screen.display)
 
     def _read(self) -> None:
         while not self._ended.is_set():
