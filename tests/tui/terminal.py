@@ -99,10 +99,14 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
         if self.process.poll() is None:
+            self.process.terminate()  # a program that has started others ends them
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
             self.process.kill()
-        self.process.wait(10)
+            self.process.wait(10)
+        self._ended.set()
         self._reader.join(10)
         os.close(self._leader)
 

@@ -132,7 +132,7 @@ def test_five_things_are_found_and_done_within_forty_presses(tmp_path: Path) -> 
         if "/name:payment" in new.screen:
             new.press("\x1b", shown="esc Back Clear the filter")
             gone(new, "/name:payment")
-        while not (tab := new.wait(r"─ (ALL|RUNNING|QUEUED|SCHEDULED|RETRYING|DEAD) [\d,]+ ")[1]) == "DEAD":
+        while (tab := new.wait(r"─ (ALL|RUNNING|QUEUED|SCHEDULED|RETRYING|DEAD) [\d,]+ ")[1]) != "DEAD":
             new.press("l", shown="l → Right")
             gone(new, f"─ {tab} ")
         new.wait(r"▸ .*payment\.charge")
