@@ -42,7 +42,8 @@ async def settled(pilot: Pilot[int]) -> StemTUI:
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize(("name", "keys"), [("overview", ()), ("workers", ("3",)), ("tasks", ("4",)),
                                             ("retrying", ("4", "l", "l", "l")), ("worker", ("3", "j", "j", "enter")),
-                                            ("help", ("question_mark",))])  # fmt: skip
+                                            ("queues", ("2",)), ("queue", ("2", "enter")), ("events", ("5",)),
+                                            ("audit", ("6",)), ("help", ("question_mark",))])  # fmt: skip
 async def test_screens_look_as_reviewed(
     name: str, keys: tuple[str, ...], size: tuple[int, int], same_text: Compare
 ) -> None:
@@ -177,7 +178,9 @@ def hostile_fleet() -> Any:
 async def test_hostile_text_in_every_field_moves_nothing_and_does_nothing(size: tuple[int, int]) -> None:
     app = make_app(make_session(hostile_fleet(), namespace="ns", url="redis://h"))
     walks = [(), ("enter",), ("3",), ("enter",), ("x",), ("escape",), ("S",), ("n",), ("1",), ("tab", "tab", "enter"),
-             ("4",), ("l", "l"), ("enter",), ("K",), ("n",), ("x",)]  # fmt: skip
+             ("4",), ("l", "l"), ("enter",), ("K",), ("n",), ("x",), ("escape",),
+             ("2",), ("j", "enter"), ("l", "l"), ("escape",), ("5",), ("l",), ("l", "l"), ("enter",),
+             ("6",)]  # fmt: skip
     async with app.run_test(size=size) as pilot:
         await settled(pilot)
         for keys in walks:
@@ -450,7 +453,7 @@ async def test_screens_are_live_screens() -> None:
     app = make_app(make_session())
     async with app.run_test(size=(80, 24)) as pilot:
         await settled(pilot)
-        for key in ("1", "2", "3", "4", "5"):
+        for key in ("1", "2", "3", "4", "5", "6"):
             await pilot.press(key)
             assert isinstance(app.screen, LiveScreen)
 

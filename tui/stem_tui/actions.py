@@ -97,6 +97,8 @@ _EVERYWHERE: Final = (
           "mode('workers')", hint=3),
     _look("app.tasks", "4", "4", "Tasks", "Tasks by state; enter opens one", "mode('tasks')", hint=4, takes="filter"),
     _look("app.events", "5", "5", "Events", "What happened, newest first", "mode('events')", hint=5),
+    _look("app.audit", "6", "6", "Audit", "Who commanded what, when and why, and what came of it", "mode('audit')",
+          hint=6),
     _look("app.next_panel", "tab", "tab", "Next panel", "Move to the next panel", "focus_next", listed=False),
     _look("app.previous_panel", "shift+tab", "⇧tab", "Previous panel", "Move to the previous panel", "focus_previous",
           listed=False),

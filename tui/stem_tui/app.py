@@ -28,11 +28,12 @@ from stem.text import clean
 from stem_tui import details, helptext
 from stem_tui.acting import Acting
 from stem_tui.actions import find
+from stem_tui.audit import AuditLine, audit_lines
 from stem_tui.deeds import Office
 from stem_tui.reader import Reader
 from stem_tui.screens.base import LiveScreen
 from stem_tui.screens.details import TaskScreen, TextScreen, WorkerScreen
-from stem_tui.screens.events import EventsScreen
+from stem_tui.screens.events import AuditScreen, EventsScreen
 from stem_tui.screens.lists import TasksScreen, WorkersScreen
 from stem_tui.screens.overview import OverviewScreen
 from stem_tui.screens.queues import QueueScreen, QueuesScreen
@@ -109,6 +110,7 @@ class StemTUI(App[int], inherit_bindings=False):
         self.add_mode("workers", lambda: WorkersScreen(session))
         self.add_mode("tasks", lambda: TasksScreen(session))
         self.add_mode("events", lambda: EventsScreen(session))
+        self.add_mode("audit", lambda: AuditScreen(session))
 
     async def on_mount(self) -> None:
         await self.switch_mode("overview")
@@ -315,6 +317,8 @@ class StemTUI(App[int], inherit_bindings=False):
             self.push_screen(QueueScreen(self.session, row))
         elif isinstance(row, EventLine):
             self._open_event(row)
+        elif isinstance(row, AuditLine):
+            self.push_screen(TextScreen(self.session, audit_lines(row, self.size.width)))
         elif isinstance(row, Flow):
             await self.show_tasks("all", f"name:{clean(row.name)}")
         elif isinstance(row, FailureGroup):

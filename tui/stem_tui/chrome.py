@@ -204,6 +204,7 @@ def empty(session: Session, kind: str, *, filtered: bool = False) -> list[str]:
         "failure": ["Nothing failed in the last hour."],
         "task": ["Nothing here."],
         "asking": ["asking …"],
+        "audit": ["Nobody has commanded anything yet. Pauses, revokes, stops and purges stand here with who and why."],
         "name": ["Nothing of it ran in the last hour."],
         "running": ["Nothing is running."],
         "event": ["Quiet. Failures, retries, revokes, and workers that come and go appear here."],

@@ -16,9 +16,11 @@ from stem.messages.status import TaskStatus
 from stem.observe.rows import TaskLine
 from stem.observe.state import ClusterState
 from stem.text import clean
+from stem_tui.audit import AuditLine, line_of
 from stem_tui.taskdetail import TaskAnswer
 
 PAGE: Final = 100
+AUDIT_ROWS: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,14 @@ class Reader:
             # Its worker knows more than its record: how far it is, and how long it may run.
             row.limit_ms, row.progress = beaten.limit_ms, beaten.progress or row.progress
         return row
+
+    async def audit(self) -> Sequence[AuditLine] | str:
+        """Return the newest rows of the audit, or why there are none."""
+        try:
+            page = await self._broker.census.audit(limit=AUDIT_ROWS)
+        except StemError as error:
+            return clean(error, 300)
+        return [line_of(row) for row in page.items]
 
     async def stack(self, worker: str) -> Answers | str:
         """Return the stacks of a worker, or why there are none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from textual.app import ComposeResult
@@ -10,6 +11,7 @@ from textual.binding import BindingType
 from stem.observe.rows import EventLine
 from stem.observe.state import EVENTS_KEPT
 from stem_tui import chrome, figures, select
+from stem_tui.audit import AUDIT, AuditLine
 from stem_tui.screens.base import LiveScreen
 from stem_tui.session import Session
 from stem_tui.theme import Cell
@@ -17,6 +19,7 @@ from stem_tui.widgets.grid import Grid
 from stem_tui.widgets.keys import bindings
 from stem_tui.widgets.line import Line
 
+_AUDIT_S: Final = 2.0
 TABS: Final = ("notable", "failures", "fleet", "all")
 
 
@@ -72,3 +75,46 @@ class EventsScreen(LiveScreen):
         self.tab = TABS[(TABS.index(self.tab) + step) % len(TABS)]
         self.query_one(Grid).action_first()
         self.draw()
+
+
+class AuditScreen(LiveScreen):
+    """Who commanded what, newest first; asked for anew while it is in view."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.rows: Sequence[AuditLine] | str | None = None
+        self._asked_s = -_AUDIT_S
+        self._asking = False
+
+    def body(self) -> ComposeResult:
+        yield Grid(AUDIT, self.session.look, id="audit")
+
+    def fill(self, now_ms: int) -> None:
+        now_s, rows = self.session.clock.monotonic(), self.rows
+        if now_s - self._asked_s >= _AUDIT_S and not self._asking and self.session.phase in ("LIVE", "STALE"):
+            self._asked_s, self._asking = now_s, True
+            self.run_worker(self._ask(), group="audit", exit_on_error=False)
+        grid = self.query_one(Grid)
+        self.panel(
+            grid,
+            lambda: [] if rows is None or isinstance(rows, str) else rows,
+            now_ms,
+            note=self._note,
+            empty="asking" if rows is None else "audit",
+            sort=bool(grid.sorting.column),
+        )
+
+    async def _ask(self) -> None:
+        try:
+            self.rows = await self.dashboard.reader.audit()
+        finally:
+            self._asking = False
+        self.session.state.version += 1
+
+    def _note(self, shown: Sequence[AuditLine]) -> list[Cell]:
+        if isinstance(self.rows, str):
+            return [Cell(f"✖ {self.rows}", "bad")]
+        failed = sum(row.verdict in ("failed", "partly") for row in shown)
+        untold = sum(not row.verdict for row in shown)
+        notes = [Cell(f"{untold:,} without an outcome", "dim")] if untold else []
+        return [*notes, Cell(f"✖ {failed:,} failed", "bad")] if failed else notes

@@ -1,0 +1,48 @@
+"""The Audit screen says who commanded what, and shows no text as anything but text."""
+
+from __future__ import annotations
+
+from stem.contracts import AuditRow
+from stem.messages.audit import AuditItem, AuditOutcome
+from stem_tui.audit import AUDIT, audit_lines, line_of
+from tests.observe.builders import NOW
+
+HOSTILE = "\x1b]0;owned\x07\u202e[/red]\n"
+
+
+def test_a_row_says_who_what_and_how_it_ended() -> None:
+    line = line_of(
+        AuditRow(
+            id="1-0", at_ms=NOW, verb="pause", kind="queue", option="600000", actor="ana@bastion", reason="month",
+            targets=["reports"], count=1, ended_at_ms=NOW + 40,
+            outcome=AuditOutcome(verdict="applied", counts={"set": 1}, expected=2, applied=2),
+        )
+    )  # fmt: skip
+
+    text = " ".join(column.cell(line, NOW).text for column in AUDIT.columns)
+
+    assert "ana@bastion pause queue for 600 s reports ✓ applied" in text
+    assert "2 of 2 workers" in text
+    assert text.endswith("month")
+
+
+def test_without_an_outcome_nobody_said_how_it_ended() -> None:
+    line = line_of(AuditRow(id="1-0", at_ms=NOW, verb="shutdown", option="hard"))
+
+    assert "? not told" in " ".join(column.cell(line, NOW).text for column in AUDIT.columns)
+    assert "all" in line.targets
+
+
+def test_no_field_of_a_row_can_move_a_cursor() -> None:
+    outcome = AuditOutcome(
+        verdict="failed", counts={HOSTILE: 1}, silent=[HOSTILE], items=[AuditItem(target=HOSTILE, error=HOSTILE)]
+    )
+    line = line_of(
+        AuditRow(id="1-0", at_ms=NOW, verb=HOSTILE, kind=HOSTILE, option=HOSTILE, actor=HOSTILE, reason=HOSTILE,
+                 targets=[HOSTILE], count=1, outcome=outcome)
+    )  # fmt: skip
+
+    cells = [column.cell(line, NOW) for column in AUDIT.columns]
+    cells += [cell for cells in audit_lines(line, 80) for cell in cells]
+
+    assert all(cell.text.isprintable() for cell in cells)
