@@ -19,13 +19,13 @@ def cores() -> int:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
         count = os.cpu_count() or 1
-    quota = cgroup_quota()
+    quota = cgroup_quota(_CGROUP)
     if quota is not None:
         count = min(count, max(1, math.ceil(quota)))
     return max(1, count)
 
 
-def cgroup_quota(root: Path = _CGROUP) -> float | None:
+def cgroup_quota(root: Path) -> float | None:
     """Return the processor quota of this cgroup in cores, None where there is none (version 2, then version 1)."""
     try:
         limit, period = (root / "cpu.max").read_text().split()

@@ -24,8 +24,10 @@ from stem.adapters.connect import connect_broker
 from stem.adapters.redis import tls as tls_module
 from stem.client import Stem
 from stem.config import StemConfig, TLSConfig
+from stem.control.controller import Controller
 from stem.errors import BrokerError, BrokerRefusedError, ConfigError
 from stem.sync import SyncStem
+from stem.worker import Worker
 from tests.servers import Server, free_port, redis_server_path
 
 pytestmark = pytest.mark.debian_redis
@@ -161,6 +163,30 @@ def test_the_programs_take_tls_from_their_environment(secure: Secure, namespace:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+async def test_a_worker_runs_answers_and_stops_over_tls(secure: Secure, namespace: str) -> None:
+    """Fetching, waiting, heartbeats, replies and pushes each have connections of their own."""
+    config = StemConfig(tls=secure.good, heartbeat_interval_s=0.3)
+    async with Stem.connect(secure.url(), namespace=namespace, config=config) as stem:
+
+        @stem.task("add")
+        async def add(left: int, right: int) -> int:
+            return left + right
+
+        worker = Worker(broker=stem.broker, registry=stem.registry, config=config)
+        await worker.start()
+        try:
+            ids = [await add.enqueue(number, 1) for number in range(20)]
+            results = [(await stem.wait_for(task_id, 20)).result for task_id in ids]
+            pings = await Controller(stem.broker, timeout_s=10.0).ping()
+            stopped = await Controller(stem.broker, timeout_s=10.0).shutdown(wait_s=10)
+            code = await worker.wait()
+        finally:
+            await worker.shutdown("hard")
+
+    assert results == [number + 1 for number in range(20)]
+    assert (pings.expected, pings.replied, stopped.applied, code) == (1, 1, 1, 0)
 
 
 async def failure(url: str, tls: TLSConfig, namespace: str) -> str:

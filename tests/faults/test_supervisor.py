@@ -14,7 +14,7 @@ from tests.waiting import eventually
 GROUP = {PARENT_VARIABLE: ""}
 
 
-async def members(world: World, count: int = 3, *, without: frozenset[int] = frozenset()) -> dict[str, Seen]:
+async def members(world: World, count: int = 4, *, without: frozenset[int] = frozenset()) -> dict[str, Seen]:
     """Wait until so many workers of the group run, none of them an old process; return them by name."""
 
     async def there() -> dict[str, Seen] | None:
@@ -39,9 +39,9 @@ def gone(pid: int) -> bool:
 
 
 async def test_kill_9_of_each_worker_and_of_the_supervisor_loses_nothing(world: World) -> None:
-    parent = world.fleet.spawn("group", env=GROUP, options=["--processes", "3"])
+    parent = world.fleet.spawn("group", env=GROUP, options=["--processes", "4"])
     first = await members(world)
-    assert sorted(first) == ["group-1", "group-2", "group-3"]
+    assert sorted(first) == ["group-1", "group-2", "group-3", "group-4"]
     tasks: list[str] = []
     stop = asyncio.Event()
 

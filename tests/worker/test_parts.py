@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -281,6 +282,23 @@ def test_the_cgroup_quota_is_respected(tmp_path: Path, text: str, cores: float |
     (tmp_path / "cpu.max").write_text(text)
 
     assert host.cgroup_quota(tmp_path) == cores
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("50000 100000", 1), ("100000 100000", 1), ("max 100000", None)])
+def test_concurrency_follows_the_cgroup_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int | None
+) -> None:
+    """Ten slots per core for a worker that is not told how many: of the cores that it may use, not of the machine's."""
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(host, "_CGROUP", tmp_path)
+    expected = len(os.sched_getaffinity(0)) if cores is None else cores
+    registry = SimpleTaskRegistry()
+
+    @Stem(InMemoryBroker(), registry).task("nothing")
+    async def nothing() -> None: ...
+
+    assert host.cores() == expected
+    assert Worker(broker=InMemoryBroker(), registry=registry).concurrency == 10 * expected
 
 
 def test_ids_are_unique_and_well_formed() -> None:
