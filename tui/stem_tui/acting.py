@@ -94,17 +94,13 @@ class Acting:
         session.say(Cell(f"… {plans.described(plan)}", "dim"), seconds=60)
         self._app.draw_now()
         assert self._office is not None  # without one, nothing gets this far
-        screen = self._app.screen
         for_s, reason = plans.before(plan, session.state, session.now_ms)
         receipt = await self._survived(plan, deeds.carry_out(plan, self._office))
         if receipt is not None:
             asks = plans.tier(plan, many=len(plan.rows) > 1, production=session.production) > 0
             undo = None if receipt.undo is None else replace(receipt.undo, for_s=for_s, reason=reason)
             receipt = replace(receipt, undo=undo, command=self.command(plan) or "")
-            # Nobody waits for the answers to what was not asked about: they open over no other screen, and take no key.
-            self._concluded(
-                receipt, show=(asks and not undoes) or (receipt.verdict != "ok" and self._app.screen is screen)
-            )
+            self._concluded(receipt, show=asks and not undoes)
         session.feed.hurry()
         self._app.draw_now()
 
@@ -137,6 +133,7 @@ class Acting:
             if not found.amount:
                 words = f"{plan.verb} {plans.subject(plan)}: there is nothing (any more) that it could be done to"
                 session.say(Cell(f"! {words}", "warn"))
+                self._app.draw_now()
                 return None
             meant = replace(plan, rows=found.rows, amounts=found.amounts)
             question = plans.question(
@@ -148,6 +145,7 @@ class Acting:
                 before=before,
                 width=min(78, int(self._app.size.width * 0.96)) - 8,
             )
+            session.notice = None  # it was being counted
             if not await self._app.push_screen_wait(Confirm(session.look, question)):
                 session.say(Cell(f"{plans.described(meant)}: not sent", "dim"), seconds=3)
                 self._app.draw_now()
@@ -166,7 +164,7 @@ class Acting:
         stamp = figures.clock(session.now_ms)
         session.say(receipt.sign, Cell(f" {receipt.headline}"), Cell(f" · {stamp}", "dim"), Cell(" · a answers", "dim"))
         session.undo = None if receipt.undo is None else (receipt.undo, session.clock.monotonic() + UNDO_S)
-        if show:
+        if show or receipt.verdict != "ok":
             self.show_answers(receipt)
 
     # ----------------------------------------------------------------------------------------------------------- others
@@ -203,7 +201,7 @@ class Acting:
                 self.start(BY_ID[action_id], rows, which=which)
 
         row = rows[0]
-        name = f"{kind} {clean(getattr(row, 'name', '') or getattr(row, 'id', '') or row.key, 60)}"
+        name = f"{kind} {clean(getattr(row, 'name', '') or getattr(row, 'id', '') or getattr(row, 'task', ''), 60)}"
         title = "everything" if which is not None else name if len(rows) == 1 else f"{len(rows)} {kind}s"
         self._app.push_screen(Menu(session.look, title, listed, command), chosen)
 

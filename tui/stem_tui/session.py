@@ -93,11 +93,7 @@ class Session:
         """Return why nothing may be sent now, and what to do about it."""
         if not self.read_only:
             return "not connected"
-        return (
-            "this is production, start with --write to change anything"
-            if self.production
-            else "started with --read-only"
-        )
+        return "read-only in production, start with --write" if self.production else "started with --read-only"
 
     @property
     def where(self) -> Where:
