@@ -152,8 +152,9 @@ _LISTS: Final = (
     _look("text.right", "l,right", "l →", "Right", "Move to the right", "sideways(8)", listed=False),
     _look("tabs.left", "h,left,left_square_bracket", "h ←", "Left", "The state before", "tab(-1)", listed=False),
     _look("tabs.right", "l,right,right_square_bracket", "l →", "Right", "The next state", "tab(1)", listed=False),
-    _look("page.next", "n", "n", "Next page", "The next page of the tasks of a queue", "turn(1)"),
-    _look("page.back", "p", "p", "Page back", "The page before", "turn(-1)"),
+    _look("page.next", "n", "n", "Next page", "The next page of the tasks of a queue", "turn(1)",
+          listed=False),
+    _look("page.back", "p", "p", "Page back", "The page before", "turn(-1)", listed=False),
 )  # fmt: skip
 
 _DEEDS: Final = (
