@@ -643,6 +643,57 @@ class AuditPage:
     total: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stray:
+    """A key that should not be there.
+
+    Attributes:
+        why: `unknown` (no key of Stem's has this form), `orphan` (nothing refers to it), `endless` (it should expire).
+    """
+
+    key: str
+    why: Literal["unknown", "orphan", "endless"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """A consumer of a queue whose worker nobody knows any more; `pending` deliveries stand in its name."""
+
+    queue: str
+    worker: str
+    pending: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overdue:
+    """Leases of a queue that ran out and were not taken back: how many (at most 100), the oldest since `late_ms`."""
+
+    queue: str
+    tasks: int
+    late_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """What a look into the server and its keys has found; no judgement.
+
+    Attributes:
+        settings: the server's, by name; empty where they cannot be read.
+        state: what it says of itself: `role connected_slaves aof_enabled aof_last_write_status rdb_last_bgsave_status`.
+        strays: the first ones; `keys_seen` of the namespace were looked at, all of them if `complete`.
+        refused: what could not be looked at, and why: `settings keys consumers leases`.
+    """
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    state: Mapping[str, str] = field(default_factory=dict)
+    strays: Sequence[Stray] = ()
+    keys_seen: int = 0
+    complete: bool = True
+    leftovers: Sequence[Leftover] = ()
+    overdue: Sequence[Overdue] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
 ListState = Literal[
     "queued", "running", "scheduled", "retrying", "held", "dead", "succeeded", "failed", "revoked", "expired"
 ]
@@ -699,6 +750,12 @@ class Census(Protocol):
 
     async def info(self) -> ServerInfo:
         """Ask the server about itself, with a write that proves it takes writes."""
+
+    async def examine(self, *, keys: int = 50_000) -> Examination:
+        """Look for what is wrong behind the scenes. Reads only; looks at no more than about `keys` keys of the server.
+
+        What the server refuses to show (settings of a managed one, rights that are missing) is named, not raised.
+        """
 
 
 # -------------------------------------------------------------------------------------------------------------- broker

@@ -28,6 +28,7 @@ SECTIONS: Final[dict[str, dict[str, str]]] = {
         "events": "events",
         "audit": "audit",
         "health": "health",
+        "doctor": "doctor",
     },
     "Steer": {
         "revoke": "steer",

@@ -10,6 +10,7 @@ from typing import Any, Final
 from stem.contracts import Broker, Pause, QueueRow, Seen
 from stem.control.asking import Asker
 from stem.control.diagnose import diagnose
+from stem.control.doctor import span
 from stem.control.lookup import concealed
 from stem.control.target import addresses, live, missing
 from stem.messages.names import check_name
@@ -240,7 +241,7 @@ def _hindrances(facts: Facts, status: TaskStatus) -> Iterator[Cause]:
 def _nobody(facts: Facts, status: TaskStatus) -> Cause:
     lost = [seen for seen in missing(facts.workers) if status.queue in seen.heartbeat.queues]
     if lost:
-        ages = ", ".join(f"{seen.heartbeat.name} (last beat {_span(seen.age_ms)} ago)" for seen in lost[:3])
+        ages = ", ".join(f"{seen.heartbeat.name} (last beat {span(seen.age_ms)} ago)" for seen in lost[:3])
         return Cause(
             code="workers-lost",
             text=f"all workers of queue {status.queue} are lost: {ages}",
@@ -277,11 +278,11 @@ def _all_kept(facts: Facts, status: TaskStatus, workers: Sequence[Seen]) -> Iter
 
 
 def _running(facts: Facts, status: TaskStatus) -> Cause:
-    since = "" if status.started_at_ms is None else f" for {_span(facts.now_ms - status.started_at_ms)}"
+    since = "" if status.started_at_ms is None else f" for {span(facts.now_ms - status.started_at_ms)}"
     seen = next((one for one in facts.workers if one.heartbeat.id == status.worker), None)
     where = seen.heartbeat.name if seen is not None else status.worker or "a worker"
     if seen is None or seen.lost or seen.stopped:
-        beat = "not heard of within the hour" if seen is None else f"last heard of {_span(seen.age_ms)} ago"
+        beat = "not heard of within the hour" if seen is None else f"last heard of {span(seen.age_ms)} ago"
         return Cause(
             code="worker-lost",
             text=f"its worker {where} is gone ({beat})",
@@ -351,12 +352,4 @@ def _when(at_ms: int | None, now_ms: int) -> str:
     if at_ms is None:
         return "soon"
     clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(min(max(at_ms // 1000, 0), 253_402_214_400)))
-    return f"{clock} (in {_span(at_ms - now_ms)})" if at_ms > now_ms else f"{clock} ({_span(now_ms - at_ms)} ago)"
-
-
-def _span(milliseconds: int) -> str:
-    seconds = max(0, milliseconds) // 1000
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
-        if seconds >= 2 * size:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
+    return f"{clock} (in {span(at_ms - now_ms)})" if at_ms > now_ms else f"{clock} ({span(now_ms - at_ms)} ago)"

@@ -6,7 +6,7 @@ suite's own: `pytest.register_assert_rewrite("stem.testing")` before it is impor
 
 from stem.testing.case import BrokerCase
 from stem.testing.contract_adoption import BrokerContractAdopt
-from stem.testing.contract_audit import BrokerContractAudit
+from stem.testing.contract_audit import BrokerContractAudit, BrokerContractExamine
 from stem.testing.contract_control import (
     BrokerContractControlLog,
     BrokerContractDesired,
@@ -64,6 +64,7 @@ class BrokerContract(
     BrokerContractReplies,
     BrokerContractPresence,
     BrokerContractAudit,
+    BrokerContractExamine,
     BrokerContractEvents,
     BrokerContractCounts,
     BrokerContractListings,

@@ -1,4 +1,4 @@
-"""The contract of the audit: who asked for what, and what came of it."""
+"""The contract of the audit (who asked for what, and what came of it) and of looking behind the scenes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from stem.contracts import AuditRow, ClearPause, RevokeTasks, SetDrain, SetPause, SetShutdown
 from stem.errors import InvalidInputError
 from stem.messages.audit import AuditItem, AuditOutcome, Deed
-from stem.testing.case import BrokerCase, Hand, Operator, enqueue, new_task, now_ms
+from stem.testing.case import QUEUE, BrokerCase, Hand, Operator, enqueue, make_dead, new_task, now_ms
 
 DONE = AuditOutcome(
     verdict="partly",
@@ -183,3 +183,42 @@ class BrokerContractAudit:
 
         with pytest.raises(InvalidInputError):
             await broker_case.broker.census.audit(cursor=cursor)
+
+
+class BrokerContractExamine:
+    """What is found behind the scenes."""
+
+    async def test_nothing_is_found_where_all_is_well(self, broker_case: BrokerCase) -> None:
+        """With tasks waiting, running, dead and done, workers, commands and their outcomes."""
+        broker = broker_case.broker
+        hand = Hand(broker=broker, id="w-1")
+        await hand.beat()
+        await make_dead(broker)
+        await hand.catch_up()
+        for key in ("a", "b"):
+            await enqueue(broker, unique_key=key)
+        first, _ = await hand.fetch()
+        await hand.end(first)
+        await enqueue(broker, delay_ms=60_000)
+        await Hand(broker=broker, id="undertaker").beat()
+        issued = await Operator(broker=broker).issue("pause", SetPause(kind="queue", targets=["other"]))
+        await broker.control.conclude(issued.audit, DONE)
+
+        found = await broker.census.examine()
+
+        assert (list(found.strays), list(found.leftovers), list(found.overdue)) == ([], [], [])
+        assert (found.complete, dict(found.refused)) == (True, {})
+
+    async def test_a_lease_that_ran_out_is_found(self, broker_case: BrokerCase) -> None:
+        """As long as nobody sweeps; one that still runs is not."""
+        hand = Hand(broker=broker_case.broker, id="w-1")
+        await hand.beat()
+        for task_id, lease_ms in (("short", 20), ("long", 60_000)):
+            await enqueue(broker_case.broker, task_id=task_id, lease_ms=lease_ms)
+        await hand.fetch()
+        await broker_case.advance(0.1)
+
+        (found,) = (await broker_case.broker.census.examine()).overdue
+
+        assert (found.queue, found.tasks) == (QUEUE, 1)
+        assert found.late_ms >= 70

@@ -138,6 +138,19 @@ def test_the_server_refuses_what_is_not_a_roles_work(server: Server, role: str) 
             assert "permission" in said, (action, said)
 
 
+async def test_operators_and_viewers_may_look_behind_the_scenes(server: Server) -> None:
+    """Not at the server's settings, which are everybody's; a viewer not at the names of others' keys."""
+    found = {}
+    for role in ("operator", "viewer"):
+        broker = connect_broker(url_of(server, role), namespace="shop")
+        try:
+            found[role] = set((await broker.census.examine()).refused)
+        finally:
+            await broker.close()
+
+    assert found == {"operator": {"settings"}, "viewer": {"settings", "keys"}}
+
+
 async def test_calls_of_another_role_are_refused(server: Server) -> None:
     """The same through the library: enqueue, steer, work, purge and replay are of the roles that they are of."""
     allowed: dict[str, tuple[str, ...]] = {

@@ -34,6 +34,8 @@ TASK_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[
 LOOKS: Final = (
     "ping",
     "health",
+    "doctor",
+    "audit ls",
     "why",
     "inspect",
     "queues ls",

@@ -15,7 +15,18 @@ from stem.adapters.memory.line import Line
 from stem.adapters.memory.ordered import Key
 from stem.adapters.memory.record import Place
 from stem.adapters.memory.stats import ROWS_KEPT
-from stem.contracts import AuditPage, FinalRow, ListState, MinuteRow, Pause, QueueRow, ServerInfo, TaskPage
+from stem.contracts import (
+    AuditPage,
+    Examination,
+    FinalRow,
+    ListState,
+    MinuteRow,
+    Overdue,
+    Pause,
+    QueueRow,
+    ServerInfo,
+    TaskPage,
+)
 from stem.errors import InvalidInputError
 from stem.messages.status import TaskState, TaskStatus
 
@@ -84,6 +95,16 @@ class InMemoryCensus:
     async def redacted(self, task: str) -> tuple[str, ...]:
         with self._core.step():
             return tuple(sorted(self._core.fleet.redacted.get(task, ())))
+
+    async def examine(self, *, keys: int = 50_000) -> Examination:
+        """There are no keys here to look at, and no settings: only leases."""
+        with self._core.step() as now:
+            overdue = []
+            for line in self._core.lines.values():
+                late = [now - key[0] for key, _ in itertools.islice(line.leased.after(), 100) if key[0] <= now]
+                if late:
+                    overdue.append(Overdue(queue=line.name, tasks=len(late), late_ms=max(late)))
+            return Examination(overdue=tuple(overdue))
 
     async def info(self) -> ServerInfo:
         with self._core.step() as now:

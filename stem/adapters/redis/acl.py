@@ -66,8 +66,8 @@ ROLES: Final[Mapping[str, Role]] = {
         commands=(
             "del exists expire hdel hexists hget hgetall hincrby hkeys hlen hmget hset hsetnx incr info llen "
             "lpush lrange ltrim persist pexpire pttl publish rpush sadd scan set sismember smembers "
-            "subscribe unsubscribe xack xadd xdel xgroup|create xinfo|groups xlen xpending xrange xread "
-            "xrevrange zadd zcard zrange zrangebyscore zrem zremrangebyrank zremrangebyscore zrevrange zscore"
+            "subscribe unsubscribe xack xadd xdel xgroup|create xinfo|consumers xinfo|groups xlen xpending xrange "
+            "xread xrevrange zadd zcard zrange zrangebyscore zrem zremrangebyrank zremrangebyscore zrevrange zscore"
         ),
     ),
     "viewer": Role(
@@ -75,7 +75,7 @@ ROLES: Final[Mapping[str, Role]] = {
         channels="control",
         commands=(
             "hdel hget hgetall hkeys hmget info lrange pexpire publish set sismember smembers xack xdel "
-            "xinfo|groups xlen xrange xread xrevrange zadd zcard zrange zrem zremrangebyscore zrevrange"
+            "xinfo|consumers xinfo|groups xlen xrange xread xrevrange zadd zcard zrange zrem zremrangebyscore zrevrange"
         ),
     ),
 }

@@ -7,12 +7,23 @@ from collections import Counter
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final, Protocol
 
-from stem.adapters.redis import audit
+from stem.adapters.redis import audit, examine
 from stem.adapters.redis.client import RedisClient
 from stem.adapters.redis.presence import RedisPresence
 from stem.adapters.redis.reading import reading, whole
 from stem.adapters.redis.record import final_row_of, number, pauses_of, text
-from stem.contracts import AuditPage, FinalRow, ListState, Measured, MinuteRow, Pause, QueueRow, ServerInfo, TaskPage
+from stem.contracts import (
+    AuditPage,
+    Examination,
+    FinalRow,
+    ListState,
+    Measured,
+    MinuteRow,
+    Pause,
+    QueueRow,
+    ServerInfo,
+    TaskPage,
+)
 from stem.errors import BrokerRefusedError, InvalidInputError
 from stem.messages.names import is_name
 from stem.messages.status import TaskState, TaskStatus
@@ -193,6 +204,11 @@ class RedisCensus:
         kept = await self._client.command("HGET", self._client.keys.redact, task)
         with reading("HGET"):
             return () if kept is None else tuple(sorted(text(kept).split("\n")))
+
+    async def examine(self, *, keys: int = 50_000) -> Examination:
+        workers = await self._presence.workers()
+        known = frozenset(seen.heartbeat.id for seen in workers)
+        return await examine.look(self._client, (await self._queue_names())[: examine.QUEUES], known, keys=keys)
 
     async def info(self) -> ServerInfo:
         raw, time = await self._client.commands([("INFO",), ("TIME",)])
