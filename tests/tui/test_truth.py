@@ -336,7 +336,7 @@ async def _kill_the_server(trial: Trial, server: Server) -> None:
         await asyncio.sleep(trial.chance.uniform(0.1, 0.9))
         await trial.look("without a server", link="DOWN", as_of_s=killed_s)
     # A bad moment to come back: the longest wait between two attempts has begun just now.
-    await trial.until("long waits", lambda it: not re.search(r"retry ([4-9]|\d\d) in [1-9]", it.text), 10)
+    await trial.until("long waits", lambda it: not re.search(r"retry ([4-9]|\d\d) in 0\.[5-8]", it.text), 10)
     server.start()
     trial.alive_since_s = time.monotonic()
     await trial.until("LIVE shown", lambda it: it.link != "LIVE", SETTLED_S)
