@@ -224,7 +224,7 @@ class _Demo:
                 with suppress(ProcessLookupError):
                     process.terminate()
             await closed
-        if process.returncode not in (0, -signal.SIGTERM):
+        if process.returncode not in (0, -signal.SIGTERM, -signal.SIGHUP):
             raise DemoError(f"the dashboard ended with exit code {process.returncode}; try: stemctl demo --headless")
 
     async def _kill_one(self) -> None:

@@ -185,6 +185,17 @@ def test_the_program_starts_without_a_server_and_ctrl_c_ends_it(namespace: str) 
         assert process.wait(10) == 0
 
 
+def test_the_program_ends_with_its_terminal(valkey_url: str, namespace: str) -> None:
+    """Nobody sends a hang-up to a program in a session of its own; it drew on, at a fifth of a core."""
+    with in_terminal("--url", valkey_url, "--namespace", namespace) as (process, leader):
+        read_until(leader, "● LIVE".encode())
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, leader)
+        os.close(nothing)
+
+        assert process.wait(10) == -signal.SIGHUP
+
+
 def test_a_dumb_terminal_gets_text(valkey_url: str, namespace: str) -> None:
     with in_terminal("--url", valkey_url, "--namespace", namespace, TERM="dumb") as (process, leader):
         got = read_until(leader, b"--once")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import stem
 from stem.errors import StemError
 from stem.text import clean
+from stem_tui.hangup import end_with_terminal
 
 if TYPE_CHECKING:
     from stem.authority import ControlKeys
@@ -101,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not options.once:
                 sys.stderr.write("stem-tui: this is no terminal to draw on, so here is one look (--once)\n")
             return code
+        end_with_terminal()
         return asyncio.run(_draw(broker, options, look, keys, production))
     return 130
 
