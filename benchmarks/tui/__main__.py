@@ -170,6 +170,7 @@ def measure(terminal: Terminal, report: Report, seconds: float) -> dict[str, Any
     waits = [at_s - press_s for press_s, at_s in zip(presses, arrived, strict=False) if at_s is not None]
     row["key_p50_ms"], row["key_p95_ms"] = quantile(waits, 0.5) * 1000, quantile(waits, 0.95) * 1000
     row["keys"] = len(waits)
+    row["flushes"] = min(100.0, row["flushes_per_s"] / HZ * 100)
     return row
 
 
@@ -248,6 +249,7 @@ def extras(found: Mapping[str, Any]) -> str:
     return (
         f"  ({found['events_per_s']:,.0f} events/s, {found['tasks']:,} tasks held, draw p50/p95 "
         f"{found['draw_p50_ms']:.1f}/{found['draw_p95_ms']:.1f} ms, paint p95 {found['paint_p95_ms']:.1f} ms, "
+        f"CPU time of a frame p50/p95 {found['frame_cpu_p50_ms']:.1f}/{found['frame_cpu_p95_ms']:.1f} ms, "
         f"key p50 {found['key_p50_ms']:.1f} ms, age p50 {found['age_p50_ms']:.0f} ms, "
         f"{found['out_kb_per_s']:.0f} KB/s to the terminal)"
     )

@@ -51,17 +51,18 @@ class Watch:
         self.draws_s: list[float] = []
         self.paints_s: list[float] = []
         self.frames_s: list[float] = []
+        self.frames_cpu_s: list[float] = []
         self.lags_s: list[float] = []
         self.ages_ms: list[float] = []
         self.painted: list[int] = []
         self.events = 0
         self.bytes = 0
 
-    def report(self, hz: float) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         passed_s = time.monotonic() - self.began_s
         return {
             "seconds": passed_s,
-            "flushes": len(self.draws_s) / passed_s / hz * 100,
+            "flushes_per_s": len(self.draws_s) / passed_s,
             "events_per_s": self.events / passed_s,
             "lag_p99_ms": quantile(self.lags_s, 0.99) * 1000,
             "lag_max_ms": max(self.lags_s, default=0.0) * 1000,
@@ -70,6 +71,8 @@ class Watch:
             "paint_p95_ms": quantile(self.paints_s, 0.95) * 1000,
             "frame_p50_ms": quantile(self.frames_s, 0.5) * 1000,
             "frame_p95_ms": quantile(self.frames_s, 0.95) * 1000,
+            "frame_cpu_p50_ms": quantile(self.frames_cpu_s, 0.5) * 1000,
+            "frame_cpu_p95_ms": quantile(self.frames_cpu_s, 0.95) * 1000,
             "age_p50_ms": quantile(self.ages_ms, 0.5),
             "age_p95_ms": quantile(self.ages_ms, 0.95),
             "cpu_percent": (time.process_time() - self.cpu_s) / passed_s * 100,
@@ -86,7 +89,7 @@ class ProbedTUI(stem_tui.app.StemTUI):
     watch: Watch | None = None
     written = 0
     moved = False
-    drawn_s = 0.0
+    drawn_s = drawn_cpu_s = 0.0
     unseen: list[int]
 
     def on_mount(self) -> None:
@@ -107,9 +110,7 @@ class ProbedTUI(stem_tui.app.StemTUI):
         watch, self.watch = self.watch, None
         if watch is not None:
             state = self.session.state
-            self._report(
-                {"done": True, "tasks": len(state.tasks), "errors": self.errors, **watch.report(self.session.hz)}
-            )
+            self._report({"done": True, "tasks": len(state.tasks), "errors": self.errors, **watch.report()})
 
     async def _list_all(self) -> None:
         await self.action_mode("tasks")
@@ -162,10 +163,10 @@ class ProbedTUI(stem_tui.app.StemTUI):
         state.apply_events = applied  # type: ignore[method-assign,assignment]
 
     def _tick(self) -> None:
-        before, began_s = self._drawn_s, time.monotonic()
+        before, began_s, began_cpu_s = self._drawn_s, time.monotonic(), time.thread_time()
         super()._tick()
         if self._drawn_s != before and self.watch is not None:
-            self.drawn_s = time.monotonic() - began_s
+            self.drawn_s, self.drawn_cpu_s = time.monotonic() - began_s, time.thread_time() - began_cpu_s
             self.watch.draws_s.append(self.drawn_s)
 
     def _display(self, screen: Screen[Any], renderable: Any) -> None:
@@ -183,7 +184,7 @@ class ProbedTUI(stem_tui.app.StemTUI):
 
 
 def _timed_paint(screen: Screen[Any]) -> None:
-    began_s = time.monotonic()
+    began_s, began_cpu_s = time.monotonic(), time.thread_time()
     _paint(screen)
     app = screen.app
     if isinstance(app, ProbedTUI) and app.watch is not None:
@@ -191,6 +192,7 @@ def _timed_paint(screen: Screen[Any]) -> None:
         app.watch.paints_s.append(took_s)
         if app.drawn_s:
             app.watch.frames_s.append(app.drawn_s + took_s)
+            app.watch.frames_cpu_s.append(app.drawn_cpu_s + time.thread_time() - began_cpu_s)
             app.drawn_s = 0.0
 
 

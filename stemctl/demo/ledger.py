@@ -7,6 +7,8 @@ its process is killed. A line is `kind TAB task id TAB attempt`. Who writes what
     withdrawn         operator: the revoke was answered "revoked": it waited, and is final now
     stopping          operator: the revoke was answered "running": marked where it runs
     killed            operator: the process of this number got SIGKILL (the id is the pid)
+    left              demo: the process of this number was stopped at the dashboard (the id is the pid)
+    replayed          demo: somebody at the dashboard gave this dead letter a new life, which has an end of its own
     started           handler: it begins
     done failed cut   handler: it returned, raised, or was cancelled
     final:succeeded final:failed final:revoked final:expired
@@ -40,7 +42,10 @@ from typing import Final
 SUFFIX: Final = ".ledger"
 _ENDS: Final = ("final:succeeded", "final:failed", "final:revoked", "final:expired")
 KINDS: Final = frozenset(
-    (*_ENDS, "final:retry", "acked", "withdrawn", "stopping", "killed", "started", "done", "failed", "cut")
+    (
+        *(*_ENDS, "final:retry", "acked", "withdrawn", "stopping", "killed", "left", "replayed"),
+        *("started", "done", "failed", "cut"),
+    )
 )
 
 
@@ -108,8 +113,8 @@ class _Account:
         return sum(line.kind in kinds and (writers is None or line.writer in writers) for line in self.lines)
 
     def settled(self, killed: frozenset[int]) -> bool:
-        """Say whether it has an end."""
-        if self.count(*_ENDS, "withdrawn"):
+        """Say whether each of its lives has an end."""
+        if self.count(*_ENDS, "withdrawn") > self.count("replayed"):
             return True
         if not self.count("started", writers=killed):
             return False
@@ -129,7 +134,7 @@ class _Account:
 
     def duplicated(self) -> bool:
         ends = self.count(*_ENDS) + self.count("withdrawn")
-        return ends > 1 or not self.count("acked")
+        return ends > 1 + self.count("replayed") or not self.count("acked")
 
     def end(self, killed: frozenset[int]) -> str:
         """Return how it ended: `succeeded dead revoked expired`, or "" for not at all."""
@@ -175,6 +180,7 @@ class Verdict:
 
 def judge(lines: Iterable[Line]) -> Verdict:
     """Say what became of every task."""
+    lines = list(lines)
     accounts, killed = _accounts(lines)
     ends = Counter(account.end(killed) for account in accounts.values())
     return Verdict(
@@ -187,9 +193,10 @@ def judge(lines: Iterable[Line]) -> Verdict:
         lost=sum(not account.settled(killed) or account.incomplete(killed) for account in accounts.values()),
         duplicated=sum(account.duplicated() for account in accounts.values()),
         extra_starts=sum(
-            max(0, account.count("started") - 1 - account.count("final:retry")) for account in accounts.values()
+            max(0, account.count("started") - 1 - account.count("final:retry", "replayed"))
+            for account in accounts.values()
         ),
-        killed_workers=len(killed),
+        killed_workers=sum(line.kind == "killed" for line in lines),
     )
 
 
@@ -214,11 +221,21 @@ def open_tasks(lines: Iterable[Line]) -> list[str]:
     ]
 
 
+def questionable(lines: Iterable[Line]) -> list[str]:
+    """Return the tasks whose account somebody at the dashboard may have changed: open, dead, or ended twice."""
+    accounts, killed = _accounts(lines)
+    return [
+        task_id
+        for task_id, account in accounts.items()
+        if account.count("final:failed") or account.duplicated() or not account.settled(killed)
+    ]
+
+
 def _accounts(lines: Iterable[Line]) -> tuple[dict[str, _Account], frozenset[int]]:
     accounts: dict[str, _Account] = defaultdict(_Account)
     killed = set()
     for line in lines:
-        if line.kind == "killed":
+        if line.kind in ("killed", "left"):
             killed.add(int(line.task_id))
         else:
             accounts[line.task_id].lines.append(line)

@@ -14,6 +14,8 @@ from stemctl.demo.ledger import Ledger
 
 TICK_S: Final = 0.1
 VIDEO_S: Final = 6.0
+FIRST_BLOCK_S: Final = 5.0
+BLOCK_EVERY_S: Final = 30.0
 
 
 class Shop:
@@ -22,13 +24,17 @@ class Shop:
     Args:
         rate: tasks per second.
         video_s: how long the long tasks take.
+        block_s: how long a task blocks its worker's loop, now and then.
     """
 
-    def __init__(self, stem: Stem, ledger: Ledger, *, rate: float, video_s: float = VIDEO_S) -> None:
+    def __init__(
+        self, stem: Stem, ledger: Ledger, *, rate: float, video_s: float = VIDEO_S, block_s: float = 1.0
+    ) -> None:
         self._stem = stem
         self._ledger = ledger
         self._rate = rate
         self._video_s = video_s
+        self._block_s = block_s
         self._orders = 0
         self.scheduled: deque[str] = deque(maxlen=50)
         """Ids that wait for their time, newest last: what an operator can withdraw."""
@@ -39,7 +45,11 @@ class Shop:
         """Enqueue until `stop` is set."""
         loop = asyncio.get_running_loop()
         begun, sent = loop.time(), 0
+        block_at = begun + FIRST_BLOCK_S
         while not stop.is_set():
+            if loop.time() >= block_at:
+                block_at += BLOCK_EVERY_S
+                await self._send([self._report()])
             due = int((loop.time() - begun) * self._rate)
             # A demo that was held up does not make up for more than a second: a burst would look like a bug.
             sent = max(sent, due - int(self._rate))
@@ -56,6 +66,9 @@ class Shop:
                 self.scheduled.append(task_id)
             elif signature.name == "video.encode":
                 self.long.append(task_id)
+
+    def _report(self) -> Signature:
+        return Signature(name="report.totals", args={"month": "2026-10", "seconds": self._block_s})
 
     def _order(self) -> Signature:
         self._orders += 1

@@ -22,13 +22,15 @@ from typing import Final
 from stem.adapters.connect import connect_broker
 from stem.adapters.embedded import EmbeddedServer
 from stem.client import Stem
+from stem.contracts import Broker
 from stem.control.controller import Controller
 from stem.errors import StemError
 from stem.text import clean
+from stemctl.demo import aftermath
 from stemctl.demo import ledger as accounts
 from stemctl.demo.ledger import Ledger, Verdict
 from stemctl.demo.load import VIDEO_S, Operator, Shop, wait_for
-from stemctl.demo.tasks import LEDGER_VARIABLE, QUEUES
+from stemctl.demo.tasks import CLOSING, LEDGER_VARIABLE, QUEUES
 
 NAMESPACE: Final = "demo"
 LEASE: Final = "3s"
@@ -38,6 +40,8 @@ READY_S: Final = 20.0
 SETTLE_S: Final = 25.0
 STOP_S: Final = 30.0
 KILL_TRIES: Final = 100
+BLOCK_S: Final = 20.0
+"""How long a worker is wedged where there is a dashboard: long enough to find it, its task and its stack."""
 
 Say = Callable[[str], None]
 
@@ -138,7 +142,7 @@ class _Demo:
             await self._await_workers(controller)
             begun = time.monotonic()
             await self._show(stem, controller)
-            await self._settle()
+            await self._settle(broker, controller)
             elapsed_s = time.monotonic() - begun
             await self._stop_workers()
         finally:
@@ -166,7 +170,8 @@ class _Demo:
     async def _show(self, stem: Stem, controller: Controller) -> None:
         """Let the load, the operator, the killer and the dashboard run until it is time."""
         video_s = min(VIDEO_S, (self._plan.seconds or 60.0) / 3)
-        shop = Shop(stem, self._ledger, rate=self._plan.rate, video_s=video_s)
+        block_s = BLOCK_S if self._plan.dashboard else 1.0
+        shop = Shop(stem, self._ledger, rate=self._plan.rate, video_s=video_s, block_s=block_s)
         parts = [
             asyncio.create_task(shop.run(self._stop), name="load"),
             asyncio.create_task(Operator(controller, shop, self._ledger).run(self._stop), name="operator"),
@@ -286,6 +291,14 @@ class _Demo:
             if await wait_for(self._stop, 0.05):
                 raise DemoInterruptedError("interrupted before it began")
 
+    def _start_again(self) -> None:
+        """Start those anew that somebody stopped at the dashboard: what waits is to end all the same."""
+        for name, process in list(self._workers.items()):
+            if process.poll() in (0, 1):
+                self._ledger.write("left", str(process.pid))
+                process.communicate()
+                self._start_worker(name)
+
     def _check_workers(self) -> None:
         for name, process in self._workers.items():
             if process.poll() is not None:
@@ -293,11 +306,21 @@ class _Demo:
                 lines = log.read_text(errors="replace").splitlines()
                 raise DemoError(f"worker {name} ended with {process.returncode}: {clean(lines[-1] if lines else '')}")
 
-    async def _settle(self) -> None:
+    async def _settle(self, broker: Broker, controller: Controller) -> None:
         """Wait until every acknowledged task has its end, as far as the ledger knows, or give up."""
+        (self._folder / "ledger" / CLOSING).touch()
         deadline = time.monotonic() + SETTLE_S
         pause = asyncio.Event()
-        while missing := accounts.open_tasks(accounts.read(self._folder / "ledger")):
+        if self._plan.dashboard:
+            self._start_again()
+            await aftermath.take_back(broker, controller)
+        while True:
+            lines = accounts.read(self._folder / "ledger")
+            if self._plan.dashboard:
+                await aftermath.enter(broker, self._ledger, lines)
+                lines = accounts.read(self._folder / "ledger")
+            if not (missing := accounts.open_tasks(lines)):
+                return
             self._check_workers()
             if time.monotonic() > deadline:
                 self._say(f"{len(missing)} tasks have no end after {SETTLE_S:g} s, such as {missing[0]}")

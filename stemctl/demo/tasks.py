@@ -25,6 +25,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LEDGER_VARIABLE: Final = "STEM_DEMO_LEDGER"
+CLOSING: Final = "closing"
+"""A file beside the ledgers: the demo is about to end."""
 QUEUES: Final = ("mail", "media", "payments", "default")
 
 app = Stem.connect()
@@ -106,6 +108,21 @@ async def charge_payment(context: TaskContext, order: int, amount: int, card: st
     if random.random() < 0.3:
         raise ConnectionError(f"order {order}: the bank does not answer")
     return f"charged {amount}"
+
+
+@app.task("report.totals")
+@accounted
+async def total_report(context: TaskContext, month: str, seconds: float = 1.0) -> str:
+    """A mistake as it happens: a blocking call in an async handler. Its worker answers, and is named wedged."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not _closing():
+        time.sleep(0.1)  # noqa: ASYNC251  the mistake that is shown
+    return f"totals of {month}"
+
+
+def _closing() -> bool:
+    """Say whether the demo is about to end: then nothing is to be seen any more, and nobody waits for it."""
+    return (Path(os.environ[LEDGER_VARIABLE]) / CLOSING).exists()
 
 
 @app.task("video.encode", queue="media")

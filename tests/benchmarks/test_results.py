@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import contestants, environments, plots, results, tables
+from benchmarks import contestants, environments, page, plots, results, scale, tables
 from benchmarks.results import Result, ResultError
 from benchmarks.rows import BY_NAME, ROWS
 
@@ -170,3 +170,25 @@ def test_a_run_measures_raw_and_stem_and_leaves_nothing(tmp_path: Path, monkeypa
     assert [each.label for each in found.rows["noop"]] == ["raw", "stem", "stem (default)"]
     assert all(each.median > 0 for entries in found.rows.values() for each in entries)
     assert {"worker-cpu", "server-cpu", "commands", "queued-bytes"} <= set(found.rows)
+
+
+def test_the_page_says_what_the_results_say() -> None:
+    bench, curves = page.read()
+
+    text = page.PAGE.read_text("utf-8")
+
+    assert text == page.filled(text, bench, curves), "run `python -m benchmarks.page`"
+    for name, picture in page.pictures(bench, curves).items():
+        assert (page.PICTURES / name).read_text("utf-8") == picture, name
+
+
+def test_results_that_are_kept_are_whole() -> None:
+    """Every row but that of Debian's Redis, which may not be installed; every curve; or none at all."""
+    bench, curves = page.read()
+
+    assert not bench.rows or set(BY_NAME) - set(bench.rows) <= {"redis70"}
+    assert [each["name"] for each in curves.curves] in ([], list(page.CURVES))
+
+
+def test_the_page_has_a_place_for_every_curve() -> None:
+    assert tuple(scale.CURVES) == page.CURVES

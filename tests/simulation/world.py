@@ -21,7 +21,7 @@ from unittest import mock
 from stem.adapters.memory import InMemoryBroker
 from stem.client import Stem
 from stem.contracts import Limits
-from stem.control import controller
+from stem.control import asking
 from stem.control.controller import Controller
 from stem.errors import BrokerError
 from stem.options import TaskOptions
@@ -433,7 +433,7 @@ def _around(world: World) -> Iterator[None]:
             (host.CpuMeter, "percent", lambda self: 0.0),
         ):
             stack.enter_context(mock.patch.object(target, name, value))
-        stack.enter_context(mock.patch.object(controller, "new_task_id", new_command_id))
+        stack.enter_context(mock.patch.object(asking, "new_task_id", new_command_id))
         try:
             yield
         finally:

@@ -16,9 +16,10 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import pyte
@@ -57,9 +58,21 @@ class Picture:
 
 
 class Terminal:
-    """Runs stem-tui in a pseudo terminal, and reads along on a thread of its own. Use it in a `with`."""
+    """Runs stem-tui in a pseudo terminal, and reads along on a thread of its own. Use it in a `with`.
 
-    def __init__(self, *arguments: str, columns: int = 160, lines: int = 45) -> None:
+    Args:
+        program: what to run instead of stem-tui.
+        settings: environment variables beside the caller's.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        columns: int = 160,
+        lines: int = 45,
+        program: Sequence[str] = (sys.executable, "-m", "stem_tui"),
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
         self._whole = threading.Condition()
@@ -67,16 +80,18 @@ class Terminal:
         fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("STEM_", "SSH_", "NO_COLOR"))}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "stem_tui", *arguments],
+            [*program, *arguments],
             stdin=follower,
             stdout=follower,
             stderr=follower,
-            env={**kept, "TERM": "xterm-256color", "TEXTUAL_ANIMATIONS": "none", "PYTHONUTF8": "1"},
+            env={**kept, "TERM": "xterm-256color", "TEXTUAL_ANIMATIONS": "none", "PYTHONUTF8": "1", **settings},
             cwd=ROOT,
             start_new_session=True,
         )
         os.close(follower)
         self._ended = threading.Event()
+        self._reads = threading.Event()
+        self._reads.set()
         self._reader = threading.Thread(target=self._read, name="terminal")
         self._reader.start()
 
@@ -84,26 +99,47 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
         if self.process.poll() is None:
+            self.process.terminate()  # a program that has started others ends them
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
             self.process.kill()
-        self.process.wait(10)
+            self.process.wait(10)
+        self._ended.set()
         self._reader.join(10)
         os.close(self._leader)
 
     def press(self, keys: str) -> None:
         os.write(self._leader, keys.encode())
 
+    def stall(self) -> None:
+        """Read no more, as a terminal does after ctrl-s, or one at the far end of a dead line."""
+        self._reads.clear()
+
+    def go_on(self) -> None:
+        self._reads.set()
+
     def picture(self) -> Picture:
-        """Return what the screen says now; never half a frame."""
+        """Return what an Overview says now."""
+        return read(self._lines(), time.monotonic())
+
+    @property
+    def text(self) -> str:
+        """The screen, whichever it is."""
+        return "\n".join(line.rstrip() for line in self._lines())
+
+    def _lines(self) -> list[str]:
+        """Return the screen's lines; never half a frame."""
         with self._whole:
             if not self._whole.wait_for(lambda: _SYNC_MODE not in self._screen.mode, 20):
                 raise AssertionError("the program began a frame and did not end it within 20 s")
-            lines = list(self._screen.display)
-        return read(lines, time.monotonic())
+            return list(self._screen.display)
 
     def _read(self) -> None:
         while not self._ended.is_set():
+            if not self._reads.wait(0.1):
+                continue
             ready, _, _ = select.select([self._leader], [], [], 0.1)
             if not ready:
                 continue

@@ -56,6 +56,18 @@ def test_the_text_is_as_reviewed(width: int, same_text: Callable[[str, str], Non
     same_text(f"once-{width}", "\n".join(lines))
 
 
+@pytest.mark.parametrize("screen", ["queues", "workers", "failures", "tasks"])
+def test_one_screen_is_that_part_of_the_whole(screen: str) -> None:
+    titles = {"queues": "QUEUES", "workers": "WORKERS", "failures": "FAILURES", "tasks": "LONGEST RUNNING"}
+    whole = once.text(fleet(), NOW, url="redis://h/0", width=100, look=Look("mono"))
+
+    lines = once.text(fleet(), NOW, url="redis://h/0", width=100, look=Look("mono"), screen=screen)
+
+    assert lines[0] == whole[0]
+    assert set(lines) < set(whole)
+    assert [title for title in titles.values() if any(line.startswith(title) for line in lines)] == [titles[screen]]
+
+
 def test_plain_characters_only_when_asked_for() -> None:
     lines = once.text(fleet(), NOW, url="redis://h/0", width=100, look=Look("mono", ascii=True))
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stem_tui.theme import Look
 
 THEMES: Final = ("stem-dark", "stem-light", "stem-deut", "stem-contrast", "ansi", "mono")
+SCREENS: Final = ("overview", "queues", "workers", "failures", "tasks")
 USAGE: Final = 2
 _YES: Final = ("1", "true", "yes", "on")
 _NO: Final = ("", "0", "false", "no", "off")
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--once", action="store_true", help="print one look and exit: 0, or 69 without a broker")
     made.add_argument("--format", choices=("text", "json", "jsonl"), default="text", help="of --once")
+    made.add_argument("--screen", choices=SCREENS, default="overview", help="of --once as text: this part only")
     made.add_argument("--watch", type=_seconds, metavar="SECONDS", help="with --once: again and again")
     made.add_argument("--check", action="store_true", help="with --once: exit 1 when something is wrong")
     made.add_argument("--width", type=int, metavar="COLUMNS", help="of --once (default: the terminal's, or 100)")
@@ -138,7 +140,13 @@ async def _print(broker: Broker, options: argparse.Namespace, look: Look) -> int
     width = options.width or shutil.get_terminal_size((100, 40)).columns
     try:
         return await once.run(
-            broker, format=options.format, width=width, look=look, watch_s=options.watch, check=options.check
+            broker,
+            format=options.format,
+            screen=options.screen,
+            width=width,
+            look=look,
+            watch_s=options.watch,
+            check=options.check,
         )
     finally:
         await broker.close()

@@ -94,13 +94,17 @@ class Acting:
         session.say(Cell(f"… {plans.described(plan)}", "dim"), seconds=60)
         self._app.draw_now()
         assert self._office is not None  # without one, nothing gets this far
+        screen = self._app.screen
         for_s, reason = plans.before(plan, session.state, session.now_ms)
         receipt = await self._survived(plan, deeds.carry_out(plan, self._office))
         if receipt is not None:
             asks = plans.tier(plan, many=len(plan.rows) > 1, production=session.production) > 0
             undo = None if receipt.undo is None else replace(receipt.undo, for_s=for_s, reason=reason)
             receipt = replace(receipt, undo=undo, command=self.command(plan) or "")
-            self._concluded(receipt, show=asks and not undoes)
+            # Nobody waits for the answers to what was not asked about: they open over no other screen, and take no key.
+            self._concluded(
+                receipt, show=(asks and not undoes) or (receipt.verdict != "ok" and self._app.screen is screen)
+            )
         session.feed.hurry()
         self._app.draw_now()
 
@@ -164,7 +168,7 @@ class Acting:
         stamp = figures.clock(session.now_ms)
         session.say(receipt.sign, Cell(f" {receipt.headline}"), Cell(f" · {stamp}", "dim"), Cell(" · a answers", "dim"))
         session.undo = None if receipt.undo is None else (receipt.undo, session.clock.monotonic() + UNDO_S)
-        if show or receipt.verdict != "ok":
+        if show:
             self.show_answers(receipt)
 
     # ----------------------------------------------------------------------------------------------------------- others

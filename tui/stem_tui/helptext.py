@@ -30,7 +30,9 @@ _WORDS: Final = (
 def lines(width: int, kind: str = "") -> list[list[Cell]]:
     """Return the page, wrapped to `width`; what concerns a panel of this kind stands first."""
     page: list[list[Cell]] = []
-    for words in ("Lower case looks, upper case acts, ctrl acts hard. What acts on several rows always asks.",):
+    for words in (
+        "pgdn: more. esc: back. Lower case looks, upper case acts, ctrl acts hard; several rows always ask.",
+    ):
         page += _paragraph(words, width, tone="strong")
     for scope, title in sorted(SCOPES, key=lambda each: each[0] != kind):
         page += [[], [Cell(f"  {title.upper()}", "title")]]

@@ -33,6 +33,7 @@ async def run(
     broker: Broker,
     *,
     format: Format = "text",
+    screen: str = "overview",
     width: int = 100,
     look: Look | None = None,
     watch_s: float | None = None,
@@ -41,6 +42,9 @@ async def run(
     clock: Clock | None = None,
 ) -> int:
     """Print one look, or one every `watch_s` seconds until cancelled; return the exit code.
+
+    Args:
+        screen: the part that is printed as text. JSON always holds everything.
 
     Returns:
         0; 69 when the broker cannot be asked; with `check` 1 when something is wrong (see `problems`).
@@ -59,7 +63,8 @@ async def run(
             found = problems(state)
             code = 1 if check and found else 0
             if format == "text":
-                out.write("\n".join(text(state, now_ms, url=broker.url, width=width, look=look)) + "\n")
+                lines = text(state, now_ms, url=broker.url, width=width, look=look, screen=screen)
+                out.write("\n".join(lines) + "\n")
             else:
                 indent = 2 if format == "json" else None
                 out.write(json.dumps(plain(state, snapshot, now_ms, broker), indent=indent, ensure_ascii=True) + "\n")
@@ -88,25 +93,28 @@ def problems(state: ClusterState) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------------- text
 
 
-def text(state: ClusterState, now_ms: int, *, url: str, width: int, look: Look) -> list[str]:
-    """Return the look as lines of text."""
+def text(state: ClusterState, now_ms: int, *, url: str, width: int, look: Look, screen: str = "overview") -> list[str]:
+    """Return the look as lines of text: all of it, or the part that this screen shows."""
     width = max(60, width)
     server = "" if state.info is None else f"  {clean(state.info.kind, 20)} {clean(state.info.version, 20)}"
     namespace = "" if state.info is None else f"  {clean(state.info.namespace)}"
     lines = [f"stem{namespace}  {url}{server}  {figures.date(now_ms)}"]
     lines += [f"! {problem}" for problem in problems(state)]
-    lines += _list(select.QUEUES, select.queue_rows(state), _note(select.queue_note(state)), now_ms, width, look,
-                   ["No queues yet."])  # fmt: skip
+    few = 10 if screen == "overview" else 1_000
+    parts: dict[str, list[str]] = {}
+    parts["queues"] = _list(select.QUEUES, select.queue_rows(state), _note(select.queue_note(state)), now_ms, width,
+                            look, ["No queues yet."])  # fmt: skip
     workers = select.worker_rows(state, now_ms)
-    lines += _list(select.WORKERS, workers, _note(select.worker_note(workers)), now_ms, width, look,
+    parts["workers"] = _list(select.WORKERS, workers, _note(select.worker_note(workers)), now_ms, width, look,
                    ["No workers seen. Start one: stemctl worker start mypkg.tasks:app"])  # fmt: skip
     groups = state.failures.groups(now_ms)
-    lines += _list(select.FAILURES, groups[:10], _note(select.failure_note(state, now_ms)), now_ms, width, look,
-                   ["Nothing failed in the last hour."], count=len(groups), sort=False)  # fmt: skip
-    running = sorted(state.running.values(), key=lambda row: row.started_ms)[:10]
+    parts["failures"] = _list(select.FAILURES, groups[:few], _note(select.failure_note(state, now_ms)), now_ms, width,
+                              look, ["Nothing failed in the last hour."], count=len(groups), sort=False)  # fmt: skip
+    running = sorted(state.running.values(), key=lambda row: row.started_ms)[:few]
     total = tasks.tab_count(state, "running") or 0
-    lines += _list(tasks.LONGEST, running, f"{total:,} running", now_ms, width, look, ["Nothing is running."],
+    parts["tasks"] = _list(tasks.LONGEST, running, f"{total:,} running", now_ms, width, look, ["Nothing is running."],
                    count=None)  # fmt: skip
+    lines += parts[screen] if screen in parts else [line for part in parts.values() for line in part]
     return [look.text(line).rstrip() for line in lines]
 
 

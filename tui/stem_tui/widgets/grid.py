@@ -6,7 +6,7 @@ here the cost does not depend on the number of rows. The cursor is a key, not a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
 from rich.segment import Segment
@@ -26,6 +26,7 @@ from stem_tui.width import cut
 
 HEAD_LINES: Final = 2
 _GUTTER: Final = 3
+_NEAR: Final = 1_000
 _NONE: Final = Style()
 
 
@@ -77,6 +78,7 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         self._stale = False
         self._fitted: list[tuple[Column[Any], int]] = []
         self._painted: list[Strip] = []
+        self._base = _NONE
         self._fitted_to: tuple[View[Any] | None, int] = (None, 0)
         self._made: dict[int, tuple[object, Strip]] = {}
         self.lines_made = self.lines_painted = 0
@@ -124,8 +126,10 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
 
     def _find(self, key: str, near: int) -> int:
         get = self.view.key
-        if get(self.rows[near]) == key:
-            return near
+        # Rows come in above it, so it is a little further down; only after that anywhere.
+        for index in range(near, min(near + _NEAR, len(self.rows))):
+            if get(self.rows[index]) == key:
+                return index
         return next((index for index, row in enumerate(self.rows) if get(row) == key), near)
 
     def _scroll_to_cursor(self) -> None:
@@ -142,6 +146,7 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         if width <= 0 or height <= 0:
             return
         self._fit(width)
+        self._base = self.rich_style
         strips = [self._line(y, width, height) for y in range(height)]
         old, self._painted = self._painted, strips
         for y, strip in enumerate(strips):
@@ -162,34 +167,52 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
             self._painted = []
             self._scroll_to_cursor()
             self._fit(self.size.width)
+            self._base = self.rich_style
             self._painted = [self._line(line, self.size.width, self.size.height) for line in range(self.size.height)]
-        strip = self._painted[y] if y < len(self._painted) else Strip.blank(self.size.width)
-        return strip.apply_style(self.rich_style)
+        return self._painted[y] if y < len(self._painted) else Strip.blank(self.size.width, self.rich_style)
 
     def _line(self, y: int, width: int, height: int) -> Strip:
         if y == 0:
-            tone = "accent" if self.has_focus else "rule"
-            left = [Cell("─ ", tone), *self._title, Cell(" ", tone)]
-            room = width - sum(len(cell.text) for cell in left) - 4
-            notes = list(self._note)
-            while notes and sum(len(part.text) + 3 for part in notes) > room:
-                notes.pop(0)
-            right: list[Cell] = []
-            for part in notes:
-                right += [Cell(" · " if right else " ", "faint"), part]
-            if right:
-                right.append(Cell(" ─", tone))
-            return both_ends(left, right, width, self.look, fill=Cell("─", tone), stale=self._stale)
+            looks: object = (self._title, tuple(self._note), self.has_focus, self._stale, self.look, self._base)
+            return self._kept(y, looks, lambda: self._rule(width))
         if y == 1:
-            return self._head(width)
+            looks = (self.sorting, self.look, self._base)
+            return self._kept(y, looks, lambda: self._head(width))
         index = self._top + y - HEAD_LINES
         if index < len(self.rows):
             return self._row(index, width, y, height)
         blank = ""
         if not self.rows and 0 <= y - HEAD_LINES < len(self._empty):
             blank = self._empty[y - HEAD_LINES]
-        line = Segment(cut("   " + blank, width, look=self.look), self.look.style("stale" if self._stale else "dim"))
-        return Strip([line])
+        tone = "stale" if self._stale else "dim"
+        return self._kept(y, (blank, tone, self.look, self._base), lambda: self._blank(blank, tone, width))
+
+    def _kept(self, y: int, looks: object, make: Callable[[], Strip]) -> Strip:
+        """Return the line as it was made for the same looks: most lines say what they said the last time."""
+        made = self._made.get(y)
+        if made is None or made[0] != looks:
+            self.lines_made += 1
+            made = self._made[y] = looks, make()
+        return made[1]
+
+    def _blank(self, text: str, tone: str, width: int) -> Strip:
+        line = Segment(cut("   " + text, width, look=self.look), self.look.style(tone))
+        return Strip([line], width).apply_style(self._base)
+
+    def _rule(self, width: int) -> Strip:
+        tone = "accent" if self.has_focus else "rule"
+        left = [Cell("─ ", tone), *self._title, Cell(" ", tone)]
+        room = width - sum(len(cell.text) for cell in left) - 4
+        notes = list(self._note)
+        while notes and sum(len(part.text) + 3 for part in notes) > room:
+            notes.pop(0)
+        right: list[Cell] = []
+        for part in notes:
+            right += [Cell(" · " if right else " ", "faint"), part]
+        if right:
+            right.append(Cell(" ─", tone))
+        line = both_ends(left, right, width, self.look, fill=Cell("─", tone), stale=self._stale)
+        return line.apply_style(self._base)
 
     def _head(self, width: int) -> Strip:
         text = [" " * _GUTTER]
@@ -199,7 +222,8 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
                 mark = "▼" if self.sorting.down else "▲"
             gap = " " if number else ""
             text.append(gap + cut(column.title + mark, size, right=column.align == "right", look=self.look))
-        return Strip([Segment("".join(text), self.look.style("head"))]).crop_extend(0, width, _NONE)
+        line = Strip([Segment("".join(text), self.look.style("head"))]).crop_extend(0, width, _NONE)
+        return line.apply_style(self._base)
 
     def _row(self, index: int, width: int, y: int, height: int) -> Strip:
         row, now_ms = self.rows[index], self._now_ms
@@ -208,22 +232,23 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         gutter = (" ▸" if over else "  ") + ("●" if marked else " ")
         said = [column.cell(row, now_ms) for column, _ in self._fitted]
         bar = self._bar(y, height)
-        # Most lines say what they said the last time: making one takes five times as long as seeing that.
-        looks: object = (said, gutter, over, bar, self._stale, self.look)
-        made = self._made.get(y)
-        if made is not None and made[0] == looks:
-            return made[1]
-        self.lines_made += 1
+        looks = (said, gutter, over, bar, self._stale, self.look, self._base)
+        return self._kept(y, looks, lambda: self._row_line(said, gutter, over, bar, width))
+
+    def _row_line(self, said: Sequence[Cell], gutter: str, over: str, bar: str, width: int) -> Strip:
         cells = [Cell(gutter, "accent")]
         for number, ((column, size), (text, tone)) in enumerate(zip(self._fitted, said, strict=True)):
             shown = cut(text, size, right=column.align == "right", look=self.look)
             cells.append(Cell(f" {shown}" if number else shown, tone))
-        style = self.look.style(over) if over else None
-        strip = Strip(segments(cells, self.look, over=style, stale=self._stale))
-        end = Segment(self.look.text(bar), self.look.style("faint"))
-        strip = Strip([*strip.crop_extend(0, width - 1, style or _NONE), end])
-        self._made[y] = looks, strip
-        return strip
+        style = self.look.style(over) if over else _NONE
+        parts = segments(cells, self.look, over=style, under=self._base, stale=self._stale)
+        taken = _GUTTER + sum(size for _, size in self._fitted) + len(self._fitted) - 1
+        if taken > width - 1:  # too narrow for what always stays
+            parts = list(Strip(parts).crop(0, width - 1))
+        elif taken < width - 1:
+            parts.append(Segment(" " * (width - 1 - taken), self._base + style))
+        parts.append(Segment(self.look.text(bar), self._base + self.look.style("faint")))
+        return Strip(parts, width)
 
     @property
     def _cursor_shown(self) -> bool:

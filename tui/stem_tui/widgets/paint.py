@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from rich.cells import cell_len
 from rich.segment import Segment
@@ -12,26 +13,25 @@ from textual.strip import Strip
 from stem_tui.theme import Cell, Look
 from stem_tui.width import shown
 
+_NONE: Final = Style()
 
-def segments(cells: Iterable[Cell], look: Look, *, over: Style | None = None, stale: bool = False) -> list[Segment]:
-    """Return the cells one after the other; `over` is laid over each style, `stale` greys them all."""
+
+def segments(
+    cells: Iterable[Cell], look: Look, *, over: Style = _NONE, under: Style = _NONE, stale: bool = False
+) -> list[Segment]:
+    """Return the cells in a row; `over` is laid over each style, `under` below it, and `stale` greys them all."""
     result, texts, before = list[Segment](), list[str](), ""
     # Neighbours of one tone are one segment: what Textual does with a line, it does for each of them.
     for text, tone in cells:
         tone = "stale" if stale else tone
         if texts and tone != before:
-            result.append(_segment("".join(texts), before, look, over))
+            result.append(Segment("".join(texts), under + look.style(before) + over))
             texts.clear()
         texts.append(shown(text, look))
         before = tone
     if texts:
-        result.append(_segment("".join(texts), before, look, over))
+        result.append(Segment("".join(texts), under + look.style(before) + over))
     return result
-
-
-def _segment(text: str, tone: str, look: Look, over: Style | None) -> Segment:
-    style = look.style(tone)
-    return Segment(text, style if over is None else style + over)
 
 
 def both_ends(

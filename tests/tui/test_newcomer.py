@@ -1,0 +1,163 @@
+"""Somebody who has never seen the dashboard, from `make demo` to five things done, by keys that the screen shows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.flow.running import program
+from tests.tui.terminal import Terminal
+from tests.waiting import wait_until
+
+MOST_PRESSES: Final = 40
+PATIENCE_S: Final = 60.0
+
+
+class Newcomer:
+    """Presses a key only where the screen, or the help that was opened, has said what it does."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._read: list[str] = []
+        self.presses = 0
+
+    @property
+    def screen(self) -> str:
+        return self._terminal.text
+
+    def wait(self, pattern: str) -> re.Match[str]:
+        """Look at the screen until it says this."""
+        found: re.Match[str] | None = None
+
+        def said() -> bool:
+            nonlocal found
+            found = re.search(pattern, self.screen)
+            return found is not None
+
+        try:
+            wait_until(said, timeout=PATIENCE_S)
+        except AssertionError:
+            raise AssertionError(f"after {self.presses} presses it never said {pattern!r}:\n{self.screen}") from None
+        assert found is not None
+        return found
+
+    def read(self) -> None:
+        """Remember what this page says."""
+        self._read.append(self.screen)
+
+    def press(self, keys: str, *, shown: str) -> None:
+        """Press these keys, which `shown` stands for on the screen or on a page that was read."""
+        pattern = r"\s+".join(re.escape(word) for word in shown.split())
+        assert any(re.search(pattern, page) for page in (self.screen, *self._read)), f"{shown!r} is not shown anywhere"
+        self.presses += 1
+        self._terminal.press(keys)
+
+    def type(self, word: str) -> None:
+        """Type a word that the screen asks for, a press a letter."""
+        assert word in self.screen
+        self.presses += len(word)
+        self._terminal.press(word)
+
+
+def gone(new: Newcomer, words: str) -> None:
+    """Wait until a dialog is closed: a key right behind esc would be read as one with alt."""
+    wait_until(lambda: words not in new.screen, timeout=PATIENCE_S)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_five_things_are_found_and_done_within_forty_presses(tmp_path: Path) -> None:
+    """The failing task and its traceback, the stuck worker and its stack; a pause, a terminated task, a replay.
+
+    And the account that the demo gives in the end knows of all that.
+    """
+    with Terminal(
+        "demo", columns=160, lines=45, program=[program("stemctl")], settings={"TMPDIR": str(tmp_path)}
+    ) as it:
+        new = Newcomer(it)
+        new.wait(r"payment\.charge\s+PermissionError")
+        new.press("?", shown="? Help")
+        new.wait("ON A QUEUE")
+        new.read()
+        new.press("\x1b[6~", shown="pgdn: more")
+        new.wait("EVERYWHERE")
+        new.read()
+        new.press("\x1b", shown="esc: back")
+
+        # What fails stands on the first screen; behind it are its tasks, and their tracebacks.
+        new.wait("FAILURES")
+        new.press("\t", shown="tab Next panel")
+        new.press("\t", shown="tab Next panel")
+        if new.wait(r"▸ ✗ payment\.charge +(\w+)Error")[1] != "Permission":  # the other kind may succeed meanwhile
+            new.press("j", shown="j ↓ Down")
+        new.wait(r"▸ ✗ payment\.charge +PermissionError")
+        new.press("\r", shown="⏎ Open")
+        new.wait(r"▸ \S+ \w+ +payment\.charge")
+        new.press("\r", shown="⏎ Open")
+        new.wait(r"in charge_payment(?s:.*)PermissionError: order")
+        new.press("\x1b", shown="esc Back")
+        new.wait(r"─ ALL [\d,]+ ─")
+
+        # The stuck worker, and where it is stuck.
+        new.press("3", shown="3 Workers")
+        new.wait(r"demo-\d +✖ wedged")
+        new.press("g", shown="g f First")
+        row = new.wait(r"▸ demo-\d +\S (\w+)")
+        if row[1] == "lost":  # the one that was killed
+            new.press("j", shown="j ↓ Down")
+        new.wait(r"▸ demo-\d +✖ wedged")
+        new.press("\r", shown="⏎ Open")
+        new.wait(r"state +✖ wedged")
+        new.press("t", shown="t Stack")
+        new.wait(r"in total_report")
+        new.press("\x1b", shown="esc Back")
+        new.wait("RUNNING HERE")
+
+        # A queue is paused.
+        new.press("2", shown="2 Queues")
+        queue = new.wait(r"▸ (\S+) +▶ run")[1]
+        new.press("P", shown="P Pause")
+        new.wait(rf"{queue} +‖ paused")
+        new.wait(rf"queue {queue} paused.*confirmed")
+        if "esc close" in new.screen:  # the wedged worker has not answered yet, and is named
+            new.press("\x1b", shown="esc close")
+            gone(new, "esc close")
+
+        # A dead letter gets a new life.
+        new.press("4", shown="4 Tasks")
+        new.wait(r"─ (ALL|RUNNING) [\d,]+")
+        if "/name:payment" in new.screen:
+            new.press("\x1b", shown="esc Back Clear the filter")
+            gone(new, "/name:payment")
+        while (tab := new.wait(r"─ (ALL|RUNNING|QUEUED|SCHEDULED|RETRYING|DEAD) [\d,]+ ")[1]) != "DEAD":
+            new.press("l", shown="l → Right")
+            gone(new, f"─ {tab} ")
+        new.wait(r"▸ .*payment\.charge")
+        new.press("R", shown="R Retry")
+        new.wait("Retry task")
+        new.press("y", shown="(y)")
+        new.wait("is queued now")
+        new.press("\x1b", shown="esc")
+        new.wait(r"─ DEAD \d+")
+        gone(new, "is queued now")
+
+        # A task that runs is made to stop.
+        new.press("1", shown="1 Overview")
+        new.wait("LONGEST RUNNING")
+        new.press("\t", shown="tab Next panel")
+        new.wait(r"▸ \S+ +[0-9a-f]{8} demo-\d")
+        new.press("\x0b", shown="^K Terminate")
+        new.wait("Terminate task")
+        new.type(new.wait(r"[Tt]ype (\w{8})")[1])
+        new.press("\r", shown="⏎")
+        new.wait(r"revoked")
+        assert new.presses <= MOST_PRESSES
+
+        new.press("\x1b", shown="esc")
+        it.press("\x03")
+        it.process.wait(100)
+        new.wait("Nothing was lost")
+    assert list(tmp_path.iterdir()) == []
