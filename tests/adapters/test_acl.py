@@ -148,7 +148,7 @@ async def test_operators_and_viewers_may_look_behind_the_scenes(server: Server) 
         finally:
             await broker.close()
 
-    assert found == {"operator": {"settings"}, "viewer": {"settings", "keys"}}
+    assert found == {"operator": {"settings"}, "viewer": {"settings", "keyspace"}}
 
 
 async def test_calls_of_another_role_are_refused(server: Server) -> None:

@@ -28,6 +28,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 COUNTS: Final = ("READY", "RUN", "DELAY", "RETRY", "DEAD")
 Worker = tuple[str, int | None, int]
 """The word of its state, slots taken (None where the screen has a dash: nobody knows), and slots there are."""
+_LEFT_OUT: Final = ("STEM_", "SSH_", "NO_COLOR", "COLUMNS", "LINES")
+"""Settings of the caller that would change the picture, such as the size of his own terminal."""
 _SYNC_ASKED: Final = b"\x1b[?2026$p"
 _SYNC_YES: Final = b"\x1b[?2026;2$y"
 _SYNC_MODE: Final = 2026 << 5  # as pyte keeps a private mode
@@ -78,7 +80,7 @@ class Terminal:
         self._whole = threading.Condition()
         self._leader, follower = pty.openpty()
         fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("STEM_", "SSH_", "NO_COLOR"))}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_LEFT_OUT)}
         self.process = subprocess.Popen(
             [*program, *arguments],
             stdin=follower,

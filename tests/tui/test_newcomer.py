@@ -98,8 +98,17 @@ def test_five_things_are_found_and_done_within_forty_presses(tmp_path: Path) -> 
         new.wait(r"▸ \S+ \w+ +payment\.charge")
         new.press("\r", shown="⏎ Open")
         new.wait(r"in charge_payment(?s:.*)PermissionError: order")
-        new.press("\x1b", shown="esc Back")
+        new.press("\x1b", shown="esc: back")
         new.wait(r"─ ALL [\d,]+ ─")
+
+        # That one gets a new life, once it is a dead letter: its card stays bad.
+        new.wait(r"▸ ✗ (dead|failed) +payment\.charge")
+        new.press("R", shown="R Retry")
+        new.wait("Retry task")
+        new.press("y", shown="(y)")
+        new.wait("is queued now")
+        new.press("\x1b", shown="esc close")
+        gone(new, "esc close")
 
         # The stuck worker, and where it is stuck.
         new.press("3", shown="3 Workers")
@@ -113,42 +122,25 @@ def test_five_things_are_found_and_done_within_forty_presses(tmp_path: Path) -> 
         new.wait(r"state +✖ wedged")
         new.press("t", shown="t Stack")
         new.wait(r"in total_report")
-        new.press("\x1b", shown="esc Back")
+        new.press("\x1b", shown="esc: back")
         new.wait("RUNNING HERE")
 
         # A queue is paused.
         new.press("2", shown="2 Queues")
-        queue = new.wait(r"▸ (\S+) +▶ run")[1]
+        new.wait(r"▸ \S+ +▶ run")
         new.press("P", shown="P Pause")
-        new.wait(rf"{queue} +‖ paused")
+        queue = new.wait(r"▸ (\S+) +‖ paused")[1]
         new.wait(rf"queue {queue} paused.*confirmed")
         if "esc close" in new.screen:  # the wedged worker has not answered yet, and is named
             new.press("\x1b", shown="esc close")
             gone(new, "esc close")
 
-        # A dead letter gets a new life.
-        new.press("4", shown="4 Tasks")
-        new.wait(r"─ (ALL|RUNNING) [\d,]+")
-        if "/name:payment" in new.screen:
-            new.press("\x1b", shown="esc Back Clear the filter")
-            gone(new, "/name:payment")
-        while (tab := new.wait(r"─ (ALL|RUNNING|QUEUED|SCHEDULED|RETRYING|DEAD) [\d,]+ ")[1]) != "DEAD":
-            new.press("l", shown="l → Right")
-            gone(new, f"─ {tab} ")
-        new.wait(r"▸ .*payment\.charge")
-        new.press("R", shown="R Retry")
-        new.wait("Retry task")
-        new.press("y", shown="(y)")
-        new.wait("is queued now")
-        new.press("\x1b", shown="esc")
-        new.wait(r"─ DEAD \d+")
-        gone(new, "is queued now")
-
         # A task that runs is made to stop.
         new.press("1", shown="1 Overview")
         new.wait("LONGEST RUNNING")
         new.press("\t", shown="tab Next panel")
-        new.wait(r"▸ \S+ +[0-9a-f]{8} demo-\d")
+        while not new.wait(r"▸ (\S+) +[0-9a-f]{8} demo-\d")[1].startswith(("video", "report")):
+            new.press("g", shown="g f First")  # the longest: the others are over before a key is pressed
         new.press("\x0b", shown="^K Terminate")
         new.wait("Terminate task")
         new.type(new.wait(r"[Tt]ype (\w{8})")[1])
