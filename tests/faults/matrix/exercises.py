@@ -20,7 +20,9 @@ from stem.config import StemConfig
 from stem.contracts import ListState
 from stem.control.controller import Controller
 from stem.errors import BrokerError, BrokerUnreachableError, UnknownOutcomeError
+from stem.messages.audit import AuditOutcome, Deed, Verdict
 from stem.messages.command import Command
+from stem.messages.envelope import new_task_id
 from stem.messages.status import TaskState, TaskStatus
 from stem.options import TaskOptions
 from tests.faults.fleet import WorkerProcess
@@ -215,6 +217,19 @@ async def purges(cast: Cast) -> None:
     assert dead not in [status.id for status in letters.items]
 
 
+async def accounts(cast: Cast) -> None:
+    """What is done without a command stands in the audit once, with the outcome that was told first."""
+    control = cast.broker.control
+    deed = Deed(id=new_task_id(), verb="purge", actor="exercise", kind="queue", targets=["shelf"], count=1)
+    row = await again(lambda: control.record(deed))
+    verdicts: tuple[Verdict, ...] = ("applied", "failed")
+    for verdict in verdicts:
+        assert await again(partial(control.conclude, row, AuditOutcome(verdict=verdict)))
+    page = await again(lambda: cast.broker.census.audit(verb="purge", limit=50))
+    (found,) = [each for each in page.items if each.command_id == deed.id]
+    assert (found.id, found.actor, found.outcome.verdict) == (row, "exercise", "applied")
+
+
 async def watches(cast: Cast) -> None:
     """Events are told at most once: some must come, and after the watcher has left nobody waits for them."""
     events = cast.broker.events
@@ -299,6 +314,7 @@ EXERCISES: Final[dict[str, Callable[[Cast], Awaitable[None]]]] = {
         replays,
         hurries,
         purges,
+        accounts,
         watches,
         copies,
         repairs,
