@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import pytest
+
 from stem import Stem, TaskOptions
 from stem.adapters.connect import connect_broker
 from stem.adapters.memory import InMemoryBroker
@@ -185,6 +187,7 @@ def test_the_program_starts_without_a_server_and_ctrl_c_ends_it(namespace: str) 
         assert process.wait(10) == 0
 
 
+@pytest.mark.timeout(60)
 def test_the_program_ends_with_its_terminal(valkey_url: str, namespace: str) -> None:
     """Nobody sends a hang-up to a program in a session of its own; it drew on, at a fifth of a core."""
     with in_terminal("--url", valkey_url, "--namespace", namespace) as (process, leader):
@@ -193,7 +196,7 @@ def test_the_program_ends_with_its_terminal(valkey_url: str, namespace: str) -> 
         os.dup2(nothing, leader)
         os.close(nothing)
 
-        assert process.wait(10) == -signal.SIGHUP
+        assert process.wait(20) == -signal.SIGHUP
 
 
 def test_a_dumb_terminal_gets_text(valkey_url: str, namespace: str) -> None:
