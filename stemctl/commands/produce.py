@@ -71,7 +71,6 @@ async def enqueue(
     config = call.config()
     signer = PayloadSigner.maybe(config.signing)
     async with call.broker() as broker:
-        shown = await concealed_args(broker, task, args)
         warnings = await _warnings(call, broker, task, queue or config.default_queue)
         if call.options.dry_run:
             _check(broker, config, task, args, options, when)
@@ -80,6 +79,7 @@ async def enqueue(
             async with Stem(broker, None, None, signer, config, patience=min(5.0, call.timeout_s())) as stem:
                 known = await stem.enqueue(task, args, options=options, **when)
                 (found,) = await broker.statuses([known], timeline=False)
+        shown = await concealed_args(broker, task, args)  # after the name was found to be one
     data = {
         "id": known,
         "state": None if found is None else found.state.value,
