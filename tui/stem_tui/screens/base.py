@@ -150,7 +150,8 @@ class LiveScreen(Screen[None]):
             if text:
                 notes.insert(0, Cell(f"/{text}  {len(found):,} of {total:,}", "accent"))
             if grid.everything and self.everything(grid) is not None:
-                notes.insert(0, Cell("● everything marked", "warn"))
+                # Alone: where there is no room it would be the first to go, and it says what a deed would be done to.
+                notes = [Cell("● everything marked", "warn")]
             elif grid.marked:
                 notes.insert(0, Cell(f"● {len(grid.marked)} marked", "accent"))
             grid.show(
