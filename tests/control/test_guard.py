@@ -70,6 +70,7 @@ def some_commands(count: int) -> list[Command]:
     ]
 
 
+@pytest.mark.timeout(120)  # some 100 000 verifications
 @pytest.mark.parametrize("kind", ["hmac", "ed25519"])
 def test_fifty_commands_are_obeyed_as_they_are_and_not_one_with_a_flipped_bit(kind: str) -> None:
     operator, worker = keys_of(kind)
