@@ -447,10 +447,8 @@ SAFETY: Final = (
         edits=[
             Edit(
                 "tui/stem_tui/widgets/paint.py",
-                "        result.append(Segment(shown(cell.text, look), style if over is None else style + over))\n",
-                "        from rich.text import Text\n"
-                "        plain = Text.from_markup(shown(cell.text, look)).plain\n"
-                "        result.append(Segment(plain, style if over is None else style + over))\n",
+                "        texts.append(shown(text, look))\n",
+                "        from rich.text import Text\n        texts.append(Text.from_markup(shown(text, look)).plain)\n",
             )
         ],
         tests=[
