@@ -16,7 +16,7 @@ from stem.worker import host
 from stem.worker.board import Board
 from stem.worker.identity import Identity
 from stem.worker.job import Job
-from stem.worker.loops import happens
+from stem.worker.loops import happens, insist
 from stem.worker.outage import Outages
 
 log = logging.getLogger("stem.worker")
@@ -120,9 +120,13 @@ class Beater:
             BrokerError: it did not arrive, or nobody knows.
         """
         async with self._sending:
-            if not self._last:
-                self._last = last
-                await self._beat("stopped" if last else self._state())
+            if self._last:
+                return
+            self._last = last
+            if last:
+                await insist(lambda: self._beat("stopped"))
+            else:
+                await self._beat(self._state())
 
     async def _beat(self, state: str) -> None:
         board = self._board

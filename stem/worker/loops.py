@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
+from stem.errors import UnknownOutcomeError
 from stem.text import clean
 
 log = logging.getLogger("stem.worker")
@@ -16,6 +18,7 @@ log = logging.getLogger("stem.worker")
 HOPELESS_DEATHS: Final = 10
 HOPELESS_WITHIN_S: Final = 60.0
 CANCEL_AGAIN_S: Final = 2.0
+TRIES: Final = 3
 
 
 async def happens(event: asyncio.Event, within_s: float) -> bool:
@@ -50,6 +53,18 @@ async def keep_alive(
             hopeless(name)
             return
         await asyncio.sleep(min(2.0, pause_s * 2 ** len(deaths)))
+
+
+async def insist(call: Callable[[], Awaitable[None]]) -> None:
+    """Make a call that is safe to send twice, and make it again when its answer got lost: it has no later occasion.
+
+    Raises:
+        BrokerError: it was certainly not applied, or the third answer got lost, too.
+    """
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(UnknownOutcomeError):
+            return await call()
+    await call()
 
 
 async def end_all(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -37,7 +37,7 @@ from stem.worker.lifecycle import (
     rescue,
     write_stacks,
 )
-from stem.worker.loops import end_all, happens, keep_alive
+from stem.worker.loops import end_all, happens, insist, keep_alive
 from stem.worker.metrics import Metrics
 from stem.worker.outage import RIGHTS, Outages
 from stem.worker.plan import redactions
@@ -469,7 +469,7 @@ class Vitals:
         await self._responder.close(GOODBYE_S)
         try:
             async with asyncio.timeout(GOODBYE_S):
-                await broker.leave(self._identity.id, self._board.queues)
+                await insist(lambda: broker.leave(self._identity.id, self._board.queues))
         except (BrokerError, TimeoutError):
             return  # the broker forgets it by itself
 

@@ -268,7 +268,7 @@ WORKERS: Final = (
         edits=[
             Edit(
                 "stem/worker/vitals.py",
-                "                await broker.leave(self._identity.id, self._board.queues)\n",
+                "                await insist(lambda: broker.leave(self._identity.id, self._board.queues))\n",
                 "                pass\n",
             )
         ],

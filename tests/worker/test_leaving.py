@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from stem.adapters.redis import RedisStreamsBroker
+from stem.adapters.redis.presence import RedisPresence
+from stem.contracts import Beat, BeatAnswer
+from stem.errors import UnknownOutcomeError
 from stem.task import TaskContext
 from tests.servers import Server
 from tests.worker.conftest import House
@@ -38,3 +41,35 @@ async def test_a_worker_that_has_stopped_is_no_consumer_any_more(
     assert await worker.shutdown() == 0
 
     assert valkey_server.command("XINFO", "CONSUMERS", stream, "stem") == []
+
+
+async def test_a_worker_whose_goodbye_was_not_answered_leaves_all_the_same(
+    redis_house: House, valkey_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no later occasion: it would be listed as lost for an hour, and stay a consumer for as long."""
+    lost: list[str] = []
+    beat, leave = RedisPresence.beat, RedisStreamsBroker.leave
+
+    async def beat_unheard(presence: RedisPresence, sent: Beat) -> BeatAnswer:
+        answer = await beat(presence, sent)
+        if sent.heartbeat.state == "stopped" and "beat" not in lost:
+            lost.append("beat")
+            raise UnknownOutcomeError("the answer was lost")
+        return answer
+
+    async def leave_unheard(broker: RedisStreamsBroker, worker: str, queues: Sequence[str]) -> None:
+        if "leave" not in lost:
+            lost.append("leave")
+            raise UnknownOutcomeError("it never came, or its answer was lost")
+        await leave(broker, worker, queues)
+
+    monkeypatch.setattr(RedisPresence, "beat", beat_unheard)
+    monkeypatch.setattr(RedisStreamsBroker, "leave", leave_unheard)
+    on_loop(redis_house.registry, "note", note)
+    worker = await redis_house.worker()
+    assert (await redis_house.stem.wait_for(await redis_house.stem.enqueue("note"), timeout=10)).succeeded
+
+    assert await worker.shutdown() == 0
+
+    assert lost == ["beat", "leave"]
+    assert valkey_server.command("XINFO", "CONSUMERS", f"{{{namespace}}}:q:default:p0", "stem") == []
