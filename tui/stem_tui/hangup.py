@@ -23,3 +23,4 @@ def _watch() -> None:
     poller.register(0, 0)  # asked for nothing: told of a hang-up or an error alone
     poller.poll()
     os.kill(os.getpid(), signal.SIGHUP)
+    os._exit(128 + signal.SIGHUP)  # under nohup the signal is ignored
