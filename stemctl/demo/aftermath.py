@@ -36,6 +36,9 @@ async def enter(broker: Broker, ledger: Ledger, lines: Sequence[Line]) -> None:
             replays = sum(entry.event == "replayed" for entry in status.timeline)
             for _ in range(replays - known["replayed", status.id]):
                 ledger.write("replayed", status.id)
-            ended = known["final:revoked", status.id] or known["withdrawn", status.id]
-            if status.state is TaskState.REVOKED and not ended and not known["started", status.id]:
-                ledger.write("withdrawn", status.id)
+            if status.state is not TaskState.REVOKED or known["final:revoked", status.id]:
+                continue
+            waited = known["started", status.id] == known["final:retry", status.id]
+            kind = "withdrawn" if waited else "stopping"
+            if not known[kind, status.id]:
+                ledger.write(kind, status.id)

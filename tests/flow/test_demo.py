@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from stem.adapters.memory import InMemoryBroker
+from stem.contracts import NewTask
+from stem.control.controller import Controller
+from stemctl.demo.aftermath import enter
 from stemctl.demo.ledger import KINDS, Ledger, Line, at_work, judge, open_tasks, read
 from tests.flow.running import at_terminal, program
 from tests.waiting import wait_until
@@ -179,6 +183,32 @@ def test_it_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
     assert "lost" in done.stdout
     assert list(tmp_path.iterdir()) == []
     assert processes_with(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "entered"),
+    [
+        ([], "withdrawn"),
+        ([Line(2, "started", "t"), Line(2, "failed", "t"), Line(2, "final:retry", "t")], "withdrawn"),
+        ([Line(9, "started", "t")], "stopping"),  # by a worker that was killed before it could stop it
+        ([Line(2, "started", "t"), Line(2, "cut", "t"), Line(2, "final:revoked", "t")], None),
+    ],
+    ids=["waiting", "waiting for its retry", "on a killed worker", "written down by its worker"],
+)
+async def test_who_revokes_at_the_dashboard_is_in_the_account(
+    tmp_path: Path, before: list[Line], entered: str | None
+) -> None:
+    broker = InMemoryBroker()
+    await broker.enqueue([NewTask(id="t", task="video.encode", queue="media", body=b"")])
+    await Controller(broker, actor="tester", timeout_s=0.1).revoke(["t"])
+    lines = [Line(1, "acked", "t"), Line(1, "killed", "9"), *before]
+    ledger = Ledger(tmp_path)
+    for _ in range(2):
+        await enter(broker, ledger, [*lines, *read(tmp_path)])
+    ledger.close()
+
+    assert [line.kind for line in read(tmp_path)] == ([entered] if entered else [])
+    assert open_tasks([*lines, *read(tmp_path)]) == []
 
 
 @pytest.mark.slow

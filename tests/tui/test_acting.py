@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 import pytest
-from textual.events import MouseScrollUp
+from textual.events import Key, MouseScrollUp
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input
 
@@ -57,6 +57,11 @@ async def typed(pilot: Any, dialog: Confirm, word: str | None = None) -> None:
     await pilot.press(*(word or dialog.question.word), "enter")
 
 
+def at_hand(dialog: Confirm) -> Button | None:
+    """Return what a key goes to first: Cancel, or the word that is asked for, whose ⏎ means no until it is typed."""
+    return None if dialog.question.word else dialog.query_one("#cancel", Button)
+
+
 async def test_every_question_has_cancel_at_hand_and_enter_sends_nothing() -> None:
     broker, made = await stocked("t-1", "t-2", "t-3", worker=True)
     await bury(broker, 2)
@@ -74,7 +79,7 @@ async def test_every_question_has_cancel_at_hand_and_enter_sends_nothing() -> No
             app.acting.start(action, some[:1])
             dialog = await asked(app, pilot)
 
-            assert dialog.focused is dialog.query_one("#cancel", Button), action.id
+            assert dialog.focused is at_hand(dialog), action.id
             assert dialog.question.command.startswith("stemctl --url"), action.id
             assert bool(dialog.question.word) == (action.tier == 2), action.id
             await pilot.press("enter")
@@ -83,6 +88,24 @@ async def test_every_question_has_cancel_at_hand_and_enter_sends_nothing() -> No
         assert app.errors == []
     assert [(row.ready, row.dead, row.pause) for row in await broker.census.queues()] == before
     assert not (await broker.census.audit()).items
+
+
+async def test_what_is_typed_at_once_arrives_in_order_and_can_be_mended() -> None:
+    broker, made = await stocked("t-1", "t-2")
+    app = app_over(broker, made)
+    async with app.run_test(size=(90, 26)) as pilot:
+        await pilot.press("2", "ctrl+d")
+        dialog = await asked(app, pilot)
+        for key in (*dialog.question.word, "x", "enter"):
+            app.post_message(Key(key, key if len(key) == 1 else None))
+        await pilot.pause()
+        assert isinstance(app.screen, Confirm), "a wrong word says neither yes nor no"
+
+        for key in ("backspace", "enter"):
+            app.post_message(Key(key, None))
+        await eventually(lambda: not isinstance(app.screen, Confirm))
+        assert "purged" in await answered(app)
+    assert (await broker.census.queues(["mail"]))[0].ready == 0
 
 
 def _fits(action: Action, row: Any) -> bool:
@@ -102,7 +125,7 @@ async def test_a_yes_to_another_number_is_asked_again_and_no_more_goes_than_was_
 
         await eventually(lambda: app.screen is not first and "2 → 22 since you were asked" in text_of(app))
         second = await asked(app, pilot)
-        assert second.focused is second.query_one("#cancel", Button)
+        assert second.focused is at_hand(second)
         await enqueue(broker, "late")
         await typed(pilot, second)
 

@@ -263,17 +263,50 @@ async def test_the_cursor_stays_with_its_row_when_rows_move() -> None:
         assert grid.row.name == "reports"
 
 
-async def test_on_the_first_row_the_cursor_follows_what_comes_first() -> None:
+async def test_a_list_that_nobody_is_in_shows_its_cursor_on_top() -> None:
     session = make_session()
     app = make_app(session)
     async with app.run_test(size=(100, 30)) as pilot:
         await settled(pilot)
+        app.screen.query_one("#workers", Grid).focus()
         session.state.queues["etl"].ready = 99_000
         await settled(pilot)
 
         row = app.screen.query_one("#queues", Grid).row
         assert row is not None
         assert row.name == "etl"
+
+
+async def test_what_somebody_looks_at_does_not_change_under_his_finger() -> None:
+    session = make_session()
+    app = make_app(session)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settled(pilot)
+        grid = app.screen.query_one("#queues", Grid)
+        assert grid.row is not None
+        seen = grid.row.name
+        session.state.queues["etl"].ready = 99_000
+        await settled(pilot)
+
+        assert grid.rows[0].name == "etl"
+        assert grid.row.name == seen
+
+        await pilot.press("g")
+        await settled(pilot)
+
+        assert grid.row.name == "etl"
+
+
+async def test_an_order_that_is_chosen_shows_its_first_row() -> None:
+    session = make_session()
+    app = make_app(session)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settled(pilot)
+        await pilot.press("greater_than_sign", "I")
+        await settled(pilot)
+
+        grid = app.screen.query_one("#queues", Grid)
+        assert grid.row is grid.rows[0]
 
 
 async def test_columns_sort_by_key_and_turn_round() -> None:

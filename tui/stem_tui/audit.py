@@ -71,6 +71,7 @@ def _when(at_ms: int, now_ms: int) -> str:
 
 AUDIT: Final[View[AuditLine]] = View(
     kind="audit",
+    follows=True,
     title="AUDIT",
     key=lambda row: row.key,
     columns=(

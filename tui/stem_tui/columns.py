@@ -44,6 +44,7 @@ class View(Generic[R]):
         key: tells rows apart, over changes.
         fields: for the filter.
         order: without a sort column chosen; None: rows come in their order.
+        follows: the first row is the newest, and a cursor on it goes on to the next one that comes.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class View(Generic[R]):
     fields: Fields = field(default_factory=dict)
     order: Callable[[R], Any] | None = None
     order_down: bool = False
+    follows: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,6 +269,7 @@ def failure_note(state: ClusterState, now_ms: int) -> list[Cell]:
 
 EVENTS: Final[View[EventLine]] = View(
     kind="event",
+    follows=True,
     title="EVENTS",
     key=lambda row: row.key,
     columns=(

@@ -150,6 +150,7 @@ def _task_view(title: str, *columns: Column[TaskLine], order: Column[TaskLine] |
         fields=_TASK_FIELDS,
         order=None if order is None else order.sort,
         order_down=order is not None and order.down,
+        follows=order is None,
     )
 
 

@@ -24,6 +24,7 @@ HISTORY: Final = 100
 _ROWS: Final = 8
 CANDIDATES: Final[View[Candidate]] = View(
     kind="candidate",
+    follows=True,
     title="COMMANDS",
     key=lambda row: row.line,
     columns=(

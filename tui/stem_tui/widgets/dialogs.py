@@ -24,7 +24,7 @@ _TEXT_LINES: Final = 16
 
 
 class Confirm(ModalScreen[bool]):
-    """Ask before a change. The answer at hand is no; where there is a word, it has to be typed for a yes."""
+    """Ask before a change. ⏎ alone means no; where there is a word, it has to be typed for a yes."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "answer(False)", show=False),
@@ -34,7 +34,7 @@ class Confirm(ModalScreen[bool]):
         Binding("left", "app.focus_previous", show=False),
         Binding("right", "app.focus_next", show=False),
     ]
-    AUTO_FOCUS = "#cancel"
+    AUTO_FOCUS = "#cancel.at-hand"
 
     def __init__(self, look: Look, question: Question) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Confirm(ModalScreen[bool]):
                 yield Input(id="dialog-word", compact=True, select_on_focus=False)
             with Horizontal(id="dialog-buttons"):
                 cancel = "Cancel (esc)" if self.question.word else "Cancel (n)"
-                yield Button(cancel, id="cancel", compact=True)
+                yield Button(cancel, id="cancel", compact=True, classes="" if self.question.word else "at-hand")
                 yield Button(self.question.yes, id="yes", compact=True, disabled=bool(self.question.word))
 
     def on_mount(self) -> None:
@@ -66,13 +66,23 @@ class Confirm(ModalScreen[bool]):
             self.query_one("#dialog-word", Input).cursor_blink = False
 
     def on_key(self, event: events.Key) -> None:
-        """Take what is typed as the word, wherever the focus is; then letters are letters, and answer nothing."""
-        if self.question.word and event.is_printable and event.character is not None:
-            event.stop()
-            event.prevent_default()
-            line = self.query_one("#dialog-word", Input)
-            line.focus()
+        """Take what is typed as the word, wherever the focus is; then letters are letters, and answer nothing.
+
+        Nothing has the focus at first: so all keys come here one after the other, and ⏎ overtakes none of them.
+        """
+        if not self.question.word:
+            return
+        line = self.query_one("#dialog-word", Input)
+        if event.is_printable and event.character is not None:
             line.insert_text_at_cursor(event.character)
+        elif event.key == "backspace":
+            line.action_delete_left()
+        elif event.key == "enter" and self.focused is None:
+            self._enter(line.value)
+        else:
+            return
+        event.stop()
+        event.prevent_default()
 
     def action_answer(self, yes: bool) -> None:
         self.dismiss(yes)
@@ -89,8 +99,12 @@ class Confirm(ModalScreen[bool]):
 
     @on(Input.Submitted, "#dialog-word")
     def _entered(self, event: Input.Submitted) -> None:
-        if event.value.strip() == self.question.word:
-            self.dismiss(True)
+        self._enter(event.value)
+
+    def _enter(self, value: str) -> None:
+        word = value.strip()
+        if word in ("", self.question.word):
+            self.dismiss(bool(word))
 
     @on(Button.Pressed)
     def _pressed(self, event: Button.Pressed) -> None:

@@ -115,14 +115,27 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
             self.cursor_key = None
             return
         before = self._index
-        if self.following or self.cursor_key is None:
+        if self.cursor_key is None:
             self._index = 0
+        elif self.following:
+            self._index = self._still_in_view(self.cursor_key)
+            self._top = 0
         else:
             self._index = self._find(self.cursor_key, min(before, len(self.rows) - 1))
             # The row under the cursor stays on its line of the screen, whatever comes in above it.
             self._top += self._index - before
         self.cursor_key = self.view.key(self.rows[self._index])
         self._scroll_to_cursor()
+
+    def _still_in_view(self, key: str) -> int:
+        """Return where the first page has the row that the cursor was put on; where it has not, the first place.
+
+        A list that nobody has moved in shows its top. But a row that somebody looks at is not to change under a finger
+        that is about to press a key, only because another queue has more tasks now.
+        """
+        if self.view.follows or not self.has_focus:
+            return 0
+        return next((index for index, row in enumerate(self.rows[: self._page]) if self.view.key(row) == key), 0)
 
     def _find(self, key: str, near: int) -> int:
         get = self.view.key
@@ -309,11 +322,15 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         keys = ["", *(column.key for column in sortable)]
         here = keys.index(self.sorting.column) if self.sorting.column in keys else 0
         chosen = (here + step) % len(keys)
-        self.sorting = Sorting(keys[chosen], chosen > 0 and sortable[chosen - 1].down)
-        self.post_message(self.Changed(self))
+        self._sort(Sorting(keys[chosen], chosen > 0 and sortable[chosen - 1].down))
 
     def action_invert(self) -> None:
-        self.sorting = Sorting(self.sorting.column, not self.sorting.down)
+        self._sort(Sorting(self.sorting.column, not self.sorting.down))
+
+    def _sort(self, sorting: Sorting) -> None:
+        self.sorting = sorting
+        if self.following:
+            self.cursor_key = None
         self.post_message(self.Changed(self))
 
     def action_mark(self) -> None:
@@ -365,8 +382,7 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         for column, size in self._fitted:
             if start <= x < start + size + 1 and column.sort is not None:
                 again = self.sorting.column == column.key
-                self.sorting = Sorting(column.key, not self.sorting.down if again else column.down)
-                self.post_message(self.Changed(self))
+                self._sort(Sorting(column.key, not self.sorting.down if again else column.down))
                 return
             start += size + 1
 
