@@ -19,7 +19,7 @@ from stem.worker.dispatch import Dispatcher
 from stem.worker.finisher import Finisher
 from stem.worker.job import Job
 from stem.worker.loops import happens
-from stem.worker.outage import Outages
+from stem.worker.outage import SAID_EVERY_S, Outages
 
 log = logging.getLogger("stem.worker")
 
@@ -72,6 +72,8 @@ class Intake:
         self._stale_at: int | None = None
         self._stale_until = 0.0
         self._adopt = True
+        self._adopted_unsaid = 0
+        self._adopted_said_at = -SAID_EVERY_S
         self._idle_s = LONGEST_IDLE_S
         self._idle: asyncio.Task[None] | None = None
         # A part of the slots per exchange: while its tasks run, the other lane's exchange is with the broker.
@@ -306,11 +308,20 @@ class Intake:
                 adopted.append(delivery.id)
                 self._dispatcher.begin(delivery, asked_at)
             if adopted:
-                # One line, not one each: a wire that breaks often makes many.
-                log.info("tasks.adopted", extra={"count": len(adopted), "task_ids": " ".join(adopted[:10])})
+                self._tell_adopted(adopted)
             if deliveries:
                 await self._all_begun()
             return 0.0
         finally:
             del self._under_way[serial]
             self._poked.set()
+
+    def _tell_adopted(self, ids: list[str]) -> None:
+        """Say how many were taken over since it was said last; a wire that breaks all the time is no news each time."""
+        self._adopted_unsaid += len(ids)
+        extra: dict[str, object] = {"count": self._adopted_unsaid, "task_ids": " ".join(ids[:10])}
+        if time.monotonic() - self._adopted_said_at < SAID_EVERY_S:
+            log.debug("tasks.adopted", extra=extra)
+            return
+        self._adopted_unsaid, self._adopted_said_at = 0, time.monotonic()
+        log.info("tasks.adopted", extra=extra)

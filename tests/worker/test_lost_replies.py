@@ -293,6 +293,33 @@ async def test_a_worker_that_hears_nothing_learns_of_commands_from_its_heartbeat
     assert [one.id for one in result.workers] == [worker.id]
 
 
+async def test_a_wire_that_breaks_all_the_time_is_no_news_each_time(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Deliveries are taken over after each of ten lost replies; it is said at once, then no more for a while."""
+    no_sweeps(monkeypatch)
+    caplog.set_level("DEBUG", "stem.worker")
+    on_loop(house.registry, "note", note)
+    lost: list[str] = []
+    exchange = house.broker.exchange
+
+    async def between(worker: str, settlements: Sequence[Settlement], fetch: FetchRequest | None) -> Exchange:
+        answer = await exchange(worker, settlements, fetch)
+        if answer.deliveries and len(lost) < 10:
+            lost.extend(each.id for each in answer.deliveries)
+            raise UnknownOutcomeError("the reply was lost")
+        return answer
+
+    monkeypatch.setattr(house.broker, "exchange", between)
+    await house.worker(config=HOUR)
+    for _ in range(11):
+        await house.stem.wait_for(await house.stem.enqueue("note"), timeout=15)
+
+    told = [record for record in caplog.records if record.getMessage().startswith("tasks.adopted")]
+    assert [record.levelname for record in told] == ["INFO"] + ["DEBUG"] * 9
+    assert [record.__dict__["count"] for record in told] == [1, *range(1, 10)]
+
+
 async def test_a_task_that_was_revoked_before_its_worker_knew_of_it_is_ended_all_the_same(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
