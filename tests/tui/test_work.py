@@ -13,6 +13,7 @@ from stem.contracts import Beat
 from stem.messages.heartbeat import Heartbeat
 from stem.observe import state as state_module
 from stem.observe.state import ClusterState
+from stem_tui.app import QUICK_DRAWS, QUICK_S, SLOW_DRAWS, SLOW_S
 from stem_tui.recent import Recent
 from stem_tui.widgets.grid import Grid
 from tests.observe.builders import NOW, beat, event, fleet, seen, snapshot
@@ -84,6 +85,27 @@ async def test_a_cursor_key_paints_two_lines_and_fills_no_panel(monkeypatch: pyt
 
         assert work(grid) == (2, 2)
         assert filled == []
+
+
+async def test_slow_drawing_halves_the_pace_and_quick_drawing_brings_it_back() -> None:
+    session = make_session(crowd())
+    app = make_app(session)
+    async with app.run_test(size=SIZE):
+        for _ in range(2 * SLOW_DRAWS):
+            app._keep_pace(SLOW_S * 1.1)
+        assert session.hz == 2.5
+
+        for _ in range(QUICK_DRAWS - 1):
+            app._keep_pace(QUICK_S / 2)
+        assert session.hz == 2.5
+        for _ in range(3 * QUICK_DRAWS):
+            app._keep_pace(QUICK_S / 2)
+        assert session.hz == 10.0
+
+        await app.run_action("pace(-1)")
+        for _ in range(3 * QUICK_DRAWS):
+            app._keep_pace(QUICK_S / 2)
+        assert session.hz == 4.0
 
 
 def test_the_list_of_all_tasks_is_in_order_after_any_changes(monkeypatch: pytest.MonkeyPatch) -> None:

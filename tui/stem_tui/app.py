@@ -45,6 +45,10 @@ from stem_tui.widgets.keys import bindings
 
 TICK_S: Final = 0.05
 SLOW_S: Final = 0.05
+QUICK_S: Final = 0.025
+SLOW_DRAWS: Final = 3
+QUICK_DRAWS: Final = 50
+"""So many slow ones in a row halve the pace; so many quick ones in a row double it again."""
 BLURRED_HZ: Final = 2.0
 _CYCLE: Final = ("stem-dark", "stem-light", "stem-deut", "stem-contrast")
 
@@ -99,7 +103,8 @@ class StemTUI(App[int], inherit_bindings=False):
         self.errors: list[str] = []
         self._drawn_version = -1
         self._drawn_s = self._due_s = 0.0
-        self._slow = 0
+        self._slow = self._quick = 0
+        self._wanted_hz = session.hz
         self._frozen = False
         self._focused_terminal = True
         for name in _CYCLE:
@@ -157,10 +162,18 @@ class StemTUI(App[int], inherit_bindings=False):
         # From when it was due, not from when the tick came: else the pace would be that of every other tick.
         self._due_s = max(self._due_s, now_s - period_s) + period_s
         self._freeze_garbage()
+        self._keep_pace(took_s)
+
+    def _keep_pace(self, took_s: float) -> None:
+        """Draw less often where drawing is slow, and as often as was asked for once it is quick again."""
+        session = self.session
         self._slow = self._slow + 1 if took_s > SLOW_S else 0
-        if self._slow >= 3 and session.hz > 1:
+        self._quick = self._quick + 1 if took_s < QUICK_S else 0
+        if self._slow >= SLOW_DRAWS and session.hz > 1:
             self._slow, session.hz = 0, max(1.0, session.hz / 2)
             session.say(Cell(f"! drawing is slow here: now {session.hz:.0f} times a second", "warn"))
+        elif self._quick >= QUICK_DRAWS and session.hz < self._wanted_hz:
+            self._quick, session.hz = 0, min(self._wanted_hz, session.hz * 2)
 
     def _freeze_garbage(self) -> None:
         """Take what stands after the first snapshot out of the collector's sight: its pauses were the longest ones."""
@@ -226,7 +239,7 @@ class StemTUI(App[int], inherit_bindings=False):
     def action_pace(self, step: int) -> None:
         paces = (1.0, 2.0, 4.0, 10.0, 20.0)
         at = min(range(len(paces)), key=lambda index: abs(paces[index] - self.session.hz))
-        self.session.hz = paces[max(0, min(len(paces) - 1, at + step))]
+        self.session.hz = self._wanted_hz = paces[max(0, min(len(paces) - 1, at + step))]
         self.draw_now()
 
     def action_next_theme(self) -> None:
