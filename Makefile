@@ -15,9 +15,9 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed
 	$(BIN)/stemctl demo
 
-# Two processes, each with servers of its own: most tests wait for something, so that even one core is shared well.
+# Three processes, each with servers of its own: most tests wait for something, so that two cores are shared well.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist worksteal
+	$(BIN)/python -m pytest -n $(or $(JOBS),3) --dist worksteal
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from textual.pilot import Pilot
+
 from stem.adapters.memory import InMemoryBroker
 from stem.observe.feed import Feed
 from stem.observe.state import ClusterState
@@ -40,3 +42,14 @@ def make_app(session: Session, broker: Any = None) -> StemTUI:
 def text_of(app: StemTUI) -> str:
     """Return what is on the screen; the one place that looks into Textual for it."""
     return "\n".join(strip.text.rstrip() for strip in app.screen._compositor.render_strips())
+
+
+async def settled(pilot: Pilot[int]) -> StemTUI:
+    """Return the app once what is on the screen is what its session holds."""
+    app = pilot.app
+    assert isinstance(app, StemTUI)
+    for _ in range(2):
+        await pilot.pause()
+        app.draw_now()
+    await pilot.pause()
+    return app

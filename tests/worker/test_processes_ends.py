@@ -135,7 +135,9 @@ async def test_a_busy_handler_is_gone_within_what_a_forced_revoke_may_take(memor
     took_s: list[float] = []
     for turn in range(3):
         path = tmp_path / f"pids-{turn}"
-        task_id = await memory_house.stem.enqueue("p.spin", {"path": str(path)})
+        # Without its own limit of 0.4 s: on a busy machine that would be there first.
+        options = TaskOptions(time_limit=60.0)
+        task_id = await memory_house.stem.enqueue("p.spin", {"path": str(path)}, options=options)
         pids = await pids_in(path, 2)
 
         started = time.monotonic()
