@@ -19,7 +19,6 @@ from stem.errors import ConfigError, InvalidNameError
 from stem.keyring import Algorithm, parse_keys
 from stem.messages.codec import MAX_BODY
 from stem.messages.names import Kind, check_name
-from stem.signals import NAMES as SIGNAL_NAMES
 from stem.signing import SigningConfig
 from stem.text import clean, safe_url
 
@@ -287,9 +286,13 @@ class _Reader:
 
     def signals(self, name: str) -> tuple[str, ...]:
         values = self._items(name)
-        for value in values:
-            if value not in SIGNAL_NAMES:
-                raise _wrong(name, value, f"signal names parted by commas, of {' '.join(SIGNAL_NAMES)}")
+        if values:
+            # Here, because loading the catalogue takes longer than all the rest of a configuration.
+            from stem.signals import NAMES
+
+            for value in values:
+                if value not in NAMES:
+                    raise _wrong(name, value, f"signal names parted by commas, of {' '.join(NAMES)}")
         return tuple(dict.fromkeys(values))
 
     def signing(self) -> SigningConfig:

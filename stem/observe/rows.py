@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any, Final
 
 from stem.contracts import FinalRow, Pause, QueueRow, Seen
@@ -63,7 +64,7 @@ class WorkerLine:
     """One worker process, as it said of itself at `at_ms` of the broker's clock.
 
     Attributes:
-        diagnosis: `healthy busy wedged deaf lost draining stopped`, or `late` when a beat is overdue.
+        diagnosis: `healthy busy wedged deaf lost draining stopped`, `late` when a beat is overdue; empty at first.
         paused_here: an operator paused this worker.
         superseded: it was lost, and another process of the same name lives.
         whole: `running` holds all it runs, so that what is missing there runs no longer.
@@ -75,7 +76,7 @@ class WorkerLine:
     pid: int = 0
     version: str = ""
     state: str = "running"
-    diagnosis: str = "healthy"
+    diagnosis: str = ""
     queues: tuple[str, ...] = ()
     paused: tuple[str, ...] = ()
     digest: str = ""
@@ -161,7 +162,7 @@ class TaskLine:
 
     def status(self, status: TaskStatus, state: str) -> None:
         """Take what its record says."""
-        self.task, self.queue, self.state = clean(status.task), clean(status.queue), state
+        self.task, self.queue, self.state = shared(status.task), shared(status.queue), state
         self.attempt, self.crashes, self.token = status.attempt, status.crashes, status.token
         self.priority = status.priority
         self.enqueued_ms, self.due_ms = status.enqueued_at_ms or 0, status.due_at_ms or 0
@@ -179,7 +180,7 @@ class TaskLine:
         """Take what its worker says of it in a heartbeat of `at_ms`."""
         if self.token != task.token or self.state != "running":
             self.error, self.message, self.finished_ms = "", "", 0
-        self.task, self.queue, self.state, self.worker = clean(task.task), clean(task.queue), "running", worker
+        self.task, self.queue, self.state, self.worker = shared(task.task), shared(task.queue), "running", worker
         self.owner = owner
         self.attempt, self.token, self.started_ms = task.attempt, task.token, task.started_at_ms
         self.limit_ms = task.limit_ms
@@ -188,10 +189,10 @@ class TaskLine:
 
     def final(self, row: FinalRow) -> None:
         """Take its line of history."""
-        self.task, self.queue, self.state = clean(row.task), clean(row.queue), row.state.value
+        self.task, self.queue, self.state = shared(row.task), shared(row.queue), row.state.value
         self.attempt = row.attempt
         self.enqueued_ms, self.started_ms, self.finished_ms = row.enqueued_at_ms, row.started_at_ms, row.finished_at_ms
-        self.error = clean(row.error_type) or self.error
+        self.error = shared(row.error_type) or self.error
         self.changed_ms, self.from_event = row.finished_at_ms, False
 
 
@@ -212,15 +213,20 @@ class EventLine:
     text: str = ""
 
 
+def shared(name: object) -> str:
+    """Return a name of a task, queue or worker, clean; one string for the many rows that have it."""
+    return intern(clean(name))
+
+
 def event_line(event: Event, serial: int, worker: str) -> EventLine:
     """Return an event as a line of the tail."""
     return EventLine(
         str(serial),
         event.at_ms,
         clean(event.kind, 40),
-        clean(event.task),
+        shared(event.task),
         clean(event.task_id, 64),
-        clean(event.queue),
+        shared(event.queue),
         worker,
         event_text(event),
     )

@@ -29,6 +29,7 @@ from stem.observe.rows import (
     event_text,
     pause_text,
     progress_text,
+    shared,
 )
 from stem.text import clean
 
@@ -190,10 +191,8 @@ class ClusterState:
             held.setdefault(row.owner, []).append(row)
         for each in sorted(seen, key=lambda one: one.at_ms):
             beat = each.heartbeat
-            line = self.workers.get(beat.id)
-            before = "" if line is None else line.diagnosis
-            if line is None:
-                line = self.workers[beat.id] = WorkerLine(beat.id, clean(beat.name))
+            line = self.workers.get(beat.id) or WorkerLine(beat.id, clean(beat.name))
+            self.workers[beat.id], before = line, line.diagnosis
             fresh = each.at_ms != line.at_ms
             if fresh:
                 line.update(each)
@@ -345,7 +344,7 @@ class ClusterState:
             next_at_ms = event.detail.get("next_at_ms")
             row.due_ms = next_at_ms if isinstance(next_at_ms, int) else 0
         if state in ("failed", "retrying"):
-            row.error = clean(event.detail.get("error") or "")
+            row.error = shared(event.detail.get("error") or "")
             row.message = clean(event.detail.get("message") or "", MESSAGE_CHARS)
         if state in FINAL:
             row.finished_ms = event.at_ms
@@ -470,7 +469,7 @@ class ClusterState:
         if line is not None:
             return line.key, line.name
         named = self._named.get(worker, ())
-        return (named[0] if len(named) == 1 else worker), clean(worker)
+        return (named[0] if len(named) == 1 else worker), shared(worker)
 
     def _index(self, row: TaskLine) -> None:
         """Put a row where its state belongs; over the cap the one that finished first is forgotten."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import tracemalloc
+import weakref
 from typing import Final
 
 import pytest
@@ -14,6 +16,7 @@ from stem.messages.heartbeat import Heartbeat
 from stem.observe import state as state_module
 from stem.observe.state import ClusterState
 from stem_tui.app import QUICK_DRAWS, QUICK_S, SLOW_DRAWS, SLOW_S
+from stem_tui.garbage import CLOSED, EVERY_S, Garbage
 from stem_tui.recent import Recent
 from stem_tui.widgets.grid import Grid
 from tests.observe.builders import NOW, beat, event, fleet, seen, snapshot
@@ -106,6 +109,32 @@ async def test_slow_drawing_halves_the_pace_and_quick_drawing_brings_it_back() -
         for _ in range(3 * QUICK_DRAWS):
             app._keep_pace(QUICK_S / 2)
         assert session.hz == 4.0
+
+
+def test_what_is_held_is_out_of_the_collectors_sight_and_closed_screens_are_found_all_the_same() -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+    garbage, cycle = Garbage(), Cycle()
+    gone = weakref.ref(cycle)
+    try:
+        garbage.settle(0.0)
+        held = gc.get_freeze_count()
+        assert held > 10_000
+        del cycle
+
+        garbage.settle(EVERY_S / 2)
+        assert gc.get_freeze_count() <= held, "it is not due yet"
+        garbage.settle(EVERY_S)
+        assert gone() is not None, "it was frozen while somebody had it"
+
+        garbage.closed = CLOSED
+        garbage.settle(2 * EVERY_S)
+        assert gone() is None
+        assert garbage.closed == 0
+    finally:
+        gc.unfreeze()
 
 
 def test_the_list_of_all_tasks_is_in_order_after_any_changes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,13 @@ All I/O is in asyncio workers that never end the app; the screens only draw what
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from textual import on
 from textual.app import App
+from textual.await_complete import AwaitComplete
 from textual.binding import BindingType
 from textual.screen import Screen
 from textual.theme import Theme
@@ -30,6 +30,7 @@ from stem_tui.acting import Acting
 from stem_tui.actions import find
 from stem_tui.audit import AuditLine, audit_lines
 from stem_tui.deeds import Office
+from stem_tui.garbage import Garbage
 from stem_tui.reader import Reader
 from stem_tui.screens.base import LiveScreen
 from stem_tui.screens.details import TaskScreen, TextScreen, WorkerScreen
@@ -105,7 +106,7 @@ class StemTUI(App[int], inherit_bindings=False):
         self._drawn_s = self._due_s = 0.0
         self._slow = self._quick = 0
         self._wanted_hz = session.hz
-        self._frozen = False
+        self._garbage = Garbage()
         self._focused_terminal = True
         for name in _CYCLE:
             self.register_theme(_theme(name))
@@ -161,7 +162,8 @@ class StemTUI(App[int], inherit_bindings=False):
         period_s = 1 / (session.hz if self._focused_terminal else min(session.hz, BLURRED_HZ))
         # From when it was due, not from when the tick came: else the pace would be that of every other tick.
         self._due_s = max(self._due_s, now_s - period_s) + period_s
-        self._freeze_garbage()
+        if session.feed.polls:
+            self._garbage.settle(now_s)
         self._keep_pace(took_s)
 
     def _keep_pace(self, took_s: float) -> None:
@@ -175,12 +177,9 @@ class StemTUI(App[int], inherit_bindings=False):
         elif self._quick >= QUICK_DRAWS and session.hz < self._wanted_hz:
             self._quick, session.hz = 0, min(self._wanted_hz, session.hz * 2)
 
-    def _freeze_garbage(self) -> None:
-        """Take what stands after the first snapshot out of the collector's sight: its pauses were the longest ones."""
-        if not self._frozen and self.session.feed.polls:
-            self._frozen = True
-            gc.collect()
-            gc.freeze()
+    def pop_screen(self) -> AwaitComplete:
+        self._garbage.closed += 1
+        return super().pop_screen()
 
     @property
     def live_screen(self) -> LiveScreen | None:
