@@ -30,6 +30,10 @@ from benchmarks.tui.terminal import Terminal
 ROOT: Final = Path(__file__).parents[2]
 HZ: Final = 10
 NAMESPACE: Final = "bench"
+AS_INSTALLED: Final = (
+    "import sys; sys.modules['opentelemetry'] = None\nfrom stem_tui.__main__ import main; sys.exit(main())"
+)
+"""The program as users have it: redis-py loads OpenTelemetry where it is, and here FastAPI for the tests brings it."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,7 @@ def under_load(url: str, folder: str, options: argparse.Namespace) -> dict[str, 
 
 def apart(server: Server, options: argparse.Namespace) -> dict[str, float]:
     """Return what is measured without load: start, --once, and how an outage shows."""
-    plain = [sys.executable, "-m", "stem_tui", "--url", server.url, "--namespace", NAMESPACE]
+    plain = [sys.executable, "-c", AS_INSTALLED, "--url", server.url, "--namespace", NAMESPACE]
     with fleet(server.url, "--workers", str(options.workers), "--rate", "10"):
         onces, starts = [], []
         for _ in range(options.repeat):
