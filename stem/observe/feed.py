@@ -67,6 +67,7 @@ class Connection:
         answered_s: of the last whole answer, None before the first; `answered_ms` is the same on the wall clock.
         retry: how many attempts failed in a row; `next_s` when the next one is.
         error: why, in clean words.
+        pause_s: how long nothing is asked after an answer.
     """
 
     phase: Phase = "CONNECTING"
@@ -77,10 +78,11 @@ class Connection:
     retry: int = 0
     next_s: float = 0.0
     error: str = ""
+    pause_s: float = 1.0
 
-    def shown(self, now_s: float, interval_s: float = 1.0) -> Phase:
+    def shown(self, now_s: float) -> Phase:
         """Return the phase as it looks now: a live link whose answer is overdue is stale."""
-        overdue = self.answered_s is not None and now_s - self.answered_s > interval_s + STALE_S
+        overdue = self.answered_s is not None and now_s - self.answered_s > self.pause_s + STALE_S
         return "STALE" if self.phase == "LIVE" and overdue else self.phase
 
     @property
@@ -248,7 +250,8 @@ class Feed:
             # A slow server is asked less often: at most a tenth of the time goes into polls. One slow answer (the first
             # one brings all there is) does not make it slow, and shall not leave an old picture standing.
             self._rtts_ms.append(link.rtt_ms)
-            await self._pause(max(self.interval_s, 9 * min(self._rtts_ms) / 1000))
+            link.pause_s = max(self.interval_s, 9 * min(self._rtts_ms) / 1000)
+            await self._pause(link.pause_s)
 
     async def _guarded_poll(self) -> None:
         """Poll; where no answer comes for two seconds, see whether anybody is there at all."""

@@ -19,6 +19,7 @@ from stem.text import clean
 NAME_CHARS: Final = 200
 MESSAGE_CHARS: Final = 300
 GONE: Final = 1 << 62
+_ENDED: Final = frozenset({"succeeded", "failed", "revoked", "expired", "dead", "retrying"})
 
 
 @dataclass(slots=True)
@@ -186,6 +187,10 @@ class TaskLine:
         self.limit_ms = task.limit_ms
         self.progress = progress_text(task.progress)
         self.changed_ms, self.from_event = at_ms, False
+
+    def outlived(self, task: RunningTask) -> bool:
+        """Say whether this run is over already: a beat is stored a little after it was written."""
+        return self.state in _ENDED and self.attempt >= task.attempt and self.changed_ms >= task.started_at_ms > 0
 
     def final(self, row: FinalRow) -> None:
         """Take its line of history."""

@@ -224,7 +224,7 @@ class ClusterState:
         """Bring the tasks of one worker in line with its heartbeat; what events said after it stays."""
         for task in seen.heartbeat.running:
             row = self._line(task.id)
-            newer = row.changed_ms > seen.at_ms or row.token > task.token
+            newer = row.changed_ms > seen.at_ms or row.token > task.token or row.outlived(task)
             if not newer:
                 row.runs(task, line.key, line.name, seen.at_ms)
                 self._index(row)

@@ -200,6 +200,8 @@ def test_a_live_link_whose_answer_is_overdue_is_stale() -> None:
     assert link.shown(clock.monotonic()) == "LIVE"
     clock.advance(3.5)
     assert link.shown(clock.monotonic()) == "STALE"
+    link.pause_s = 5.0  # a slow broker is asked less often: nothing is overdue
+    assert link.shown(clock.monotonic()) == "LIVE"
 
 
 @pytest.mark.parametrize("retry", [0, 3, 20])

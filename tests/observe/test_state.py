@@ -106,6 +106,25 @@ def test_an_event_that_is_newer_than_the_heartbeat_stands() -> None:
     assert "a" not in made.running
 
 
+def test_a_heartbeat_that_was_on_its_way_does_not_bring_a_finished_task_back() -> None:
+    made = state()
+    made.apply(snapshot(workers=[seen(running=(running("t1", started_ago_ms=900),), in_flight=1)]), 1.0)
+    made.apply_events([event("task.succeeded", "t1", at_ms=NOW - 500)])
+
+    # Written before the end, stored after it.
+    made.apply(snapshot(workers=[seen(age_ms=100, running=(running("t1", started_ago_ms=900),), in_flight=1)]), 2.0)
+
+    assert made.tasks["t1"].state == "succeeded"
+    assert not made.running
+
+    # Its next life, say, after a replay.
+    made.apply(
+        snapshot(workers=[seen(age_ms=0, running=(running("t1", started_ago_ms=50, token=2),), in_flight=1)]), 3.0
+    )
+
+    assert made.tasks["t1"].state == "running"
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_events_in_any_order_end_in_the_same_state(seed: int) -> None:
     """Workers' clocks differ a little and batches overtake each other; a late event moves no task backwards."""

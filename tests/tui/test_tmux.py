@@ -44,7 +44,10 @@ class Tmux:
         self.do("send-keys", *keys)
 
     async def says(self, pattern: str) -> None:
-        await eventually(lambda: re.search(pattern, self.text), 20, what=f"{pattern!r} on the screen")
+        try:
+            await eventually(lambda: re.search(pattern, self.text), 20)
+        except AssertionError:
+            raise AssertionError(f"it does not say {pattern!r}:\n{self.text}") from None
 
     @property
     def over(self) -> bool:
@@ -106,6 +109,7 @@ async def test_in_tmux_it_draws_takes_keys_and_follows_the_size(
         it.do("send-keys", "-l", "name:nothing")
         await it.says("0 of 3")
         it.press("Escape")
+        await it.says(r"▸ mail\.send")
 
         for columns, lines in ((60, 16), (300, 100), (40, 10), (80, 24)):
             it.do("resize-window", "-x", str(columns), "-y", str(lines))

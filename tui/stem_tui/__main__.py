@@ -175,6 +175,9 @@ async def _draw(
         hz=options.hz or default_hz(),
     )
     app = StemTUI(session, broker, actor=_actor(), keys=keys)
+    for name in ("COLUMNS", "LINES"):
+        # Where a shell exports them, they say how large the terminal was; it is asked for how large it is.
+        os.environ.pop(name, None)
     try:
         code = await app.run_async(mouse=not options.no_mouse)
     finally:

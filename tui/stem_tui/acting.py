@@ -95,11 +95,11 @@ class Acting:
         self._app.draw_now()
         assert self._office is not None  # without one, nothing gets this far
         screen = self._app.screen
-        for_s, reason = plans.before(plan, session.state, session.now_ms)
+        was = plans.before(plan, session.state, session.now_ms)
         receipt = await self._survived(plan, deeds.carry_out(plan, self._office))
         if receipt is not None:
             asks = plans.tier(plan, many=len(plan.rows) > 1, production=session.production) > 0
-            undo = None if receipt.undo is None else replace(receipt.undo, for_s=for_s, reason=reason)
+            undo = receipt.undo and was and replace(receipt.undo, for_s=was[0], reason=was[1])
             receipt = replace(receipt, undo=undo, command=self.command(plan) or "")
             # Nobody waits for the answers to what was not asked about: they open over no other screen, and take no key.
             self._concluded(

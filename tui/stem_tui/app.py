@@ -70,6 +70,16 @@ def _theme(name: str) -> Theme:
     )
 
 
+def _of_the_whole(subject: tuple[str, Any] | None, key: str) -> bool:
+    """Say whether a key means what the screen is about, whatever row its cursor is on.
+
+    A pause does: that of a row would be of all tasks of its name, on every queue. And all keys of a worker do, since
+    what it runs has none of them.
+    """
+    action = None if subject is None else find(subject[0], key)
+    return subject is not None and action is not None and (action.pauses or subject[0] == "worker")
+
+
 class StemTUI(App[int], inherit_bindings=False):
     """The whole dashboard over one broker."""
 
@@ -306,13 +316,12 @@ class StemTUI(App[int], inherit_bindings=False):
         screen = self.screen
         if not isinstance(screen, LiveScreen):
             return None
-        focused = screen.focused
+        focused, subject = screen.focused, screen.subject()
         if isinstance(focused, Grid) and focused.row is not None:
             kind = focused.view.kind
-            if not key or find(kind, key) is not None:
+            if not key or (find(kind, key) is not None and not _of_the_whole(subject, key)):
                 which = screen.everything(focused) if focused.everything else None
                 return Chosen(kind, focused.chosen(), which)
-        subject = screen.subject()
         return None if subject is None else Chosen(subject[0], [subject[1]])
 
     @on(Grid.Opened)
@@ -332,11 +341,11 @@ class StemTUI(App[int], inherit_bindings=False):
         elif isinstance(row, AuditLine):
             self.push_screen(TextScreen(self.session, audit_lines(row, self.size.width)))
         elif isinstance(row, Flow):
-            await self.show_tasks("all", f"name:{clean(row.name)}")
+            await self.show_tasks("all", f"name:={clean(row.name)}")
         elif isinstance(row, FailureGroup):
             first = "".join(each if each.isalnum() or each in "._" else " " for each in row.error).split()
             error = f" error:{first[0]}" if first else ""
-            await self.show_tasks("all", f"name:{row.task} state:retrying,dead,failed{error}")
+            await self.show_tasks("all", f"name:={row.task} state:retrying,dead,failed{error}")
 
     def _open_event(self, row: EventLine) -> None:
         state = self.session.state

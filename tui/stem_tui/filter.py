@@ -1,7 +1,7 @@
 """The filter language: one line that says which rows to show. Pure; never raises but `FilterError`.
 
 word        any column has it            !word      none has it            /re/    any column matches
-name:mail.* state:failed,retry q:default w:api-3 id:0193         age>10s  took>1s  tries>=3
+name:mail.* state:failed,retry q:default w:api-3 id:0193 name:=mail.send (all of it)  age>10s  took>1s  tries>=3
 """
 
 from __future__ import annotations
@@ -99,7 +99,10 @@ def _field(name: str, wanted: str, fields: Fields) -> Test:
         if name in ("state", "s") and value == "dead" and "failed" in options:
             return True  # a dead letter is a task that failed, kept for a replay
         for option in options:
-            if any(each in option for each in "*?["):
+            if option.startswith("="):
+                if value == option[1:]:
+                    return True
+            elif any(each in option for each in "*?["):
                 if fnmatchcase(value, option):
                     return True
             elif value.startswith(option) if by_start else option in value:

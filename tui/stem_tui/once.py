@@ -16,6 +16,7 @@ from stem.contracts import Broker, ListState, Seen
 from stem.control.diagnose import diagnose
 from stem.errors import StemError
 from stem.observe.feed import take
+from stem.observe.rates import MINUTES_KEPT
 from stem.observe.rows import QueueLine, TaskLine, WorkerLine
 from stem.observe.state import ClusterState, Snapshot
 from stem.text import clean
@@ -53,7 +54,8 @@ async def run(
     state, code = ClusterState(diagnose), 0
     while True:
         try:
-            snapshot = await take(broker, clock=clock, pages=PAGES, minutes=5, history=2_000, info=True, page=20)
+            asked = {"minutes": MINUTES_KEPT, "history": 2_000, "page": 20}
+            snapshot = await take(broker, clock=clock, pages=PAGES, info=True, **asked)
         except StemError as error:
             code = UNREACHABLE
             _print_error(error, format, out)

@@ -15,6 +15,7 @@ from stem_tui.actions import Action
 from stem_tui.theme import Cell
 
 SAMPLES: Final = 5
+_GONE: Final = ("lost", "stopped")
 _BACK: Final = {"pause": "resume", "resume": "pause", "drain": "undrain", "undrain": "drain"}
 _UNIT: Final = {
     "queue.purge": "waiting task", "queue.replay": "dead letter", "queue.discard": "dead letter",
@@ -116,14 +117,19 @@ def back(way: str) -> str:
     return _BACK[way]
 
 
-def before(plan: Plan, state: ClusterState, now_ms: int) -> tuple[float | None, str]:
-    """Return for how long, and why, what is resumed was paused, so that it can be paused again like that."""
-    names = targets(plan, state)
-    held = [pause for pause in state.pauses if pause.target in names]
-    if plan.way != "resume" or len(held) != 1:
+def before(plan: Plan, state: ClusterState, now_ms: int) -> tuple[float | None, str] | None:
+    """Return for how long, and why, what is resumed was paused, so that it can be paused again like that.
+
+    None where several were paused in different ways: one command cannot bring that back.
+    """
+    if plan.way != "resume":
         return None, ""
-    until_ms = held[0].until_ms
-    return None if until_ms is None else max(1.0, (until_ms - now_ms) / 1000), held[0].reason
+    names, kind = targets(plan, state), "task" if plan.action.scope == "failure" else plan.action.scope
+    held = [pause for pause in state.pauses if pause.kind == kind and pause.target in names]
+    if len({(pause.until_ms, pause.reason) for pause in held}) > 1:
+        return None
+    until_ms, reason = (held[0].until_ms, held[0].reason) if held else (None, "")
+    return None if until_ms is None else max(1.0, (until_ms - now_ms) / 1000), reason
 
 
 def targets(plan: Plan, state: ClusterState) -> list[str]:
@@ -140,8 +146,10 @@ def _pausable(row: WorkerLine, way: str, state: ClusterState) -> list[str]:
     if held and way == "resume":
         return held
     # By name for a worker whose name is its own, so that the pause outlives a restart; else by id.
-    names = [each.name for each in state.workers.values() if each.diagnosis not in ("lost", "stopped")]
-    return [row.name if names.count(row.name) == 1 and row.name == clean(row.name) else row.key]
+    # Never that of one who is gone: the name is another's by now.
+    alive = [each.name for each in state.workers.values() if each.diagnosis not in _GONE]
+    its_own = row.diagnosis not in _GONE and alive.count(row.name) == 1 and row.name == clean(row.name)
+    return [row.name if its_own else row.key]
 
 
 def unit(plan: Plan, amount: int) -> str:

@@ -60,7 +60,7 @@ class Session:
 
     @property
     def phase(self) -> Phase:
-        return self.link.shown(self.clock.monotonic(), self.feed.interval_s)
+        return self.link.shown(self.clock.monotonic())
 
     @property
     def stale(self) -> bool:
@@ -73,7 +73,7 @@ class Session:
         if self.frozen_ms is not None:
             return self.frozen_ms
         wall_ms = self.clock.wall_ms()
-        if self.link.phase != "LIVE" and self.link.answered_ms:
+        if self.phase != "LIVE" and self.link.answered_ms:
             wall_ms = self.link.answered_ms
         return wall_ms + self.state.offset_ms
 

@@ -137,7 +137,7 @@ _TASK_FIELDS: Final = {
     "error": lambda r, _: f"{r.error}: {r.message}",
     "age": lambda r, now: (now - (r.enqueued_ms or r.started_ms or r.changed_ms)) / 1000,
     "took": lambda r, now: None if (took := _took_ms(r, now)) is None else took / 1000,
-    "tries": lambda r, _: float(r.attempt),
+    "tries": lambda r, _: float(r.attempt + 1),  # as the columns count them
 }
 
 

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stem.contracts import Broker
 from stem.errors import StemError
+from stem.observe.failures import FailureGroup
+from stem.observe.rates import Flow
 from stem.observe.rows import EventLine, QueueLine, TaskLine, WorkerLine
 from stem.text import clean
 from stem_tui import commands, export, prompt
 from stem_tui.actions import ROWS
-from stem_tui.filter import FilterError, hints, parse
+from stem_tui.filter import Fields, FilterError, hints, parse
 from stem_tui.prompt import Known, Order
 from stem_tui.reckon import Everything, gather
 from stem_tui.session import Session
+from stem_tui.tasks import TABS
 from stem_tui.theme import Cell
 from stem_tui.widgets.command import CommandLine
 from stem_tui.widgets.dialogs import Prompt
@@ -90,7 +93,8 @@ class Typed:
             case "command.theme":
                 self._app.show_theme(argument)
             case "app.tasks" if argument:
-                await self._app.show_tasks("all", argument)
+                if self._parses(argument, TABS["all"].fields):
+                    await self._app.show_tasks("all", argument)
             case "app.filter" if argument:
                 self._filter(grid, argument)
             case "app.export" if argument:
@@ -120,14 +124,18 @@ class Typed:
         if grid is None or not grid.view.fields:
             self._say("! there is no list here to filter", "warn")
             return
+        screen = self._app.live_screen
+        if screen is not None and self._parses(text, grid.view.fields):
+            screen.set_filter(grid, text)
+
+    def _parses(self, text: str, fields: Fields) -> bool:
+        """Say whether it is a filter; if not, say why."""
         try:
-            parse(text, grid.view.fields)
+            parse(text, fields)
         except FilterError as error:
             self._say(f"✗ {clean(error)}", "warn")
-        else:
-            screen = self._app.live_screen
-            if screen is not None:
-                screen.set_filter(grid, text)
+            return False
+        return True
 
     # -------------------------------------------------------------------------------------------------------- exporting
 
@@ -163,7 +171,10 @@ class Typed:
             more = ""
             if which is not None:
                 found = await gather(self._broker, self._session.state, which, most=EXPORTED)
-                rows, more = found.rows, " (there are more)" if found.cut else ""
+                # What has ended is in no list of the broker's, but it stands in the one on the screen.
+                known = {row.key for row in found.rows}
+                rows = [*found.rows, *(row for row in rows if row.key not in known)]
+                more = " (there are more)" if found.cut else ""
             if not rows:
                 self._say("! there are no rows here to export", "warn")
                 return
@@ -181,18 +192,17 @@ class Typed:
         """Copy what names the row under the cursor."""
         chosen = self._app.chosen()
         if chosen is not None and chosen.rows:
-            row = chosen.rows[0]
-            self._copy(clean(getattr(row, "id", None) or row.key, 300))
+            self._copy(clean(_name(chosen.rows[0]), 300))
 
     def copy_command(self) -> None:
         """Copy the stemctl command that shows the row under the cursor."""
         chosen = self._app.chosen()
         if chosen is None or not chosen.rows:
             return
-        kind, key = chosen.kind, chosen.rows[0].key
-        if isinstance(chosen.rows[0], EventLine):
-            kind, key = "task", chosen.rows[0].task_id
-        command = commands.look(kind, key, self._session.where)
+        row = chosen.rows[0]
+        kind = "task" if isinstance(row, EventLine) else chosen.kind
+        target = row.key if isinstance(row, QueueLine | WorkerLine | TaskLine) else _name(row)
+        command = commands.look(kind, target, self._session.where)
         if command is None:
             self._say("! no stemctl command shows this", "warn")
         else:
@@ -205,6 +215,18 @@ class Typed:
     def _say(self, words: str, tone: str) -> None:
         self._session.say(Cell(words, tone))
         self._app.draw_now()
+
+
+def _name(row: Any) -> str:
+    """Return what names a row to a person: the id of what has one."""
+    match row:
+        case EventLine():
+            return row.task_id or row.worker or row.queue
+        case Flow():
+            return row.name
+        case FailureGroup():
+            return row.task
+    return str(getattr(row, "id", "") or row.key)
 
 
 def _rows_word(count: int) -> str:

@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.widgets import Input
 
 from stem.contracts import ListState
@@ -45,6 +46,8 @@ class LiveScreen(Screen[None]):
         self.filters: dict[str, str] = {}
         self._tests: dict[tuple[str, str], Test | None] = {}
         self._filtering: Grid | None = None
+        self._filled_at: int | None = None
+        self._focused_before: Widget | None = None
 
     # ------------------------------------------------------------------------------------------------------- composing
 
@@ -96,7 +99,7 @@ class LiveScreen(Screen[None]):
                 return True
             if grid.has_focus and self.filters.get(grid.id or ""):
                 self._put(grid, "")
-                self.draw()
+                self.draw_anew()
                 return True
         return False
 
@@ -107,8 +110,20 @@ class LiveScreen(Screen[None]):
         if not self.is_mounted or self.has_class("-small"):
             return
         self.draw_chrome()
-        if self.session.frozen_ms is None:
+        frozen_ms = self.session.frozen_ms
+        if frozen_ms is None or frozen_ms != self._filled_at:
+            self._filled_at = frozen_ms
             self.fill(self.session.now_ms)
+
+    def answered(self) -> None:
+        """Have shown, also in a frozen picture, what this screen has asked for itself and has now."""
+        self._filled_at = None
+        self.session.state.version += 1
+
+    def draw_anew(self) -> None:
+        """Draw what somebody has asked to see otherwise, also in a frozen picture."""
+        self._filled_at = None
+        self.draw()
 
     def draw_chrome(self) -> None:
         width = self.size.width
@@ -132,14 +147,20 @@ class LiveScreen(Screen[None]):
         count: Callable[[int], str] | None = None,
         note: Callable[[Sequence[Any]], Sequence[Cell]] | None = None,
         empty: str = "",
+        problem: str = "",
         title: str = "",
         sort: bool = True,
     ) -> None:
-        """Fill one grid: filter, order, show. What goes wrong in one panel is shown there, and harms no other."""
+        """Fill one grid: filter, order, show. What goes wrong in one panel is shown there, and harms no other.
+
+        Args:
+            problem: why the rows are not of now, or there are none.
+        """
         view = view or grid.view
         text = self.filters.get(grid.id or "", "")
         try:
             found = rows()
+            words = [f"✖ {problem}"] if problem else chrome.empty(self.session, empty or view.kind, filtered=bool(text))
             total, test = len(found), self._test(view, text)
             if test is not None:
                 found = [row for row in found if test(row, now_ms)]
@@ -147,7 +168,9 @@ class LiveScreen(Screen[None]):
                 sorting = grid.sorting if grid.view is view else type(grid.sorting)()
                 found = ordered(view, found, sorting)
             notes = list(note(found)) if note is not None else []
-            if text:
+            if problem:
+                notes = [Cell(f"✖ {problem}", "bad")]
+            elif text:
                 notes.insert(0, Cell(f"/{text}  {len(found):,} of {total:,}", "accent"))
             if grid.everything and self.everything(grid) is not None:
                 # Alone: where there is no room it would be the first to go, and it says what a deed would be done to.
@@ -161,8 +184,8 @@ class LiveScreen(Screen[None]):
                 title=title,
                 count=f"{total:,}" if count is None else count(total),
                 note=notes,
-                empty=chrome.empty(self.session, empty or view.kind, filtered=bool(text)),
-                stale=self.session.stale,
+                empty=words,
+                stale=self.session.stale or bool(problem),
             )
         except Exception as error:
             # The border of the dashboard: one panel that cannot be drawn must not take the rest down.
@@ -181,23 +204,29 @@ class LiveScreen(Screen[None]):
             try:
                 self._tests[key] = parse(text, view.fields)
             except FilterError:
-                self._tests[key] = None
+                self._tests[key] = _nothing
         return self._tests[key]
 
     def on_resize(self, event: events.Resize) -> None:
         small = event.size.width < chrome.MIN_WIDTH or event.size.height < chrome.MIN_HEIGHT
+        if small and not self.has_class("-small"):
+            # What is not in view loses the focus, and nobody gives it back.
+            self._focused_before = self.focused
+        elif not small and self._focused_before is not None:
+            self.call_after_refresh(self.set_focus, self._focused_before)
+            self._focused_before = None
         self.set_class(small, "-small")
         words = f" terminal too small ({event.size.width}x{event.size.height}, need {chrome.MIN_WIDTH}x"
         self.query_one("#small", Line).show([Cell(f"{words}{chrome.MIN_HEIGHT}) · q quits", "warn")])
-        self.draw()
+        self.draw_anew()
 
     def on_screen_resume(self) -> None:
-        self.draw()
+        self.draw_anew()
 
     @on(Grid.Changed)
     def _redraw(self, event: Grid.Changed) -> None:
         event.stop()
-        self.draw()
+        self.draw_anew()
 
     @on(Grid.Moved)
     def _moved(self, event: Grid.Moved) -> None:
@@ -238,7 +267,7 @@ class LiveScreen(Screen[None]):
         else:
             event.input.remove_class("-bad")
             self._put(grid, event.value.strip())
-        self.draw()
+        self.draw_anew()
 
     @on(Input.Submitted, "#filter")
     def _entered(self, event: Input.Submitted) -> None:
@@ -255,15 +284,20 @@ class LiveScreen(Screen[None]):
         self.query_one(FilterInput).remove_class("-open")
         if grid is not None:
             grid.focus()
-        self.draw()
+        self.draw_anew()
 
     def set_filter(self, grid: Grid, text: str) -> None:
         """Filter a panel from elsewhere (say, by the failure that was opened)."""
         self._put(grid, text)
-        self.draw()
+        self.draw_anew()
 
     def _put(self, grid: Grid, text: str) -> None:
         if text != self.filters.get(grid.id or "", ""):
             # Whoever marked everything meant what passed the filter then.
             grid.everything = False
         self.filters[grid.id or ""] = text
+
+
+def _nothing(row: object, now_ms: int) -> bool:
+    """Pass no row: what does not parse means nothing, and never everything."""
+    return False

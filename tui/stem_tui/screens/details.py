@@ -94,7 +94,7 @@ class WorkerScreen(LiveScreen):
             self.stats_problem = f"refused: {clean(answers.workers[0].error_message, 200)}"
         elif answers.silent:
             self.stats_problem = f"no answer: the worker is {clean(answers.silent[0].diagnosis, 20)}"
-        self.session.state.version += 1
+        self.answered()
 
     def _more(self, rows: object) -> list[Cell]:
         worker = self.worker
@@ -138,7 +138,7 @@ class TaskScreen(LiveScreen):
             self.answer = await self.dashboard.reader.task(self.task_id, self.answer)
         finally:
             self._asking = False
-        self.session.state.version += 1
+        self.answered()
 
 
 class TextScreen(LiveScreen):
@@ -153,7 +153,7 @@ class TextScreen(LiveScreen):
 
     def set_lines(self, lines: list[list[Cell]]) -> None:
         self.text = list(lines)
-        self.draw()
+        self.draw_anew()
 
     def fill(self, now_ms: int) -> None:
         self.query_one(Pane).show(self.text)

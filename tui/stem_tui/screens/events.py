@@ -74,7 +74,7 @@ class EventsScreen(LiveScreen):
     def action_tab(self, step: int) -> None:
         self.tab = TABS[(TABS.index(self.tab) + step) % len(TABS)]
         self.query_one(Grid).action_first()
-        self.draw()
+        self.draw_anew()
 
 
 class AuditScreen(LiveScreen):
@@ -82,7 +82,8 @@ class AuditScreen(LiveScreen):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self.rows: Sequence[AuditLine] | str | None = None
+        self.rows: Sequence[AuditLine] | None = None
+        self._problem = ""
         self._asked_s = -_AUDIT_S
         self._asking = False
 
@@ -97,23 +98,25 @@ class AuditScreen(LiveScreen):
         grid = self.query_one(Grid)
         self.panel(
             grid,
-            lambda: [] if rows is None or isinstance(rows, str) else rows,
+            lambda: rows or [],
             now_ms,
             note=self._note,
             empty="asking" if rows is None else "audit",
+            problem=self._problem,
             sort=bool(grid.sorting.column),
         )
 
     async def _ask(self) -> None:
         try:
-            self.rows = await self.dashboard.reader.audit()
+            answer = await self.dashboard.reader.audit()
+            self._problem = answer if isinstance(answer, str) else ""
+            if not isinstance(answer, str):
+                self.rows = answer
         finally:
             self._asking = False
-        self.session.state.version += 1
+        self.answered()
 
     def _note(self, shown: Sequence[AuditLine]) -> list[Cell]:
-        if isinstance(self.rows, str):
-            return [Cell(f"✖ {self.rows}", "bad")]
         failed = sum(row.verdict in ("failed", "partly") for row in shown)
         untold = sum(not row.verdict for row in shown)
         notes = [Cell(f"{untold:,} without an outcome", "dim")] if untold else []

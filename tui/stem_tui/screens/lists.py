@@ -102,7 +102,7 @@ class TasksScreen(LiveScreen):
         self.tab = tab
         self.session.feed.pages = self.pages()
         self.session.feed.hurry()
-        self.draw()
+        self.draw_anew()
 
     def action_tab(self, step: int) -> None:
         self.show_tab(TABS[(TABS.index(self.tab) + step) % len(TABS)])

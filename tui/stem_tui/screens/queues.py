@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from textual.app import ComposeResult
@@ -118,6 +119,7 @@ class QueueScreen(_QueueHead):
             count=self._place,
             note=self._note,
             empty="asking" if answer is None else "task",
+            problem="" if answer is None else answer.problem,
             sort=bool(grid.sorting.column),
         )
 
@@ -149,8 +151,6 @@ class QueueScreen(_QueueHead):
         answer, notes = self._answered, list[Cell]()
         if answer is None:
             return [Cell("asking …", "dim")]
-        if answer.problem:
-            return [Cell(f"✖ {answer.problem}", "bad")]
         if len(self._cursors) > 1:
             notes.append(Cell("p back", "key"))
         if answer.next is not None:
@@ -169,13 +169,17 @@ class QueueScreen(_QueueHead):
             self.run_worker(self._fetch(*wanted), group="page", exclusive=True, exit_on_error=False)
 
     async def _fetch(self, tab: ListState, cursor: str | None) -> None:
-        self.answer = await self.dashboard.reader.page(self.key, tab, cursor)
+        answer, before = await self.dashboard.reader.page(self.key, tab, cursor), self.answer
+        if answer.problem and before is not None and (before.state, before.cursor) == (tab, cursor):
+            # One question that failed takes no row from under a finger: the last ones stay, and say that they are old.
+            answer = replace(before, problem=answer.problem)
+        self.answer = answer
         self._asking = None
-        self.session.state.version += 1
+        self.answered()
 
     def _ask_now(self) -> None:
         self._asked_s = -_GIVE_UP_S
-        self.draw()
+        self.draw_anew()
 
     # ------------------------------------------------------------------------------------------------------------ keys
 

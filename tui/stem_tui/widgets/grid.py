@@ -103,6 +103,9 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
             self.marked.clear()
             self.everything = False
         self.rows, self._now_ms, self._empty, self._stale = rows, now_ms, empty, stale
+        if self.marked:
+            # A mark goes with its row: what is not in view is not acted on either.
+            self.marked &= {self.view.key(row) for row in rows}
         self._title = (Cell(title or self.view.title, "title"), Cell(f" {count}" if count else "", "strong"))
         self._note = note
         self._place_cursor()
@@ -217,8 +220,10 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         left = [Cell("─ ", tone), *self._title, Cell(" ", tone)]
         room = width - sum(len(cell.text) for cell in left) - 4
         notes = list(self._note)
-        while notes and sum(len(part.text) + 3 for part in notes) > room:
+        while len(notes) > 1 and sum(len(part.text) + 3 for part in notes) > room:
             notes.pop(0)
+        if notes and len(notes[0].text) + 3 > room:
+            notes = [Cell(cut(notes[0].text, room - 3, look=self.look).rstrip(), notes[0].tone)] if room > 12 else []
         right: list[Cell] = []
         for part in notes:
             right += [Cell(" · " if right else " ", "faint"), part]
