@@ -28,6 +28,11 @@ StemError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+MAX_DURATION_S: Final = 315_360_000.0
+"""Ten years: what is longer is a mistake in the unit."""
 
 
 class StemError(Exception):
@@ -154,12 +159,23 @@ class Retry(StemError):
     """Raise this (or call ``context.retry()``) to run the task again later.
 
     Attributes:
-        countdown: seconds until the next attempt; None lets the retry policy decide.
+        countdown: seconds until the next attempt (or a timedelta); None lets the retry policy decide.
+
+    Raises:
+        InvalidInputError: `countdown` is no number of seconds from 0 to ten years.
     """
 
-    def __init__(self, message: str = "retry asked for by the handler", *, countdown: float | None = None) -> None:
+    def __init__(
+        self, message: str = "retry asked for by the handler", *, countdown: float | timedelta | None = None
+    ) -> None:
         super().__init__(message)
-        self.countdown = countdown
+        seconds = countdown.total_seconds() if isinstance(countdown, timedelta) else countdown
+        number = not isinstance(seconds, bool) and isinstance(seconds, int | float)
+        if seconds is not None and not (number and 0 <= seconds <= MAX_DURATION_S):
+            raise InvalidInputError(
+                f"Retry(countdown={countdown!r:.80}): give seconds or a timedelta, at least 0 and at most ten years"
+            )
+        self.countdown = seconds
 
 
 class Reject(StemError):

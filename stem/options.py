@@ -8,7 +8,7 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any, Final, Literal, TypedDict, TypeVar
 
-from stem.errors import DecodeError, InvalidInputError, InvalidNameError
+from stem.errors import MAX_DURATION_S, DecodeError, InvalidInputError, InvalidNameError
 from stem.messages.names import check_name
 from stem.redaction import check_paths
 from stem.retry import ExponentialJitterRetryStrategy, FixedRetryStrategy, RetryStrategy
@@ -18,9 +18,6 @@ D = TypeVar("D")
 
 Duration = timedelta | float
 """A length of time: a timedelta, or seconds as a number."""
-
-MAX_DURATION_S: Final = 315_360_000.0
-"""Ten years: what is longer is a mistake in the unit."""
 
 
 class Unset(Enum):

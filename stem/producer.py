@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from stem.config import StemConfig
 from stem.contracts import Enqueued, NewTask
-from stem.errors import InvalidArgumentsError, InvalidInputError, QueueFull, TaskConflictError
+from stem.errors import MAX_DURATION_S, InvalidArgumentsError, InvalidInputError, QueueFull, TaskConflictError
 from stem.messages.envelope import Envelope, new_task_id
 from stem.messages.names import check_name
-from stem.options import MAX_DURATION_S, NO_OPTIONS, UNSET, Duration, TaskOptions, given, shown, to_seconds
+from stem.options import NO_OPTIONS, UNSET, Duration, TaskOptions, given, shown, to_seconds
 from stem.registry import TaskRegistry
 from stem.signals import AfterTaskPublish, BeforeTaskPublish
 from stem.signing import PayloadSigner

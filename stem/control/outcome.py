@@ -130,6 +130,9 @@ def revoke_items(request: Request, ended: Mapping[str, TaskStatus]) -> tuple[lis
         elif item.outcome == "stored":
             items.append(change_item(item, stage="applied"))
             warnings.append(f"{item.target}: no such task; it will be revoked if it is enqueued within a day")
+        elif item.outcome == "unreadable":
+            error = "what stands under its id cannot be read: `stemctl doctor` names such keys"
+            items.append(change_item(item, stage="", error=error))
         elif item.outcome == "final" and item.state != TaskState.REVOKED:
             items.append(change_item(item, stage="", error=f"it had ended before: {item.state or 'final'}"))
         else:

@@ -263,9 +263,10 @@ class Responder:
         mode = command.args.get("mode", "warm")
         if mode not in MODES:
             raise Refused("invalid", f"shutdown takes a mode of {', '.join(MODES)}, not {clean(mode, 40)!r}")
-        await self._reply(command, "applied", {})
         who = f" by {clean(command.actor, 80)}" if command.actor else ""
+        # Before its answer, which may not get through: a signed stop stands nowhere else, and its id is taken now.
         self._worker.shut_down(mode, f"shutdown {mode}{who}")
+        await self._reply(command, "applied", {})
         await self._reply(command, "effect", await self._worker.goodbye())
 
     async def _reply(

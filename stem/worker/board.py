@@ -54,6 +54,7 @@ class Board:
         self.draining = False
         self.paused_self = False
         self.paused_queues: frozenset[str] = frozenset()
+        self.paused_tasks: frozenset[str] = frozenset()
         self.watched = False
         self.clock_offset_ms = 0
         self.shortest_lease_s = 3600.0
@@ -196,7 +197,7 @@ class Board:
         ]
 
     def apply_pauses(self, pauses: Sequence[Pause], *, worker: str, name: str) -> None:
-        """Take over which queues, and whether this worker, are paused now; task names are the broker's to hold.
+        """Take over which queues and task names, and whether this worker, are paused now.
 
         Called again with every beat, because a pause may end by the clock.
         """
@@ -205,7 +206,14 @@ class Board:
         self.paused_queues = frozenset(
             pause.target for pause in standing if pause.kind == "queue" and pause.target in self.queues
         )
+        self.paused_tasks = frozenset(pause.target for pause in standing if pause.kind == "task")
         self.paused_self = any(pause.kind == "worker" and pause.target in (worker, name) for pause in standing)
+
+    def closed_to(self, job: Job) -> bool:
+        """Say whether a job must not begin any more: it waits for a thread or child, and something was paused since."""
+        if self.stopping or self.draining or self.paused_self:
+            return True
+        return job.delivery.queue in self.paused_queues or job.delivery.task in self.paused_tasks
 
 
 def _nothing() -> None:

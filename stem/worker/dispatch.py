@@ -24,7 +24,7 @@ from stem.worker.executor.processes import ProcessExecutor
 from stem.worker.executor.threads import ThreadExecutor
 from stem.worker.finisher import Finisher
 from stem.worker.job import Job, Stop
-from stem.worker.plan import Plan
+from stem.worker.limits import Limits
 from stem.worker.reading import Reader
 from stem.worker.wheel import Wheel
 
@@ -59,6 +59,7 @@ class Dispatcher:
         changed: Callable[[], None],
         look_again: Callable[[], None],
         poke_vitals: Callable[[], None],
+        out_of_threads: Callable[[], None],
     ) -> None:
         self.worker_id = worker_id
         self._worker_name = worker_name
@@ -68,10 +69,12 @@ class Dispatcher:
         self._threads = threads
         self._processes = processes
         self._wheel = wheel
+        self._limits = Limits(wheel, self.stop)
         self._client = client
         self._changed = changed
         self._look_again = look_again
         self._poke_vitals = poke_vitals
+        self._out_of_threads = out_of_threads
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
         self._aio = AioExecutor(self._loop)
@@ -130,18 +133,12 @@ class Dispatcher:
             self._begin_elsewhere(job, self._threads)
         else:
             self._aio.start(job)
-        self._arm(job, plan)
+        self._limits.arm(job, plan)
 
     def begun(self, job: Job) -> None:
         """Its child process is given it now."""
         assert job.plan is not None
-        self._arm(job, job.plan)
-
-    def _arm(self, job: Job, plan: Plan) -> None:
-        if plan.soft_s is not None:
-            self._wheel.after(plan.soft_s, lambda: job.running, lambda: self.stop(job, Stop.SOFT_LIMIT))
-        if plan.hard_s is not None:
-            self._wheel.after(plan.hard_s, lambda: job.running, lambda: self.stop(job, Stop.HARD_LIMIT))
+        self._limits.arm(job, job.plan)
 
     def _begin_elsewhere(self, job: Job, pool: ThreadExecutor | ProcessExecutor) -> None:
         if not self.signalling:
@@ -366,9 +363,13 @@ class Dispatcher:
             self.stop(job, Stop.LOST)
 
     def hand_back_unbegun(self) -> None:
-        """Take back what still waits for a thread or child: its queue was paused, or the worker stops."""
+        """Take back what waits for a thread or child and must not begin: it was paused, or the worker stops.
+
+        Nothing else: what is handed back goes to the end of its queue.
+        """
         for job in self._board.snapshot():
-            if not job.on_loop and not job.began and job.running and self._take_back(job):
+            waits = not job.on_loop and not job.began and job.running and self._board.closed_to(job)
+            if waits and self._take_back(job):
                 self.dropped(job)
 
     def _take_back(self, job: Job) -> bool:
@@ -426,6 +427,9 @@ class Dispatcher:
         if job.threaded:
             job.zombie = True
             self._board.zombies += 1
+            if self._board.zombies >= self._threads.size < self._board.concurrency:
+                # It would go on to take plain tasks that nobody is left to run.
+                self._out_of_threads()
         log.error("task.does_not_end", extra=self._fields(job) | {"stop": "" if job.stop is None else job.stop.value})
         match job.stop:
             case Stop.REVOKED:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stem.contracts import Delivery, Settlement
 from stem.errors import WorkerLostError
-from stem.messages.codec import pack, unpack
+from stem.messages.codec import flaw_in, pack, unpack
 from stem.messages.envelope import Envelope
 from stem.redaction import NO_VEIL, Veil, travelled_paths
 from stem.task import CURRENT, Signature, TaskContext
@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # a job reports to the dispatcher, which makes jobs
 
 SMALL_PROGRESS: Final = 512
 """Bytes of a progress value that heartbeats and events carry; larger ones are kept in the record alone."""
+SHOWN_DEPTH: Final = 24
+"""Levels of such a value: a heartbeat holds it some levels down, and no message nests deeper than 32."""
 
 
 class Stop(Enum):
@@ -73,6 +75,7 @@ class Job:
     """
 
     __slots__ = (
+        "__weakref__",
         "_veil",
         "abandoned",
         "began",
@@ -306,14 +309,15 @@ class Job:
 
     def progress_told(self, packed: bytes) -> None:
         """Take progress over from a child process."""
-        small = len(packed) <= SMALL_PROGRESS
-        self._progressed(unpack(packed, what="progress") if small or self.veil else None, packed)
+        self._progressed(unpack(packed, what="progress") if self.veil else None, packed)
 
     def _progressed(self, value: object, packed: bytes) -> None:
         if self.veil:
             value = self.veil.data(value)
             packed = pack(value, what="progress", limit=64 * 1024)
-        self.progress_value = value if len(packed) <= SMALL_PROGRESS else None
+        # A copy of its own: the handler may go on to change what it gave, and heartbeats are written elsewhere, later.
+        shown = unpack(packed, what="progress") if len(packed) <= SMALL_PROGRESS else None
+        self.progress_value = shown if flaw_in(shown, SHOWN_DEPTH) is None else None
         self.desk.progressed(self, packed)
 
     def extend_lease(self, seconds: float) -> None:

@@ -51,11 +51,14 @@ class Spelled(logging.Filter):
 
 
 _SPELLED: Final = Spelled()
+LOGGERS: Final = ("stem.worker", "stem.worker.control", "stem.worker.health", "stem.worker.supervisor")
+"""Every logger of `stem.worker`: a test holds this against the source."""
 
 
 def spell_out() -> None:
     """Make the worker's log lines whole for every handler, also the application's; safe to call again."""
-    logging.getLogger("stem.worker").addFilter(_SPELLED)
+    for name in LOGGERS:  # a logger's filter does not see what its children log
+        logging.getLogger(name).addFilter(_SPELLED)
 
 
 def _pairs(record: logging.LogRecord) -> list[str]:

@@ -49,6 +49,8 @@ from stem.worker.wheel import Wheel
 
 log = logging.getLogger("stem.worker")
 
+OUT_OF_THREADS: Final = "every thread is taken by a handler that did not end at its time limit"
+
 TICK_S: Final = 0.2
 COPIES_S: Final = 3.0
 ASYNC_SLOTS_PER_CORE: Final = 10
@@ -287,6 +289,7 @@ class Worker:
             changed=lambda: self._intake.changed(),
             look_again=lambda: self._intake.look_again(),
             poke_vitals=lambda: self._vitals.poke(),
+            out_of_threads=lambda: self._vitals.fail(OUT_OF_THREADS, level=Level.WARM),
         )
         # After three beats that were refused, others take this worker for lost.
         outages = Outages(

@@ -105,7 +105,7 @@ class Steering:
         self.refresh()
         board.draining = self.id in desired.drained
         board.epoch = epoch  # last: with it, fetching under the new state begins
-        if board.draining or board.paused_self or board.paused_queues:
+        if board.draining or board.paused_self or board.paused_queues or board.paused_tasks:
             self._work.hand_back_unbegun()
         if (board.accepting, board.paused_queues) != was_open:
             self._beater().poke()
@@ -131,7 +131,11 @@ class Steering:
             await asyncio.sleep(BARRIER_LOOK_S)
 
     def _unbegun(self) -> list[Job]:
-        return [job for job in self._board.snapshot() if not job.began and job.settlement is None and not job.lost]
+        """Return what must not begin and has no end yet; what may begin is none of a command's business."""
+        board = self._board
+        return [
+            job for job in board.snapshot() if not job.began and job.running and not job.lost and board.closed_to(job)
+        ]
 
     async def idle(self) -> bool:
         board = self._board

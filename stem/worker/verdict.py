@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import traceback
 from dataclasses import replace
@@ -64,6 +65,8 @@ def failure(delivery: Delivery, plan: Plan, error: BaseException, veil: Veil = N
     if delay_s is None:
         try:
             delay_s = float(plan.retry.delay_s(delivery.attempt))
+            if not math.isfinite(delay_s):
+                raise ValueError(f"it said {delay_s} s")
         except Exception as broken:  # somebody's own policy: its failure must not cost the task its retry
             delay_s = 1.0
             error.add_note(f"the retry strategy failed, so the delay is one second: {broken!r}")

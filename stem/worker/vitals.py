@@ -160,8 +160,8 @@ class Vitals:
     def ask(self, level: Level, why: str) -> None:
         self.call(lambda: self._lifecycle.ask(level, why))
 
-    def fail(self, why: str) -> None:
-        self.call(lambda: self._lifecycle.fail(why))
+    def fail(self, why: str, *, level: Level | None = None) -> None:
+        self.call(lambda: self._lifecycle.fail(why, level=level))
 
     def shut_out(self, error: BrokerRefusedError) -> None:
         """The broker does not let this worker in any more."""
@@ -210,6 +210,11 @@ class Vitals:
         return "running" if self._begun else "starting"
 
     # ------------------------------------------------------------------------------------------------------ the thread
+
+    def _announce(self, registered: bool) -> None:
+        """Tell whoever waits for the start how it went; nobody does any more where the wait was cancelled."""
+        if not self._ready.cancelled():
+            self._ready.set_result(registered)
 
     def _main(self) -> None:
         loop = asyncio.new_event_loop()
@@ -303,7 +308,7 @@ class Vitals:
             if self._health is not None:
                 await self._health.open(self._healthy, self._metrics.page)
             if not await self._register(broker):
-                self._ready.set_result(False)
+                self._announce(False)
             else:
                 for name, body in (
                     ("heartbeat", self._beater.run),
@@ -314,11 +319,12 @@ class Vitals:
                     ("events", self._flush_events),
                 ):
                     tasks.append(loop.create_task(self._alive(name, body), name=f"stem {name}"))
-                self._ready.set_result(True)
+                self._announce(True)
                 code = await self._lifecycle.run(broker)
                 await self._leave(broker, code)
         except BrokerRefusedError as error:
-            self._ready.set_exception(error)
+            if not self._ready.cancelled():
+                self._ready.set_exception(error)
             return
         finally:
             with self._guard:

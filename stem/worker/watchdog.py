@@ -65,7 +65,8 @@ class Watchdog:
             self._looked_at = now
             if now - self._thawed_at > FROZEN_S:
                 self._check_leases(now)
-            await self._check_loop(now)
+            if await self._check_loop(now):
+                return
 
     def _check_leases(self, now: float) -> None:
         for job in self._board.snapshot():
@@ -82,16 +83,17 @@ class Watchdog:
                 )
                 self._stop(job, Stop.UNRENEWED)
 
-    async def _check_loop(self, now: float) -> None:
+    async def _check_loop(self, now: float) -> bool:
+        """Return whether the worker is given up: then nothing is left to look after."""
         if self._loop_closed():
             self._abandoned()
-            return
+            return False
         age_s = min(self._board.loop_age_s(), now - self._thawed_at)
         if age_s < WEDGED_S:
             if self._wedged:
                 self._wedged = False
                 log.warning("worker.unwedged", extra={"hint": "the work loop runs again"})
-            return
+            return False
         if not self._wedged:
             self._wedged = True
             log.warning(
@@ -102,8 +104,10 @@ class Watchdog:
                 },
             )
             self._beat_soon()
-        if age_s > self._limit_s():
-            await self._give_up(age_s)
+        if age_s <= self._limit_s():
+            return False
+        await self._give_up(age_s)
+        return True
 
     def _limit_s(self) -> float:
         """Return how long it may stand still: the longest hard limit of what runs on it, else the timeout."""

@@ -54,9 +54,11 @@ class Wheel:
     def _turn(self) -> None:
         self._handle = None
         now = self._loop.time() + 0.001  # the loop's clock may fire a timer a little early
-        while self._heap and self._heap[0][0] <= now:
-            _, _, alive, call = heapq.heappop(self._heap)
-            if alive():
-                call()
-        if self._heap and self._handle is None:
-            self._arm(self._heap[0][0])
+        try:
+            while self._heap and self._heap[0][0] <= now:
+                _, _, alive, call = heapq.heappop(self._heap)
+                if alive():
+                    call()
+        finally:  # whatever came of one, the others have their time
+            if self._heap and self._handle is None:
+                self._arm(self._heap[0][0])

@@ -75,7 +75,6 @@ def _run_again(core: Core, record: Record, settlement: Settlement, outcome: Outc
     core.disown(record)
     if outcome is Outcome.RETRY:
         record.attempt += 1
-        record.give_backs = record.first_give_back_ms = 0
         record.note(now, "retried", worker=worker, detail=settlement.error_type or settlement.reason)
         core.stats.count(now, record.queue, record.task, "retried")
     elif outcome is Outcome.GIVE_BACK:
@@ -86,6 +85,8 @@ def _run_again(core: Core, record: Record, settlement: Settlement, outcome: Outc
             record.first_give_back_ms = record.first_give_back_ms or now
     else:
         record.note(now, "crashed", worker=worker, detail=settlement.reason)
+    if not settlement.unknown:  # somebody knew it: it has not been unknown since then
+        record.give_backs = record.first_give_back_ms = 0
     if settlement.delay_ms > 0:
         ring = core.make_wait(record, now + settlement.delay_ms, retrying=outcome is Outcome.RETRY)
     else:

@@ -144,7 +144,7 @@ def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
     code = text.split(" ", 1)[0]
     if isinstance(error, redis.exceptions.BusyLoadingError) or code in _UNREACHABLE_CODES:
         return BrokerUnreachableError(f"{broker} is not ready for {what}: {text}. Try again in a moment")
-    if isinstance(error, redis.exceptions.MaxConnectionsError):
+    if isinstance(error, redis.exceptions.MaxConnectionsError) or text == "No connection available":
         return BrokerUnreachableError(f"no connection to {broker} was free for {what}: use one Stem for all calls")
     if (address.tls is not None and (cause := tls.cause_of(text))) or (cause := _spoke_tls(text)):
         return BrokerUnreachableError(f"{broker} cannot be reached: {cause} ({text})")

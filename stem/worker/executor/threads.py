@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import functools
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from stem.errors import SoftTimeLimitExceeded
+
+log = logging.getLogger("stem.worker")
 
 
 class ThreadWork(Protocol):
@@ -146,7 +149,10 @@ class ThreadExecutor:
         with self._lock:
             calls, self._done = self._done, []
         for call in calls:
-            call()
+            try:
+                call()
+            except Exception:  # a fault of ours in one end: the others are told all the same
+                log.exception("thread.end_lost")
 
 
 class _Thread(threading.Thread):

@@ -35,10 +35,12 @@ local function promote(queue, part)
 end
 
 -- Puts back what was held for a paused task name that is not paused any more. Those still paused go to the end of the
--- held ones, so that each look sees others.
+-- held ones, so that each look sees others. Returns when to look again, where that may find more.
 local function release_held(queue, pauses)
   local held, meta = queue_key(queue, 'held'), queue_key(queue, 'meta')
-  if now - num(redis.call('HGET', meta, 'hs')) < 100 then return end
+  local looked = num(redis.call('HGET', meta, 'hs'))
+  if now - looked < 100 then return looked + 100 end
+  local released = false
   for _, id in ipairs(redis.call('ZRANGE', held, 0, 99)) do
     local key = task_key(id)
     local r = redis.pcall('HMGET', key, 'st', 'p', 'n')
@@ -49,10 +51,15 @@ local function release_held(queue, pauses)
     else
       redis.call('HSET', key, 'e', make_ready(id, queue, r[2]))
       redis.call('ZREM', held, id)
+      released = true
     end
   end
   redis.call('HSET', meta, 'hs', now)
-  if redis.call('ZCARD', held) == 0 then redis.call('HDEL', meta, 'hs', 'hd') end
+  if redis.call('ZCARD', held) == 0 then
+    redis.call('HDEL', meta, 'hs', 'hd')
+  elseif released then
+    return now + 100
+  end
 end
 
 local mended = {}
@@ -181,7 +188,8 @@ local function fetch(worker, i)
       end
       local flags = redis.call('HMGET', queue_key(queue, 'meta'), unpack(FLAGS))
       if flags[11] then
-        release_held(queue, pauses)
+        local look = release_held(queue, pauses)
+        if look and (not next_due or look < next_due) then next_due = look end
         flags = redis.call('HMGET', queue_key(queue, 'meta'), unpack(FLAGS))  -- what came back may have opened a stream
       end
       if got < want and skipped < SKIP_LIMIT then

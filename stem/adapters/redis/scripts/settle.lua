@@ -84,18 +84,19 @@ local function settle(worker, places, dead_cap, dead_keep, max_crashes)
         local ran = line(num(r[13]), 'started', worker, attempt)
         if outcome == 'retry' then
           redis.call('HSET', key, 'a', attempt + 1)
-          redis.call('HDEL', key, 'gb', 'g1')
           add_timeline(key, ran .. line(now, 'retried', worker, attempt + 1, error_type))
           count(queue, task, 'retried')
         else
           add_timeline(key, ran .. line(now, outcome == 'crashed' and 'crashed' or 'handed_back', worker, attempt, reason))
           if outcome == 'give_back' then
             count(queue, task, 'handed_back')
-            if ARGV[i + 9] == '1' then
-              redis.call('HSET', key, 'gb', num(more[3]) + 1)
-              redis.call('HSETNX', key, 'g1', now)
-            end
           end
+        end
+        if ARGV[i + 9] == '1' then
+          redis.call('HSET', key, 'gb', num(more[3]) + 1)
+          redis.call('HSETNX', key, 'g1', now)
+        elseif more[3] then
+          redis.call('HDEL', key, 'gb', 'g1')  -- somebody knew it: it has not been unknown since then
         end
         if delay > 0 then
           redis.call('HSET', key, 'st', state, 'du', now + delay, 'e', '', 'sk', tokens, 'so', outcome, 'o', '')

@@ -73,6 +73,7 @@ for i = 8, #ARGV do
           add_history(id, state, task, queue, owner, attempt, r[12], r[9], state == 'failed' and 'WorkerLostError' or '')
         else
           redis.call('HSET', key, 'st', 'queued', 'o', '', 'e', stands)
+          redis.call('HDEL', key, 'gb', 'g1')  -- it ran: somebody knew it
           requeued, woke = requeued + 1, true
         end
         drop_entries(stream, entry)
