@@ -452,7 +452,7 @@ SAFETY: Final = (
             )
         ],
         tests=[
-            "tests/tui/test_screens.py::test_hostile_text_in_every_field_moves_nothing_and_does_nothing",
+            "tests/tui/test_hostile.py::test_hostile_text_in_every_field_moves_nothing_and_does_nothing",
             "tests/tui/test_screens.py::test_no_widget_that_reads_markup_is_given_text",
         ],
     ),
