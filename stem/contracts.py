@@ -262,6 +262,7 @@ class BeatAnswer:
         epoch: of the desired state; other than the one applied means: read the control log.
         watched: somebody holds a watch lease: emit events.
         known: the broker had heard of this worker before. Not so at its first beat, and when the broker lost its data.
+        fleet: workers that have beaten within the last ten seconds, this one included.
     """
 
     now_ms: int
@@ -270,6 +271,7 @@ class BeatAnswer:
     revoked: Sequence[str] = ()
     watched: bool = False
     known: bool = True
+    fleet: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -191,6 +191,12 @@ class BrokerContractFence:
 
         assert [(await hand.beat()).known for _ in range(2)] == [False, True]
 
+    async def test_a_beat_tells_how_large_the_fleet_is(self, broker_case: BrokerCase) -> None:
+        """So that a large one tells of its tasks less often, and a watcher costs no more than with a small one."""
+        hands = [Hand(broker=broker_case.broker, id=f"w-{number}") for number in range(3)]
+
+        assert [(await hand.beat()).fleet for hand in (*hands, hands[0])] == [1, 2, 3, 3]
+
 
 class BrokerContractDesired:
     """Drains and shutdowns, bound to worker ids."""

@@ -56,6 +56,7 @@ class Board:
         self.paused_queues: frozenset[str] = frozenset()
         self.paused_tasks: frozenset[str] = frozenset()
         self.watched = False
+        self.flush_every_s = 0.05
         self.clock_offset_ms = 0
         self.shortest_lease_s = 3600.0
         self._sequence = 0

@@ -100,12 +100,19 @@ class Intake:
     def changed(self) -> None:
         """Look again: a job has ended, or what is asked of the worker has changed."""
         self._poked.set()
+        self._leave_bells()
 
     def look_again(self) -> None:
         """As `changed`, and ask the broker even if it had nothing the last time."""
         self._dry = False
         self._poked.set()
         self._hungry.set()
+        self._leave_bells()
+
+    def _leave_bells(self) -> None:
+        """Wait for no bell where nothing would be taken: it would ring for nobody, though others are idle."""
+        if self._idle is not None and not self._board.accepting:
+            self._idle.cancel()
 
     def adopt_soon(self) -> None:
         """Ask the broker, once nothing is under way, for deliveries whose reply got lost."""

@@ -94,6 +94,7 @@ class Orders:
 
     def hand_back_unbegun(self) -> None:
         self._soon(self._dispatcher.hand_back_unbegun)
+        self._soon(self._intake.changed)
 
     def stop_all(self) -> None:
         self._soon(self._stop_all)

@@ -49,7 +49,6 @@ log = logging.getLogger("stem.worker")
 LONGEST_SWEEP_S: Final = 4.0
 SHORTEST_SWEEP_S: Final = 0.5
 RECONCILE_EVERY_SWEEPS: Final = 12
-FLUSH_EVERY_S: Final = 0.05
 WAKE_S: Final = 5.0
 GOODBYE_S: Final = 2.0
 HOPELESS_GOODBYE_S: Final = 0.5
@@ -434,7 +433,7 @@ class Vitals:
             if not self._board.watched and not self._board.events:
                 self._seen.clear()
                 await self._seen.wait()
-            await asyncio.sleep(FLUSH_EVERY_S)
+            await asyncio.sleep(self._board.flush_every_s)
             while events := self._board.take_events():
                 try:
                     await self._broker.events.emit(events)

@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -258,3 +259,40 @@ def test_every_logger_of_the_worker_has_its_fields_spelled_out() -> None:
     logs.spell_out()
     for name in used:
         assert logs._SPELLED in logging.getLogger(name).filters
+
+
+async def test_a_worker_that_takes_nothing_waits_for_no_bell(house: House) -> None:
+    """What is enqueued then starts at once on the one that is idle."""
+
+    async def quick(context: TaskContext, args: Mapping[str, Any]) -> str:
+        return context.id
+
+    on_loop(house.registry, "quick", quick)
+    drained = await house.worker(name="w-drained")
+    await eventually(lambda: drained._intake._idle is not None)
+    await house.worker(name="w-idle", clone=True)
+    await house.controller.drain([drained.id])
+
+    assert drained._intake._idle is None
+    took_s = []
+    for _ in range(3):
+        began = time.monotonic()
+        await house.stem.wait_for(await house.stem.enqueue("quick"), timeout=10)
+        took_s.append(time.monotonic() - began)
+    assert min(took_s) < 1.0, "it was left to the look of every two seconds"
+
+
+@pytest.mark.parametrize(("fleet", "every_s"), [(1, 0.05), (10, 0.05), (100, 0.5), (5_000, 5.0)])
+async def test_a_large_fleet_tells_of_its_tasks_less_often(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch, fleet: int, every_s: float
+) -> None:
+    presence: Any = type(memory_house.broker.presence)
+    beat = presence.beat
+
+    async def many(self: Any, sent: Any) -> Any:
+        return replace(await beat(self, sent), fleet=fleet)
+
+    monkeypatch.setattr(presence, "beat", many)
+    worker = await memory_house.worker(config={"heartbeat_interval_s": 0.1})
+
+    await eventually(lambda: worker._board.flush_every_s == every_s)

@@ -41,6 +41,7 @@ class InMemoryPresence:
                 revoked=tuple(revoked),
                 watched=core.batches.watched(now),
                 known=known,
+                fleet=sum(seen.age_ms <= 10_000 for seen in core.fleet.seen(now)),
             )
 
     async def workers(self) -> list[Seen]:

@@ -37,7 +37,15 @@ class RedisPresence:
             first += CHUNK
         with reading("beat"):
             now_ms, epoch, watched = (whole(value) for value in reply[:3])
-            return BeatAnswer(now_ms=now_ms, epoch=epoch, watched=watched > 0, lost=lost, revoked=revoked, known=known)
+            return BeatAnswer(
+                now_ms=now_ms,
+                epoch=epoch,
+                watched=watched > 0,
+                lost=lost,
+                revoked=revoked,
+                known=known,
+                fleet=whole(reply[6]),
+            )
 
     async def workers(self) -> list[Seen]:
         keys = self._client.keys

@@ -73,4 +73,5 @@ while ARGV[i] do
 end
 write_counts()
 local watched = redis.call('ZCOUNT', P .. 'watch', now, '+inf')
-return { now, num(redis.call('GET', P .. 'epoch')), watched, lost, revoked, known }
+local fleet = redis.call('ZCOUNT', P .. 'workers', now - 10000, '+inf')
+return { now, num(redis.call('GET', P .. 'epoch')), watched, lost, revoked, known, fleet }
