@@ -143,9 +143,9 @@ class Model:
             self.end(settlement.id, "failed" if outcome is Outcome.DEAD else outcome.value)
             return "applied"
         if outcome is Outcome.RETRY:
-            record.attempt, record.give_backs = record.attempt + 1, 0
-        if outcome is Outcome.GIVE_BACK and settlement.unknown:
-            record.give_backs += 1
+            record.attempt += 1
+        unknown = outcome is Outcome.GIVE_BACK and settlement.unknown
+        record.give_backs = record.give_backs + 1 if unknown else 0
         later = "retrying" if outcome is Outcome.RETRY else "scheduled"
         record.state, record.owner = later if settlement.delay_ms else "queued", ""
         record.due = self.now + settlement.delay_ms
@@ -187,7 +187,7 @@ class Model:
                 elif not here and record.crashes >= MAX_CRASHES:
                     self.end(task_id, "failed")
                 else:
-                    record.state, record.owner = "queued", ""
+                    record.state, record.owner, record.give_backs = "queued", "", 0
                 states.append(record.state)
         return states.count("queued"), states.count("failed")
 

@@ -273,7 +273,7 @@ async def test_a_worker_that_takes_nothing_waits_for_no_bell(house: House) -> No
     await house.worker(name="w-idle", clone=True)
     await house.controller.drain([drained.id])
 
-    assert drained._intake._idle is None
+    await eventually(lambda: drained._intake._idle is None)
     took_s = []
     for _ in range(3):
         began = time.monotonic()

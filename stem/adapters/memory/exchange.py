@@ -85,7 +85,7 @@ def _run_again(core: Core, record: Record, settlement: Settlement, outcome: Outc
             record.first_give_back_ms = record.first_give_back_ms or now
     else:
         record.note(now, "crashed", worker=worker, detail=settlement.reason)
-    if not settlement.unknown:  # somebody knew it: it has not been unknown since then
+    if outcome is not Outcome.GIVE_BACK or not settlement.unknown:  # somebody knew it: it is not unknown since then
         record.give_backs = record.first_give_back_ms = 0
     if settlement.delay_ms > 0:
         ring = core.make_wait(record, now + settlement.delay_ms, retrying=outcome is Outcome.RETRY)

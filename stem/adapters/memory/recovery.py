@@ -91,6 +91,7 @@ def _reclaim(core: Core, record: Record, max_crashes: int, now: int) -> bool:
         )
         return True
     core.disown(record)
+    record.give_backs = record.first_give_back_ms = 0  # it ran: somebody knew it
     core.make_ready(record, now)
     return False
 

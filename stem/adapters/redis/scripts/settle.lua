@@ -92,7 +92,7 @@ local function settle(worker, places, dead_cap, dead_keep, max_crashes)
             count(queue, task, 'handed_back')
           end
         end
-        if ARGV[i + 9] == '1' then
+        if outcome == 'give_back' and ARGV[i + 9] == '1' then
           redis.call('HSET', key, 'gb', num(more[3]) + 1)
           redis.call('HSETNX', key, 'g1', now)
         elseif more[3] then
