@@ -67,8 +67,6 @@ class Supervisor:
     """
 
     def __init__(self, commands: Sequence[Sequence[str]]) -> None:
-        if not 1 <= len(commands) <= MOST:
-            raise ConfigError(f"{len(commands)} processes: give 1 to {MOST}")
         self._slots = [_Slot(number, command=list(command)) for number, command in enumerate(commands, start=1)]
         self._stops = 0
         self._hard_at: float | None = None
@@ -238,7 +236,12 @@ def commands_of(argv: Sequence[str], count: int, *, name: str, health_port: int 
     Args:
         name: of the group; the workers are called `name-1` and so on, and so again when they are started again.
         health_port: of the first worker; the others have those behind it.
+
+    Raises:
+        ConfigError: a count that nobody means; it is refused before that many are written down.
     """
+    if not 1 <= count <= MOST:
+        raise ConfigError(f"{count} processes: give 1 to {MOST}")
     base = [sys.executable, "-m", "stem.worker.cli", *argv, "--processes", "1"]
     commands = []
     for number in range(1, count + 1):

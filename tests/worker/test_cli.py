@@ -51,6 +51,7 @@ def call(*args: str, **extra: str) -> subprocess.CompletedProcess[str]:
         (["tests.worker.sample:app", "--concurrency", "0"], {"STEM_BROKER_URL": "memory://"}, "at least 1"),
         (["tests.worker.sample:app", "--queue", "a b"], {"STEM_BROKER_URL": "memory://"}, "queue name"),
         (["tests.worker.sample:app", "--processes", "0"], {}, "0 processes: give 1 to 512"),
+        (["tests.worker.sample:app", "--processes", str(2**63 - 1)], {}, f"{2**63 - 1} processes: give 1 to 512"),
         (
             ["tests.worker.sample:app", "--health-port", "70000"],
             {"STEM_BROKER_URL": "memory://"},

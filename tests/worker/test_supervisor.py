@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 
 from stem.errors import ConfigError
-from stem.worker.supervisor import Supervisor, commands_of
+from stem.worker.supervisor import commands_of
 from tests.waiting import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -141,4 +141,4 @@ def test_every_worker_has_a_name_and_a_port_of_its_own() -> None:
 @pytest.mark.parametrize("count", [0, 513])
 def test_a_number_that_cannot_be_meant_is_refused(count: int) -> None:
     with pytest.raises(ConfigError, match="1 to 512"):
-        Supervisor([["true"]] * count)
+        commands_of(["app"], count, name="w")
