@@ -21,11 +21,6 @@ from stem.worker.outage import Outages
 
 log = logging.getLogger("stem.worker")
 
-FLUSH_EVERY_S: Final = 0.05
-LONGEST_FLUSH_S: Final = 5.0
-BATCHES_PER_S: Final = 200
-"""Of events, by all workers together, while somebody watches: a dashboard that is opened shall not load the broker."""
-
 SHORTEST_INTERVAL_S: Final = 0.1
 MEASURED_KEPT: Final = 2_000
 
@@ -203,7 +198,7 @@ class Beater:
             board.watched = True
             self._watched()
         board.watched = answer.watched
-        board.flush_every_s = max(FLUSH_EVERY_S, min(LONGEST_FLUSH_S, answer.fleet / BATCHES_PER_S))
+        board.fleet = answer.fleet
         self._refresh()
         if answer.epoch != board.epoch:
             self._behind()

@@ -14,6 +14,10 @@ from stem.messages.event import Event
 from stem.worker.job import Job
 
 COUNTERS: Final = ("started", "succeeded", "failed", "retried", "revoked", "expired", "lost", "handed_back")
+FLUSH_EVERY_S: Final = 0.05
+LONGEST_FLUSH_S: Final = 5.0
+BATCHES_PER_S: Final = 200
+"""Of events, by all workers together, while somebody watches: a dashboard that is opened shall not load the broker."""
 EVENTS_PER_SECOND: Final = 5_000
 
 
@@ -56,7 +60,7 @@ class Board:
         self.paused_queues: frozenset[str] = frozenset()
         self.paused_tasks: frozenset[str] = frozenset()
         self.watched = False
-        self.flush_every_s = 0.05
+        self.fleet = 1
         self.clock_offset_ms = 0
         self.shortest_lease_s = 3600.0
         self._sequence = 0
@@ -209,6 +213,11 @@ class Board:
         )
         self.paused_tasks = frozenset(pause.target for pause in standing if pause.kind == "task")
         self.paused_self = any(pause.kind == "worker" and pause.target in (worker, name) for pause in standing)
+
+    @property
+    def flush_every_s(self) -> float:
+        """How often events are sent: the larger the fleet, the less often each worker does."""
+        return max(FLUSH_EVERY_S, min(LONGEST_FLUSH_S, self.fleet / BATCHES_PER_S))
 
     def closed_to(self, job: Job) -> bool:
         """Say whether a job must not begin any more: it waits for a thread or child, and something was paused since."""

@@ -127,11 +127,11 @@ class Lifecycle:
         self.asked.set()
         self._changed.set()
 
-    def fail(self, why: str, *, exit_code: int = WEDGED_EXIT, level: Level | None = None) -> None:
-        """Something is broken for good: stop (hard, where no level is given) and end with this exit code."""
+    def fail(self, why: str, *, exit_code: int = WEDGED_EXIT, level: Level = Level.HARD) -> None:
+        """Something is broken for good: stop, at least this hard, and end with this exit code."""
         log.critical("worker.broken", extra={"reason": why})
         self.exit_code = exit_code
-        self.ask(Level.HARD if level is None else level, why)
+        self.ask(level, why)
 
     def signalled(self, number: int) -> None:
         """React to a signal of the operating system; each further one is a step harder."""

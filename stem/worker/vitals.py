@@ -138,6 +138,8 @@ class Vitals:
 
         It raises `BrokerRefusedError` if the broker does not let this worker in.
         """
+        # From now on nobody can cancel it: whoever stops waiting leaves the thread its own end.
+        self._ready.set_running_or_notify_cancel()
         self._thread.start()
         return self._ready
 
@@ -159,7 +161,7 @@ class Vitals:
     def ask(self, level: Level, why: str) -> None:
         self.call(lambda: self._lifecycle.ask(level, why))
 
-    def fail(self, why: str, *, level: Level | None = None) -> None:
+    def fail(self, why: str, *, level: Level = Level.HARD) -> None:
         self.call(lambda: self._lifecycle.fail(why, level=level))
 
     def shut_out(self, error: BrokerRefusedError) -> None:
@@ -209,11 +211,6 @@ class Vitals:
         return "running" if self._begun else "starting"
 
     # ------------------------------------------------------------------------------------------------------ the thread
-
-    def _announce(self, registered: bool) -> None:
-        """Tell whoever waits for the start how it went; nobody does any more where the wait was cancelled."""
-        if not self._ready.cancelled():
-            self._ready.set_result(registered)
 
     def _main(self) -> None:
         loop = asyncio.new_event_loop()
@@ -307,7 +304,7 @@ class Vitals:
             if self._health is not None:
                 await self._health.open(self._healthy, self._metrics.page)
             if not await self._register(broker):
-                self._announce(False)
+                self._ready.set_result(False)
             else:
                 for name, body in (
                     ("heartbeat", self._beater.run),
@@ -318,12 +315,11 @@ class Vitals:
                     ("events", self._flush_events),
                 ):
                     tasks.append(loop.create_task(self._alive(name, body), name=f"stem {name}"))
-                self._announce(True)
+                self._ready.set_result(True)
                 code = await self._lifecycle.run(broker)
                 await self._leave(broker, code)
         except BrokerRefusedError as error:
-            if not self._ready.cancelled():
-                self._ready.set_exception(error)
+            self._ready.set_exception(error)
             return
         finally:
             with self._guard:

@@ -52,13 +52,14 @@ async def test_no_progress_stops_the_heartbeats(memory_house: House, spoil: str)
     worker = await memory_house.worker(config={"heartbeat_interval_s": 0.1})
     task_id = await memory_house.stem.enqueue("tells")
 
-    async def listed() -> Any:
-        (seen,) = await memory_house.broker.presence.workers()
-        return next((task for task in seen.heartbeat.running if task.id == task_id), None)
+    shown = {"page": 1} if spoil == "changed later" else None
 
-    running = await eventually(listed)
+    async def listed() -> bool:
+        (seen,) = await memory_house.broker.presence.workers()
+        return [task.progress for task in seen.heartbeat.running if task.id == task_id] == [shown]
+
+    await eventually(listed)
     await eventually(lambda: worker._board.progress == {})
-    assert running.progress == ({"page": 1} if spoil == "changed later" else None)
     before = (await memory_house.broker.presence.workers())[0].at_ms
 
     async def beats() -> bool:
@@ -239,10 +240,21 @@ async def test_a_call_that_fails_stops_no_other_timer() -> None:
     wheel.close()
 
 
-async def test_a_start_that_is_cancelled_ends_quietly(memory_house: House, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_start_that_is_cancelled_ends_quietly(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    presence: Any = type(memory_house.broker.presence)
+    beat, asked = presence.beat, threading.Event()
+
+    async def late(self: Any, sent: Any) -> Any:
+        asked.set()
+        await asyncio.sleep(0.3)
+        return await beat(self, sent)
+
+    monkeypatch.setattr(presence, "beat", late)
     worker = await memory_house.worker(start=False)
     starting = asyncio.create_task(worker.start())
-    await asyncio.sleep(0)
+    await eventually(asked.is_set)
     starting.cancel()
     await asyncio.gather(starting, return_exceptions=True)
     await worker.shutdown("hard")

@@ -54,8 +54,9 @@ async def run(
     state, code = ClusterState(diagnose), 0
     while True:
         try:
-            asked = {"minutes": MINUTES_KEPT, "history": 2_000, "page": 20}
-            snapshot = await take(broker, clock=clock, pages=PAGES, info=True, **asked)
+            snapshot = await take(
+                broker, clock=clock, pages=PAGES, minutes=MINUTES_KEPT, history=2_000, info=True, page=20
+            )
         except StemError as error:
             code = UNREACHABLE
             _print_error(error, format, out)
