@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
-from textual import on
+from textual import events, on
 from textual.app import App
 from textual.await_complete import AwaitComplete
 from textual.binding import BindingType
@@ -40,6 +40,7 @@ from stem_tui.screens.overview import OverviewScreen
 from stem_tui.screens.queues import QueueScreen, QueuesScreen
 from stem_tui.session import Session
 from stem_tui.theme import PALETTES, Cell, Look
+from stem_tui.typeahead import TypeAhead
 from stem_tui.typed import Chosen, Typed
 from stem_tui.widgets.grid import Grid
 from stem_tui.widgets.keys import bindings
@@ -117,6 +118,7 @@ class StemTUI(App[int], inherit_bindings=False):
         self._slow = self._quick = 0
         self._wanted_hz = session.hz
         self._garbage = Garbage()
+        self._ahead = TypeAhead(self)
         self._focused_terminal = True
         for name in _CYCLE:
             self.register_theme(_theme(name))
@@ -151,6 +153,14 @@ class StemTUI(App[int], inherit_bindings=False):
         if words not in self.errors[-5:]:
             self.errors.append(words)
             self.session.say(Cell(f"✖ a fault in the dashboard: {words}", "bad"), seconds=20)
+
+    async def on_event(self, event: events.Event) -> None:
+        """Take what comes from the terminal; of keys, one after the other."""
+        if not isinstance(event, events.Key) or event.is_forwarded:
+            await super().on_event(event)
+        elif self._ahead.may_go(event):
+            await super().on_event(event)
+            self._ahead.gone()
 
     # --------------------------------------------------------------------------------------------------------- drawing
 
