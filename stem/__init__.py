@@ -8,6 +8,7 @@
 #   signing.py  signatures of tasks     authority.py  who may steer workers     keyring.py  single keys
 #   producer.py a request -> what is sent                 outbox.py    group commit      lanes.py  a handle per loop
 #   messages/   what travels                              contracts.py what an adapter promises
+#   record.py   values    startup.py  quick starts    text.py clock.py  what a terminal may see, and time
 #   adapters/   memory, redis, embedded, connect (URL -> adapter)
 #   worker/     runs tasks        control/  steers workers        observe/  watches them
 #

@@ -27,9 +27,10 @@ from stem.messages.command import Command, Reply
 from stem.messages.event import Event
 from stem.messages.heartbeat import Heartbeat
 from stem.messages.status import TaskState, TaskStatus
+from stem.record import record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Limits:
     """The bounds an adapter keeps; given when it is made.
 
@@ -48,7 +49,7 @@ class Limits:
 # ----------------------------------------------------------------------------------------------------------- producing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class NewTask:
     """One task to enqueue: the body bytes and what the broker must know without reading them.
 
@@ -116,7 +117,7 @@ class Delivery:
     first_give_back_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class FetchRequest:
     """Ask for up to `count` deliveries.
 
@@ -198,7 +199,7 @@ class Exchange:
     mended: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Swept:
     """What one sweep for lost leases did: how many went back to their queue, and how many were buried as poison."""
 
@@ -210,7 +211,7 @@ class Swept:
 # ------------------------------------------------------------------------------------------------------------ presence
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Lease:
     """A lease to renew: for `lease_ms` from now, if `token` still holds it."""
 
@@ -220,7 +221,7 @@ class Lease:
     queue: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Measured:
     """Durations since the last beat of one (queue, task): how many, sums, and a log2 histogram of run time.
 
@@ -236,7 +237,7 @@ class Measured:
     buckets: Mapping[int, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Beat:
     """What a worker sends every interval. The last one has a heartbeat with state `stopped`.
 
@@ -252,7 +253,7 @@ class Beat:
     redacted: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class BeatAnswer:
     """What a worker learns from its beat.
 
@@ -274,7 +275,7 @@ class BeatAnswer:
     fleet: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Seen:
     """A worker as the broker last heard it. `age_ms` since its last beat."""
 
@@ -308,7 +309,7 @@ class Presence(Protocol):
 PauseKind = Literal["queue", "task", "worker"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Pause:
     """Nothing of this queue, task name or worker (id or name) is handed out until it is resumed or `until_ms` comes."""
 
@@ -320,7 +321,7 @@ class Pause:
     until_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RevokeTasks:
     """Make these ids final wherever they wait; mark them where they run; remember ids that are unknown for a day."""
 
@@ -328,32 +329,32 @@ class RevokeTasks:
     terminate: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SetPause:
     kind: PauseKind
     targets: Sequence[str]
     for_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ClearPause:
     kind: PauseKind
     targets: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SetDrain:
     """Drain these worker ids (unique per start, so a new process of the same name is not drained)."""
 
     workers: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ClearDrain:
     workers: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SetShutdown:
     """Stop these worker ids."""
 
@@ -364,7 +365,7 @@ class SetShutdown:
 Change = RevokeTasks | SetPause | ClearPause | SetDrain | ClearDrain | SetShutdown
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ChangeItem:
     """What a change did to one target.
 
@@ -381,7 +382,7 @@ class ChangeItem:
     state: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Issued:
     """A command that is now stored: its epoch, what it changed, and who is there to answer it.
 
@@ -396,7 +397,7 @@ class Issued:
     audit: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Logged:
     """A command as the log holds it. `epoch` is its place in the order; `issued_at_ms` by the broker's clock.
 
@@ -409,7 +410,7 @@ class Logged:
     signature: bytes = b""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Desired:
     """Desired state and the commands behind it, read in one step.
 
@@ -481,7 +482,7 @@ class ControlChannel(Protocol):
 # ----------------------------------------------------------------------------------------------------------- observing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class EventBatch:
     """Events after a cursor. `missed` is true when the cursor is older than what is kept (60 s)."""
 
@@ -512,7 +513,7 @@ class EventLog(Protocol):
         """Return what came after `cursor`, waiting up to `timeout_s` for something."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class QueueRow:
     """One queue, counted in O(1).
 
@@ -536,7 +537,7 @@ class QueueRow:
     enqueued_total: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TaskPage:
     """Some tasks of one state, `next` the cursor for more, `total` where counting is O(1)."""
 
@@ -545,7 +546,7 @@ class TaskPage:
     total: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class FinalRow:
     """One line of history."""
 
@@ -561,7 +562,7 @@ class FinalRow:
     error_type: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class MinuteRow:
     """What happened in one minute to one (queue, task). `at_ms` is the minute's start.
 
@@ -576,7 +577,7 @@ class MinuteRow:
     measured: Measured | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ServerInfo:
     """The server behind the broker. `url` has no secret in it.
 
@@ -599,7 +600,7 @@ class ServerInfo:
     writable: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class AuditRow:
     """Who asked for what, and what came of it. All of its text is what the sender said of itself.
 
@@ -636,7 +637,7 @@ class AuditRow:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class AuditPage:
     """Some rows of the audit, newest first, `next` the cursor for more, `total` of all where nothing was filtered."""
 
@@ -645,7 +646,7 @@ class AuditPage:
     total: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Stray:
     """A key that should not be there.
 
@@ -657,7 +658,7 @@ class Stray:
     why: Literal["unknown", "orphan", "endless"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Leftover:
     """A consumer of a queue whose worker nobody knows any more; `pending` deliveries stand in its name."""
 
@@ -666,7 +667,7 @@ class Leftover:
     pending: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Overdue:
     """Leases of a queue that ran out and were not taken back: how many (at most 100), the oldest since `late_ms`."""
 
@@ -675,7 +676,7 @@ class Overdue:
     late_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Examination:
     """What a look into the server and its keys has found; no judgement.
 

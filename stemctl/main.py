@@ -1,6 +1,6 @@
 """The program: finds the module of the command that was typed, runs it, and turns every error into one line.
 
-Importing it loads Typer and nothing of Stem, so that --help and completion stay quick.
+Importing it loads Typer and next to nothing of Stem, so that --help and completion stay quick.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
+from stem import startup
 from stemctl.options import root
 
 SECTIONS: Final[dict[str, dict[str, str]]] = {
@@ -89,6 +90,7 @@ def build(words: Sequence[str]) -> typer.Typer:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never raises."""
+    startup.hurry()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(arguments)

@@ -26,6 +26,7 @@ LONG_MODULES: Final = {
 
 # The rooms of the house, the deepest first. A module belongs to the room with the longest prefix of its name.
 ROOMS: Final[dict[str, tuple[str, ...]]] = {
+    "python": ("stem.record", "stem.startup"),
     "errors": ("stem.errors",),
     "clock": ("stem.clock",),
     "text": ("stem.text", "stem.redaction"),
@@ -46,16 +47,17 @@ ROOMS: Final[dict[str, tuple[str, ...]]] = {
     "tui": ("stem_tui",),
 }
 
-_GROUND: Final = {"errors", "clock", "text", "messages"}
+_GROUND: Final = {"python", "errors", "clock", "text", "messages"}
 _PARTS: Final = _GROUND | {"contracts", "config", "tasks"}
 
 # What each room may import, besides itself. Adapters are reached through `connect` alone; `names` is stem/__init__.py.
 MAY_IMPORT: Final[dict[str, set[str]]] = {
+    "python": set(),
     "errors": set(),
     "clock": set(),
     "text": {"errors"},
-    "messages": {"errors"},
-    "contracts": {"errors", "messages"},
+    "messages": {"python", "errors"},
+    "contracts": {"python", "errors", "messages"},
     "config": _GROUND | {"contracts"},
     "tasks": _GROUND | {"contracts", "config"},
     "client": _PARTS | {"connect"},

@@ -24,12 +24,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 from stem.errors import BrokerUnreachableError, ConfigError
+from stem.record import record
 
 SOCKET: Final = "valkey.sock"
 MAX_SOCKET_PATH: Final = 103
@@ -48,7 +48,7 @@ _OPTIONS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class EmbeddedStatus:
     """What is known of the server of one folder.
 

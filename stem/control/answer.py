@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from stem.record import record
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@record
 class Silent:
     """A worker that did not answer.
 
@@ -33,7 +35,7 @@ class Silent:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Pong:
     """A worker that answered a ping; `rtt_ms` from before the command was issued until its reply was read.
 
@@ -57,7 +59,7 @@ class Pong:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class PingResult:
     """Who answered a ping.
 
@@ -85,7 +87,7 @@ class PingResult:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Answer:
     """One worker's answer to a question; `data` is untrusted, as it came."""
 
@@ -109,7 +111,7 @@ class Answer:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Answers:
     """The answers to an `inspect` or `stats`; the fields are those of `PingResult`."""
 
@@ -136,7 +138,7 @@ class Answers:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CommandItem:
     """What became of one target of a command.
 
@@ -168,7 +170,7 @@ class CommandItem:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Confirmation:
     """How one worker took a command.
 
@@ -185,7 +187,7 @@ class Confirmation:
     rtt_ms: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CommandResult:
     """What a command achieved by the time it returned.
 

@@ -6,12 +6,13 @@ Knows values only; `stem.control.checkup` reads them from a broker.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, Literal
 
 from stem.contracts import Examination, Limits, Pause, QueueRow, Seen, ServerInfo
 from stem.control.diagnose import diagnose
 from stem.control.target import addresses, live, missing
+from stem.record import record
 
 Severity = Literal["error", "warning"]
 CHECKS: Final = (
@@ -29,7 +30,7 @@ _BUFFERS: Final = {"pubsub": 1_048_576, "normal": 16_777_216}
 """The least that the output buffers of a class of clients need: a wake-up is small, an answer may hold many tasks."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Finding:
     """One thing that is wrong; `code` is stable, `text` a sentence with untrusted names in it, `fix` what to do."""
 
@@ -42,7 +43,7 @@ class Finding:
         return {"code": self.code, "severity": self.severity, "text": self.text, "fix": self.fix}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Facts:
     """What is known of a namespace, at one moment of the broker's clock.
 
@@ -67,7 +68,7 @@ class Facts:
     unread: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Diagnosis:
     """The findings, the worst first; what was checked; what could not be, and why; how durable the server is."""
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from stem.contracts import Broker
 from stem.errors import DecodeError
 from stem.messages.envelope import Envelope
 from stem.messages.status import TaskStatus
+from stem.record import record
 from stem.redaction import Veil, masked, travelled_paths
 
 AT_ONCE: Final = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Request:
     """What the producer asked for; the body itself is not shown.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from stem.contracts import Broker, Pause, QueueRow, Seen
@@ -15,13 +15,14 @@ from stem.control.lookup import concealed
 from stem.control.target import addresses, live, missing
 from stem.messages.names import check_name
 from stem.messages.status import TaskState, TaskStatus
+from stem.record import record
 
 PAGE: Final = 200
 LOOK_AHEAD: Final = 1_000
 """How many waiting tasks are looked through for the place of one; beyond it the answer is "more than"."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Cause:
     """One reason; `code` is stable, `text` a sentence for people (with untrusted names in it), `fix` what to do."""
 
@@ -30,7 +31,7 @@ class Cause:
     fix: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Explanation:
     """The answer: one sentence, and the causes behind it, the most important first."""
 
@@ -46,7 +47,7 @@ class Explanation:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Ahead:
     """What stands before a waiting task.
 
@@ -60,7 +61,7 @@ class Ahead:
     more: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Facts:
     """What is known around one task, at one moment of the broker's clock.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Literal, get_args
 
 from stem.errors import DecodeError
 from stem.messages.codec import VERSION, Fields, pack
+from stem.record import record
 
 ITEMS_KEPT: Final = 20
 """Of one outcome: the failed ones first. The counts are of all."""
@@ -20,7 +21,7 @@ Verdict = Literal["applied", "partly", "failed", "silent", "waited-out", "nothin
 _VERDICTS: Final[frozenset[str]] = frozenset(get_args(Verdict))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class AuditItem:
     """What became of one target; `error` says why it failed, empty if it did not."""
 
@@ -29,7 +30,7 @@ class AuditItem:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class AuditOutcome:
     """What came of a command, as the one who gave it saw it.
 
@@ -103,7 +104,7 @@ def _item(value: object) -> AuditItem:
     return AuditItem(target=value[0], outcome=value[1], error=value[2])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Deed:
     """What somebody is about to do to tasks without a command to workers.
 

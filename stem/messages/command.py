@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from stem.errors import DecodeError
 from stem.messages.codec import VERSION, Fields, pack
 from stem.messages.names import is_name
+from stem.record import record
 
 QUESTIONS: Final = frozenset({"ping", "inspect", "stats"})
 """Commands that change nothing: not answered past their deadline, never replayed."""
@@ -19,7 +20,7 @@ DISTRUST: Final = frozenset({"signature-missing", "signature-invalid", "role-ref
 """Codes of refusals that say: not from you, or not any more."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Command:
     """What an operator asks of workers.
 
@@ -84,7 +85,7 @@ class Command:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Reply:
     """One worker's answer to one command, at one stage.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from stem.messages.codec import VERSION, Fields, pack
+from stem.record import record
 
 KINDS: Final = (
     "task.received",
@@ -26,7 +27,7 @@ KINDS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Event:
     """One thing that happened.
 

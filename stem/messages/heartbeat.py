@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any, Final
 
 from stem.errors import DecodeError
 from stem.messages.codec import VERSION, Fields, pack
 from stem.messages.names import is_name
+from stem.record import record
 
 STATES: Final = ("starting", "running", "draining", "stopping", "stopped")
 MAX_ROWS: Final = 200
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RunningTask:
     """One task in flight on a worker. `started_at_ms` is the broker's clock.
 
@@ -33,7 +34,7 @@ class RunningTask:
     limit_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Heartbeat:
     """The state of one worker process.
 

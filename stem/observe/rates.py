@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import pairwise
 from typing import Any, Final, TypeVar
 
 from stem.contracts import MinuteRow
+from stem.record import record
 
 WINDOW_S: Final = 60
 MINUTES_KEPT: Final = 60
@@ -82,7 +83,7 @@ def _interpolate(readings: Sequence[tuple[float, float]], edges: Sequence[float]
     return totals
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Flow:
     """What came of the tasks of one queue or one name, over some minutes.
 

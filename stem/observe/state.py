@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from typing import Final
 
@@ -31,6 +31,7 @@ from stem.observe.rows import (
     progress_text,
     shared,
 )
+from stem.record import record
 from stem.text import clean
 
 FINISHED_KEPT: Final = 50_000
@@ -55,7 +56,7 @@ _AFTER: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Snapshot:
     """What one poll brought. None: not asked for, or it failed; the picture of before stays.
 

@@ -20,6 +20,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
+from stem import startup
 from stem.client import Stem
 from stem.config import LOG_LEVELS, StemConfig, parse_duration, parse_size
 from stem.contracts import Broker, ResultBackend
@@ -122,6 +123,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     follow_life()
     app = load(args.app)
     logs.install(style=args.log_format or config.log_format, level=args.log_level or config.log_level, worker=name)
+    startup.settle()
     return _in_loop(_work(app, args, config, lifecycle))
 
 

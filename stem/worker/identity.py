@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib.metadata import PackageNotFoundError, version
 
 from stem.messages.names import check_name
+from stem.record import record
 from stem.worker import host
 
 
@@ -19,7 +20,7 @@ def stem_version() -> str:
         return "0"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Identity:
     """`id` is unique per start, `name` is stable over restarts."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+from stem.record import record
 from stem.registry import Registered, TaskRegistry
 from stem.retry import RetryStrategy
 from stem.task import TaskOptions, given, seconds
@@ -14,7 +14,7 @@ _OTHERS_BUSINESS: Final = frozenset({"queue", "priority", "lease_ms", "unique_ke
 """Travelling options that the broker has dealt with by the time a worker sees them, or that a job looks at itself."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Defaults:
     """What the worker decides where neither producer nor handler did."""
 
@@ -24,7 +24,7 @@ class Defaults:
     result_ttl_ms: int = 86_400_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Plan:
     """Everything dispatch needs to know about one run.
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import stem
+from stem import startup
 from stem.errors import StemError
 from stem.text import clean
 from stem_tui.hangup import end_with_terminal
@@ -82,6 +83,7 @@ def _hertz(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the dashboard; return the exit code."""
+    startup.hurry()
     options = parser().parse_args(argv)
     # Textual draws on stderr, so all three have to be the terminal.
     terminal = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))

@@ -6,8 +6,9 @@ Pure: what an action calls is a name here, and somebody else's business.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any, Final, Literal
+
+from stem.record import record
 
 Scope = Literal["app", "move", "list", "text", "tabs", "page", "command", "queue", "worker", "task", "failure", "event"]
 Takes = Literal["", "queue", "worker", "task", "theme", "filter", "duration", "file"]
@@ -15,7 +16,7 @@ ROWS: Final = ("queue", "worker", "task", "failure", "event")
 """Scopes that are kinds of rows: what is in them acts on the row under the cursor, or on the marked ones."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Action:
     """One thing to do.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from stem.contracts import AuditRow
 from stem.control.audit import asked, summary, targets_of
+from stem.record import record
 from stem.text import clean
 from stem_tui import figures
 from stem_tui.columns import Column, View
@@ -24,7 +24,7 @@ _VERDICTS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class AuditLine:
     """One row of it; all of its text is clean."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, TypeVar
 
+from stem.record import record
 from stem_tui.filter import Fields
 from stem_tui.theme import Cell
 
@@ -13,7 +14,7 @@ R = TypeVar("R")
 MANY: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Column(Generic[R]):
     """One column.
 
@@ -35,7 +36,7 @@ class Column(Generic[R]):
     down: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class View(Generic[R]):
     """One kind of list.
 

@@ -13,6 +13,7 @@ from stem.control.audit import Tally
 from stem.control.controller import Controller
 from stem.observe.rows import WorkerLine
 from stem.observe.state import ClusterState
+from stem.record import record
 from stem.text import clean
 from stem_tui import plans
 from stem_tui.plans import Plan
@@ -47,7 +48,7 @@ _DONE: Final = {
 CellLine = Sequence[Cell]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Receipt:
     """What came of it.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from stem.config import format_duration
 from stem.observe.rows import QueueLine, TaskLine, WorkerLine
 from stem.observe.state import ClusterState
+from stem.record import record
 from stem.text import clean
 from stem_tui.actions import Action
 from stem_tui.theme import Cell
@@ -42,7 +43,7 @@ _CONSEQUENCE: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Plan:
     """One thing to do, whole.
 
@@ -65,7 +66,7 @@ class Plan:
         return self.way or _VERB.get(self.action.id, self.action.name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Reckoned:
     """What a plan would change now.
 
@@ -82,7 +83,7 @@ class Reckoned:
     cut: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Question:
     """What is asked before a change; `word` has to be typed, where it is not empty."""
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from stem.config import parse_duration
 from stem.errors import ConfigError
+from stem.record import record
 from stem_tui.actions import ACTIONS, Action
 
 SHOWN: Final = 200
@@ -35,7 +36,7 @@ class Candidate:
     help: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Known:
     """What the line can name now.
 

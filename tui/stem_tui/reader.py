@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from stem.contracts import Broker, ListState
@@ -15,6 +14,7 @@ from stem.errors import StemError
 from stem.messages.status import TaskStatus
 from stem.observe.rows import TaskLine
 from stem.observe.state import ClusterState
+from stem.record import record
 from stem.text import clean
 from stem_tui.audit import AuditLine, line_of
 from stem_tui.taskdetail import TaskAnswer
@@ -23,7 +23,7 @@ PAGE: Final = 100
 AUDIT_ROWS: Final = 500
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class PageAnswer:
     """Some tasks of one queue in one state; queue, state and cursor are those it was asked for.
 

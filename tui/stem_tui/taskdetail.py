@@ -12,13 +12,14 @@ from stem.control.why import Explanation
 from stem.messages.envelope import Envelope
 from stem.messages.status import TaskState, TaskStatus, TimelineEntry
 from stem.observe.rows import TaskLine, progress_text
+from stem.record import record
 from stem.text import clean
 from stem_tui import figures
 from stem_tui.details import Lines, fact, title
 from stem_tui.theme import TASK, UNKNOWN, Cell, event_sign
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TaskAnswer:
     """What the broker answered about one task; `id` is the one it was asked for.
 

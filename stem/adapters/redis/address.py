@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from stem.config import TLSConfig
 from stem.errors import ConfigError
+from stem.record import record
 from stem.text import clean, safe_url
 
 FORMS = "redis://[user:password@]host[:port][/db], rediss:// for TLS, valkey(s)://…, or unix:///path/to.sock[?db=0]"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Address:
     """A server and a database on it. `path` is a unix socket; then host and port mean nothing. `tls` None is no TLS."""
 
