@@ -18,7 +18,8 @@ from stem.contracts import Broker, ListState, QueueRow, TaskPage
 from stem.errors import BrokerRefusedError, StemError, UnknownOutcomeError
 from stem.messages.status import TaskStatus
 from stem.observe.rates import MINUTES_KEPT
-from stem.observe.state import ClusterState, Snapshot
+from stem.observe.snapshot import Snapshot
+from stem.observe.state import ClusterState
 from stem.text import clean
 
 Phase = Literal["CONNECTING", "LIVE", "STALE", "DOWN", "FATAL", "RESYNC"]

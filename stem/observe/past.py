@@ -15,7 +15,8 @@ from stem.observe.rows import MESSAGE_CHARS, EventLine, pause_text, took_text
 from stem.text import clean
 
 if TYPE_CHECKING:  # the state calls these, with itself
-    from stem.observe.state import ClusterState, Snapshot
+    from stem.observe.snapshot import Snapshot
+    from stem.observe.state import ClusterState
 
 TOLD: Final = 500
 """Lines of the tail made of final rows: so many of all, and so many of those that did not succeed."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import field
 from itertools import islice
 from typing import Final
 
@@ -31,7 +30,7 @@ from stem.observe.rows import (
     progress_text,
     shared,
 )
-from stem.record import record
+from stem.observe.snapshot import Snapshot
 from stem.text import clean
 
 FINISHED_KEPT: Final = 50_000
@@ -54,27 +53,6 @@ _AFTER: Final = {
     "task.expired": "expired",
     "task.handed_back": "queued",
 }
-
-
-@record
-class Snapshot:
-    """What one poll brought. None: not asked for, or it failed; the picture of before stays.
-
-    Attributes:
-        asked_ms: this machine's clock when the poll began: what changed after it is newer than this snapshot.
-        pages: of tasks by state, the first page each.
-        refused: what the server would not answer, and why, by the part's name.
-    """
-
-    asked_ms: int
-    queues: Sequence[QueueRow] | None = None
-    workers: Sequence[Seen] | None = None
-    pauses: Sequence[Pause] | None = None
-    minutes: Sequence[MinuteRow] | None = None
-    history: Sequence[FinalRow] | None = None
-    pages: Mapping[ListState, TaskPage] = field(default_factory=dict)
-    info: ServerInfo | None = None
-    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class ClusterState:
@@ -139,7 +117,7 @@ class ClusterState:
         as_of_ms = snapshot.asked_ms + self.offset_ms
         if snapshot.info is not None:
             self.info = snapshot.info
-        self.refused = dict(snapshot.refused)
+        self.refused = snapshot.refusals(self.refused)
         if not self._polls:
             past.seed_rates(self, snapshot, as_of_ms, at_s)
         if snapshot.pauses is not None:

@@ -10,7 +10,8 @@ from stem.control.diagnose import diagnose
 from stem.messages.event import Event
 from stem.messages.heartbeat import Heartbeat, RunningTask
 from stem.messages.status import ErrorInfo, TaskState, TaskStatus
-from stem.observe.state import ClusterState, Snapshot
+from stem.observe.snapshot import Snapshot
+from stem.observe.state import ClusterState
 
 NOW = 1_760_000_000_000
 

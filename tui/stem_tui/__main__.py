@@ -157,6 +157,8 @@ async def _print(broker: Broker, options: argparse.Namespace, look: Look) -> int
 async def _draw(
     broker: Broker, options: argparse.Namespace, look: Look, keys: ControlKeys | None, production: bool
 ) -> int:
+    # A picture waits for the next of so many moments a second; by itself Textual takes 60, which is late for a key.
+    os.environ.setdefault("TEXTUAL_FPS", "120")
     # Textual takes a quarter of a second to import: only who draws pays for it.
     from stem.control.diagnose import diagnose
     from stem.observe.feed import Feed

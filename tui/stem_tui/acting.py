@@ -5,12 +5,13 @@ The only place that holds what it takes to send something, and it holds nothing 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stem.contracts import Broker
-from stem.errors import BrokerError, StemError
+from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, StemError
 from stem.text import clean
 from stem_tui import actions, commands, deeds, figures, plans, prompt
 from stem_tui.actions import BY_ID, Action
@@ -113,14 +114,27 @@ class Acting:
         try:
             return await doing
         except StemError as error:
-            # What a broker error leaves open is said: some commands may have been stored all the same.
-            unsure = "" if not isinstance(error, BrokerError) else "; look whether it was applied"
-            words = f"✖ {plans.described(plan)}: {clean(error, 200)}{unsure}"
-            self._session.say(Cell(words, "bad"), seconds=20)
+            self._failed(plan, error)
         except Exception as error:
             self._app.remember(error)
         self._app.draw_now()
         return None
+
+    def _failed(self, plan: Plan, error: StemError) -> None:
+        """Say it in one line that begins with what counts; all of it stands with the answers."""
+        session, deed = self._session, plans.described(plan)
+        if not isinstance(error, BrokerError):
+            words = f"{deed}: {clean(error, 200)}"
+        elif len(plan.rows) > deeds.BATCH or not isinstance(error, BrokerRefusedError | BrokerUnreachableError):
+            # It, or some of it, may have been stored all the same.
+            words = f"{deed}: look whether it was applied: {clean(error, 200)}"
+        elif isinstance(error, BrokerRefusedError):
+            words = f"{deed}: refused ({clean(error.code, 20)}), nothing was applied"
+        else:
+            words = f"{deed}: nothing was applied: {clean(error, 200)}"
+        lines = [[Cell(f"   {line}")] for line in textwrap.wrap(clean(error, 1_000), 70)]
+        session.receipt = Receipt(verdict="failed", headline=words, lines=lines, command=self.command(plan) or "")
+        session.say(Cell(f"✖ {words}", "bad"), Cell(" · a answers", "dim"), seconds=20)
 
     async def _agreed(self, plan: Plan, which: Everything | None) -> Plan | None:
         """Ask, as much as the plan deserves; return what was agreed to, None for nothing."""

@@ -159,8 +159,8 @@ def notice(session: Session) -> tuple[list[Cell], list[Cell]]:
     if state.events_error:
         return [Cell(f" ! no events: {state.events_error}", "warn")], right
     if state.refused:
-        part, why = next(iter(state.refused.items()))
-        return [Cell(f" ! the server does not show {part}: {why}", "warn")], right
+        parts, why = ", ".join(sorted(state.refused)), next(iter(state.refused.values()))
+        return [Cell(f" ! the server does not show {parts}: {why}", "warn")], right
     info = state.info
     if info is not None and info.policy not in ("noeviction", ""):
         words = f" ! the server may drop tasks: maxmemory-policy is {clean(info.policy, 40)}, set noeviction"

@@ -18,7 +18,8 @@ from stem.errors import StemError
 from stem.observe.feed import take
 from stem.observe.rates import MINUTES_KEPT
 from stem.observe.rows import QueueLine, TaskLine, WorkerLine
-from stem.observe.state import ClusterState, Snapshot
+from stem.observe.snapshot import Snapshot
+from stem.observe.state import ClusterState
 from stem.text import clean
 from stem_tui import figures, select, tasks
 from stem_tui.columns import Sorting, View, fit, ordered

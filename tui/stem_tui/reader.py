@@ -59,10 +59,13 @@ class Reader:
         problem, explanation = "", None
         try:
             status, request = await look_up(self._broker, task_id)
-            if status is not None and not status.state.final:
-                explanation = await why(self._broker, self._asker, task_id)
         except StemError as error:
             return before if before is not None else TaskAnswer(id=task_id, problem=clean(error, 300))
+        if status is not None and not status.state.final:
+            try:
+                explanation = await why(self._broker, self._asker, task_id)
+            except StemError as error:  # to ask workers takes a right that a viewer does not have
+                problem = clean(error, 300)
         envelope = before.envelope if before is not None else None
         if request is not None and (envelope := request.envelope) is None:
             problem = f"its body cannot be read: {clean(request.problem, 200)}"
