@@ -16,6 +16,7 @@ from textual.await_complete import AwaitComplete
 from textual.binding import BindingType
 from textual.screen import Screen
 from textual.theme import Theme
+from textual.widgets import Input
 
 from stem.authority import ControlKeys
 from stem.contracts import Broker
@@ -159,8 +160,19 @@ class StemTUI(App[int], inherit_bindings=False):
         if not isinstance(event, events.Key) or event.is_forwarded:
             await super().on_event(event)
         elif self._ahead.may_go(event):
-            await super().on_event(event)
+            if not await self._means(event.key):
+                await super().on_event(event)
             self._ahead.gone()
+
+    async def _means(self, key: str) -> bool:
+        """Do what a key means here and now, where no widget takes keys itself; say whether it means something.
+
+        On its way through the focus and all that is around it, it would wait in five queues, each time behind what is
+        being drawn or read just then.
+        """
+        if not isinstance(self.screen, LiveScreen) or isinstance(self.focused, Input) or not self.app_focus:
+            return False
+        return await self._check_bindings(key, priority=True) or await self._check_bindings(key)
 
     # --------------------------------------------------------------------------------------------------------- drawing
 

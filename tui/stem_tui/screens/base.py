@@ -107,8 +107,8 @@ class LiveScreen(Screen[None]):
 
     def draw(self) -> None:
         """Show header, notice and hint, and the panels unless the picture is frozen."""
-        if not self.is_mounted or self.has_class("-small"):
-            return
+        if not self.is_mounted or self.has_class("-small") or not self.app.is_running:
+            return  # at the program's end the panels go before the screen does
         self.draw_chrome()
         frozen_ms = self.session.frozen_ms
         if frozen_ms is None or frozen_ms != self._filled_at:
