@@ -40,15 +40,16 @@ def worker_lines(
     """
     sign = worker_sign(row)
     meaning = _MEANING.get(row.diagnosis, "")
-    since = figures.age(row.at_ms, now_ms)
+    since, alive = figures.age(row.at_ms, now_ms), row.diagnosis not in ("lost", "stopped")
     lines: Lines = [
         title(f"WORKER {row.name}", width),
         fact("state", Cell(f"{sign.glyph} {sign.word}", sign.tone), Cell(f"  {meaning}", "dim")),
         fact("beat", Cell(f"{since} ago"), Cell(f"  every {figures.span(row.interval_ms)}", "dim")),
         fact(
             "slots",
-            Cell(f"{figures.bar(row.in_flight, row.concurrency, 10)} ", "ok"),
-            Cell(f"{row.in_flight} of {row.concurrency} in use", "strong"),
+            Cell(f"{figures.bar(row.in_flight if alive else 0, row.concurrency, 10)} ", "ok" if alive else "faint"),
+            # What a lost worker had at its last beat went back to the queue since, or will.
+            Cell(f"{'–' if row.diagnosis == 'lost' else row.in_flight} of {row.concurrency} in use", "strong"),
             *_zombies(row),
         ),
         fact("queues", *_queues(row)),
@@ -56,20 +57,22 @@ def worker_lines(
         fact("process", Cell(f"{row.host}  pid {row.pid}"), Cell(f"  stem {row.version}  id {clean(row.key)}", "dim")),
         fact(
             "up",
-            Cell(figures.age(row.started_ms, now_ms)),
+            Cell(figures.age(row.started_ms, now_ms) if alive else "–"),
             Cell(f"  since {figures.date(row.started_ms // 1000 * 1000)[:-5]}Z", "dim"),
         ),
         fact(
             "load",
-            Cell(f"cpu {row.cpu_percent:.0f}%  rss {figures.size(row.rss_bytes)}"),
+            Cell(f"cpu {row.cpu_percent:.0f}%  rss {figures.size(row.rss_bytes)}" if alive else "–"),
             Cell(
                 f"  broker {row.rtt_ms:.1f}ms  loop {figures.span(row.loop_age_ms)}"
-                f"  clock {row.clock_offset_ms:+d}ms  epoch {row.epoch}",
+                f"  clock {row.clock_offset_ms:+d}ms  epoch {row.epoch}"
+                if alive
+                else "",
                 "dim",
             ),
         ),
     ]
-    return [*lines, *_pools(stats, said)]
+    return [*lines, *(_pools(stats, said) if alive else [fact("pools", Cell("–", "dim"))])]
 
 
 def _pools(stats: Mapping[str, Any] | None, said: str) -> Lines:
