@@ -22,13 +22,16 @@ def hurry() -> None:
     atexit.register(gc.freeze)
 
 
-def settle() -> None:
-    """Call this once everything is loaded, where code of others will run: the collector works as ever from here on.
+def settle(*, for_others: bool) -> None:
+    """Call this once everything is loaded, in a program that runs for long: the collector works as ever from here on.
 
-    What is loaded stays, so it is not looked at again until the end of the process; then it is, as ever.
+    What is loaded stays, so it is not looked at again.
+
+    Args:
+        for_others: code that is not ours runs from here on: at the end of the process everything is looked at, as ever.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(*_USUAL)
-    atexit.unregister(gc.freeze)
-    atexit.register(gc.unfreeze)
+    if for_others:
+        atexit.unregister(gc.freeze)
+        atexit.register(gc.unfreeze)

@@ -175,7 +175,7 @@ def measure(terminal: Terminal, report: Report, seconds: float) -> dict[str, Any
         time.sleep(random.uniform(0.3, 0.7))
     terminal.process.send_signal(signal.SIGUSR2)
     row = report.wait(lambda row: bool(row.get("done")), 10, "the figures")
-    arrived = [terminal.when(size) for size in row.pop("painted")]
+    arrived = [None if size is None else terminal.when(size) for size in row.pop("painted")]
     waits = [at_s - press_s for press_s, at_s in zip(presses, arrived, strict=False) if at_s is not None]
     row["key_p50_ms"], row["key_p95_ms"] = quantile(waits, 0.5) * 1000, quantile(waits, 0.95) * 1000
     row["keys"] = len(waits)

@@ -54,7 +54,8 @@ class Watch:
         self.frames_cpu_s: list[float] = []
         self.lags_s: list[float] = []
         self.ages_ms: list[float] = []
-        self.painted: list[int] = []
+        self.painted: list[int | None] = []
+        """Of each key how much had been written when its move was painted; None where it moved nothing."""
         self.events = 0
         self.bytes = 0
 
@@ -197,10 +198,14 @@ def _timed_paint(screen: Screen[Any]) -> None:
 
 
 def _timed_go(grid: Grid, index: int) -> None:
+    before = grid._index
     _go(grid, index)
     app = grid.app
-    if isinstance(app, ProbedTUI):
-        app.moved = True
+    if isinstance(app, ProbedTUI) and app.watch is not None:
+        if grid._index != before:
+            app.moved = True
+        else:
+            app.watch.painted.append(None)
 
 
 _paint = Screen._on_timer_update

@@ -36,7 +36,7 @@ _FATAL: Final = frozenset({"NOAUTH", "NOPERM", "SCHEMA"})
 """Refusals that no waiting mends: somebody has to change a password, rights, or this program."""
 _PROBE_S: Final = 0.8
 _PROBE_MAX_S: Final = 7.0
-_GATHER_S: Final = 0.025
+_GATHER_S: Final = 0.015
 """Between two reads of events: each costs round trips, and the screen is drawn ten times a second at most."""
 _AT_A_TIME: Final = 200
 """Events applied before others on the loop have their turn: a few milliseconds' worth."""
@@ -224,7 +224,9 @@ class Feed:
             info=info,
         )
         done_s = self._clock.monotonic()
-        self.state.apply(snapshot, done_s)
+        await asyncio.sleep(0)  # the last page has just been read: what else is due has its turn before it is applied
+        for _ in self.state.applying(snapshot, done_s):
+            await asyncio.sleep(0)
         if history:
             self._history_due_s = done_s + _HISTORY_S
         if info:

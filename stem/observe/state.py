@@ -8,7 +8,7 @@ the picture move between two polls and tell what happened; losing them costs det
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -36,6 +36,8 @@ from stem.text import clean
 FINISHED_KEPT: Final = 50_000
 EVENTS_KEPT: Final = 2_000
 _NUMBERED: Final = 20_000
+_AT_A_TIME: Final = 100
+"""Workers in a step of a snapshot."""
 QUIET: Final = frozenset({"task.received", "task.started", "task.progress", "task.succeeded"})
 """What a healthy fleet does all the time."""
 WAITING: Final[tuple[ListState, ...]] = ("queued", "scheduled", "retrying", "held", "dead")
@@ -110,6 +112,14 @@ class ClusterState:
 
     def apply(self, snapshot: Snapshot, at_s: float) -> None:
         """Take a snapshot; `at_s` is monotonic seconds, for the rates."""
+        for _ in self.applying(snapshot, at_s):
+            pass
+
+    def applying(self, snapshot: Snapshot, at_s: float) -> Iterator[None]:
+        """Take a snapshot in steps of a few milliseconds.
+
+        Between two of them the picture may be drawn, and events taken: each row is as the snapshot says, or as before.
+        """
         if snapshot.workers:
             self._set_clock(snapshot.workers[0].at_ms + snapshot.workers[0].age_ms - snapshot.asked_ms)
         elif snapshot.info is not None:
@@ -127,7 +137,7 @@ class ClusterState:
         if snapshot.queues is not None:
             self._apply_queues(snapshot.queues, at_s)
         if snapshot.workers is not None:
-            self._apply_workers(snapshot.workers, as_of_ms, at_s)
+            yield from self._apply_workers(snapshot.workers, as_of_ms, at_s)
         for state, page in snapshot.pages.items():
             self._apply_page(state, page, as_of_ms)
         if snapshot.history is not None:
@@ -162,13 +172,15 @@ class ClusterState:
         for name, meter in self.went.items():
             meter.read(self.minutes.total(name), at_s)
 
-    def _apply_workers(self, seen: Sequence[Seen], as_of_ms: int, at_s: float) -> None:
+    def _apply_workers(self, seen: Sequence[Seen], as_of_ms: int, at_s: float) -> Iterator[None]:
         paused = {pause.target for pause in self.pauses if pause.kind == "worker"}
         alive = {each.heartbeat.name for each in seen if not each.lost and not each.stopped}
         held: dict[str, list[TaskLine]] = {}
         for row in self.running.values():
             held.setdefault(row.owner, []).append(row)
-        for each in sorted(seen, key=lambda one: one.at_ms):
+        for number, each in enumerate(sorted(seen, key=lambda one: one.at_ms), 1):
+            if number % _AT_A_TIME == 0:
+                yield
             beat = each.heartbeat
             line = self.workers.get(beat.id) or WorkerLine(beat.id, clean(beat.name))
             self.workers[beat.id], before = line, line.diagnosis

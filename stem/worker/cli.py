@@ -123,7 +123,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     follow_life()
     app = load(args.app)
     logs.install(style=args.log_format or config.log_format, level=args.log_level or config.log_level, worker=name)
-    startup.settle()
+    startup.settle(for_others=True)
     return _in_loop(_work(app, args, config, lifecycle))
 
 

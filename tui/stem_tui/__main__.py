@@ -182,6 +182,7 @@ async def _draw(
     for name in ("COLUMNS", "LINES"):
         # Where a shell exports them, they say how large the terminal was; it is asked for how large it is.
         os.environ.pop(name, None)
+    startup.settle(for_others=False)
     try:
         code = await app.run_async(mouse=not options.no_mouse)
     finally:

@@ -31,7 +31,7 @@ from stem_tui.acting import Acting
 from stem_tui.actions import find
 from stem_tui.audit import AuditLine, audit_lines
 from stem_tui.deeds import Office
-from stem_tui.garbage import Garbage
+from stem_tui.garbage import EVERY_S, Garbage
 from stem_tui.reader import Reader
 from stem_tui.screens.base import LiveScreen
 from stem_tui.screens.details import TaskScreen, TextScreen, WorkerScreen
@@ -134,6 +134,7 @@ class StemTUI(App[int], inherit_bindings=False):
     async def on_mount(self) -> None:
         await self.switch_mode("overview")
         self.set_interval(TICK_S, self._tick)
+        self.set_interval(EVERY_S, self._garbage.settle)
         self.run_worker(self._feed(), group="feed", exclusive=True, exit_on_error=False)
 
     async def _feed(self) -> None:
@@ -194,8 +195,6 @@ class StemTUI(App[int], inherit_bindings=False):
         period_s = 1 / (session.hz if self._focused_terminal else min(session.hz, BLURRED_HZ))
         # From when it was due, not from when the tick came: else the pace would be that of every other tick.
         self._due_s = max(self._due_s, now_s - period_s) + period_s
-        if session.feed.polls:
-            self._garbage.settle(now_s)
         self._keep_pace(took_s)
 
     def _keep_pace(self, took_s: float) -> None:

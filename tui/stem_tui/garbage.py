@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 from typing import Final
 
-EVERY_S: Final = 10.0
+EVERY_S: Final = 2.0
 CLOSED: Final = 20
 """A closed screen with its widgets takes some hundred kilobytes."""
 
@@ -22,13 +22,9 @@ class Garbage:
     def __init__(self) -> None:
         self.closed = 0
         """Screens that were closed since everything was looked at."""
-        self._due_s = 0.0
 
-    def settle(self, now_s: float) -> None:
-        """Collect what is new, and let what is left of it rest; does so every ten seconds."""
-        if now_s < self._due_s:
-            return
-        self._due_s = now_s + EVERY_S
+    def settle(self) -> None:
+        """Collect what is new, and let what is left of it rest: every `EVERY_S` seconds ten milliseconds' work."""
         if self.closed >= CLOSED:
             self.closed = 0
             gc.unfreeze()
