@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from operator import attrgetter
 from typing import Final
 
 from stem.observe.failures import KEPT_MS, WINDOW_MS, FailureGroup
@@ -39,7 +40,7 @@ def queue_sign(row: QueueLine) -> Sign:
 QUEUES: Final[View[QueueLine]] = View(
     kind="queue",
     title="QUEUES",
-    key=lambda row: row.key,
+    key=attrgetter("key"),
     order=lambda row: (row.ready, row.in_flight),
     order_down=True,
     columns=(
@@ -142,7 +143,7 @@ def _if_alive(row: WorkerLine, cell: Cell) -> Cell:
 WORKERS: Final[View[WorkerLine]] = View(
     kind="worker",
     title="WORKERS",
-    key=lambda row: row.key,
+    key=attrgetter("key"),
     order=_severity,
     columns=(
         Column(key="name", title="NAME", width=13, grow=4,
@@ -165,7 +166,7 @@ WORKERS: Final[View[WorkerLine]] = View(
         Column(key="beat", title="BEAT", width=6, align="right", cell=_beat, sort=lambda r: r.at_ms),
         Column(key="up", title="UP", width=6, align="right", keep=5,
                cell=lambda r, now: _if_alive(r, Cell(figures.age(r.started_ms, now), "dim")),
-               sort=lambda r: r.started_ms),
+               sort=attrgetter("started_ms")),
         Column(key="queues", title="QUEUES", width=10, grow=2, keep=6,
                cell=lambda r, _: Cell(",".join(r.queues), "dim"), sort=lambda r: r.queues),
         Column(key="done", title="DONE", width=7, align="right", keep=8,
@@ -228,7 +229,7 @@ def _failures(row: FailureGroup, now_ms: int) -> Cell:
 FAILURES: Final[View[FailureGroup]] = View(
     kind="failure",
     title="FAILURES",
-    key=lambda row: row.key,
+    key=attrgetter("key"),
     columns=(
         Column(key="sign", title="", width=1, cell=lambda r, now: Cell("✗", "bad" if r.count(now) else "faint")),
         Column(key="task", title="TASK", width=16, grow=1, cell=lambda r, _: Cell(r.task, "strong"),
@@ -271,7 +272,7 @@ EVENTS: Final[View[EventLine]] = View(
     kind="event",
     follows=True,
     title="EVENTS",
-    key=lambda row: row.key,
+    key=attrgetter("key"),
     columns=(
         Column(key="at", title="TIME", width=12, cell=lambda r, _: Cell(figures.clock(r.at_ms, milliseconds=True),
                                                                         "dim")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 from typing import Final
 
 from stem.observe.rows import QueueLine, TaskLine
@@ -99,7 +100,7 @@ _LEFT: Final[Column[TaskLine]] = Column(key="left", title="LEFT", width=6, align
                                         sort=lambda r: (not r.limit_ms, r.started_ms + r.limit_ms))  # fmt: skip
 _STARTED: Final[Column[TaskLine]] = Column(key="started", title="STARTED", width=11, align="right", keep=7,
                                            cell=lambda r, now: _clock(r.started_ms, now),
-                                           sort=lambda r: r.started_ms)  # fmt: skip
+                                           sort=attrgetter("started_ms"))  # fmt: skip
 _WAITED: Final[Column[TaskLine]] = Column(key="waited", title="WAITED", width=6, align="right", keep=6, cell=_waited,
                                           sort=lambda r: r.started_ms - r.enqueued_ms, down=True)  # fmt: skip
 _ETA: Final[Column[TaskLine]] = Column(key="eta", title="AT", width=11, align="right", keep=6,
@@ -108,7 +109,7 @@ _AT: Final[Column[TaskLine]] = Column(key="at", title="AT", width=11, align="rig
                                       cell=lambda r, now: _clock(r.when_ms, now), sort=lambda r: r.when_ms,
                                       down=True)  # fmt: skip
 _TOOK: Final[Column[TaskLine]] = Column(key="took", title="TOOK", width=6, align="right", cell=_took,
-                                sort=lambda r: r.started_ms)  # fmt: skip
+                                sort=attrgetter("started_ms"))  # fmt: skip
 _WHAT: Final[Column[TaskLine]] = Column(key="what", title="ERROR / PROGRESS", width=16, grow=4, keep=1, cell=_what,
                                 sort=lambda r: r.error)  # fmt: skip
 _ERROR: Final = replace(_WHAT, title="ERROR")
@@ -145,7 +146,7 @@ def _task_view(title: str, *columns: Column[TaskLine], order: Column[TaskLine] |
     return View(
         kind="task",
         title=title,
-        key=lambda row: row.key,
+        key=attrgetter("key"),
         columns=columns,
         fields=_TASK_FIELDS,
         order=None if order is None else order.sort,
