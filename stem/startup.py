@@ -31,7 +31,8 @@ def settle(*, for_others: bool) -> None:
         for_others: code that is not ours runs from here on: at the end of the process everything is looked at, as ever.
     """
     gc.freeze()
-    gc.set_threshold(*_USUAL)
+    if gc.get_threshold()[0] == MANY:  # else somebody who was loaded meanwhile knows better
+        gc.set_threshold(*_USUAL)
     if for_others:
         atexit.unregister(gc.freeze)
         atexit.register(gc.unfreeze)

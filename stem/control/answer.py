@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
-from stem.record import record
 
-
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Silent:
     """A worker that did not answer.
 
@@ -35,7 +33,7 @@ class Silent:
         }
 
 
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pong:
     """A worker that answered a ping; `rtt_ms` from before the command was issued until its reply was read.
 
@@ -59,7 +57,7 @@ class Pong:
         }
 
 
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PingResult:
     """Who answered a ping.
 
@@ -87,7 +85,7 @@ class PingResult:
         }
 
 
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """One worker's answer to a question; `data` is untrusted, as it came."""
 
@@ -111,7 +109,7 @@ class Answer:
         }
 
 
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
     """The answers to an `inspect` or `stats`; the fields are those of `PingResult`."""
 
@@ -138,7 +136,7 @@ class Answers:
         }
 
 
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CommandItem:
     """What became of one target of a command.
 
@@ -170,7 +168,7 @@ class CommandItem:
         }
 
 
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
     """How one worker took a command.
 
@@ -187,7 +185,7 @@ class Confirmation:
     rtt_ms: float = 0.0
 
 
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CommandResult:
     """What a command achieved by the time it returned.
 

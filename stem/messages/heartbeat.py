@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from stem.errors import DecodeError
 from stem.messages.codec import VERSION, Fields, pack
 from stem.messages.names import is_name
-from stem.record import record
 
 STATES: Final = ("starting", "running", "draining", "stopping", "stopped")
 MAX_ROWS: Final = 200
 
 
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunningTask:
     """One task in flight on a worker. `started_at_ms` is the broker's clock.
 
@@ -34,7 +33,7 @@ class RunningTask:
     limit_ms: int = 0
 
 
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
     """The state of one worker process.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
 from stem.errors import DecodeError
 from stem.messages.codec import VERSION, Fields, pack, unpack
-from stem.record import record
 
 MESSAGE_LIMIT: Final = 2_000
 TRACEBACK_LIMIT: Final = 16_000
@@ -35,7 +34,7 @@ class TaskState(StrEnum):
 FINAL_STATES: Final = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.REVOKED, TaskState.EXPIRED})
 
 
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorInfo:
     """An exception as data. `type` is a name to show, never one to import.
 
@@ -71,7 +70,7 @@ class ErrorInfo:
         )
 
 
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TimelineEntry:
     """One step in a task's life; `at_ms` is the broker's clock."""
 
@@ -82,7 +81,7 @@ class TimelineEntry:
     detail: str = ""
 
 
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStatus:
     """A view of one task's record. Times are Unix milliseconds by the broker's clock, None for "not yet".
 

@@ -224,13 +224,13 @@ class Feed:
             info=info,
         )
         done_s = self._clock.monotonic()
-        await asyncio.sleep(0)  # the last page has just been read: what else is due has its turn before it is applied
-        for _ in self.state.applying(snapshot, done_s):
-            await asyncio.sleep(0)
         if history:
             self._history_due_s = done_s + _HISTORY_S
         if info:
             self._info_due_s = done_s + _INFO_S
+        await asyncio.sleep(0)  # the last page has just been read: what else is due has its turn before it is applied
+        for _ in self.state.applying(snapshot, done_s):
+            await asyncio.sleep(0)
         if link.phase != "LIVE":
             link.since_s = done_s
         link.phase, link.retry, link.error = "LIVE", 0, ""

@@ -239,7 +239,7 @@ async def test_a_broker_error_is_said_and_the_app_lives(monkeypatch: pytest.Monk
         app.draw_now()
         await pilot.press("P")
 
-        await eventually(lambda: "pause queue mail: nothing was applied: connection refused" in text_of(app))
+        await eventually(lambda: "pause queue mail: look whether it was applied: connection refused" in text_of(app))
         assert app.is_running
 
 

@@ -15,6 +15,8 @@ from tests.waiting import wait_until
 
 MOST_PRESSES: Final = 40
 PATIENCE_S: Final = 60.0
+SETTLED_S: Final = 10.0
+"""By then a key that was pressed is seen on the screen, also on a busy machine."""
 GONE: Final = r"nothing \(any more\)"
 
 
@@ -82,7 +84,7 @@ def to_the_refused_cards(new: Newcomer) -> None:
     new.wait(r"▸ ✗ payment\.charge +(\w+)Error")
     for key, shown in (("j", "j ↓ Down"), ("k", "k ↑ Up")):
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: re.search(refused, new.screen), timeout=1.0)
+            wait_until(lambda: re.search(refused, new.screen), timeout=SETTLED_S)
             return
         new.press(key, shown=shown)
     new.wait(refused)
@@ -95,6 +97,7 @@ def terminate(new: Newcomer) -> None:
         new.presses = presses
         new.press("g", shown="g f First")
         new.wait(r"▸ \S+ +[0-9a-f]{8} demo-\d +\S+ +([2-9]|\d\d)s ")
+        wait_until(lambda: not re.search(GONE, new.screen), timeout=PATIENCE_S)  # what was said of the one before
         new.press("\x0b", shown="^K Terminate")
         if new.wait(rf"Terminate task|{GONE}")[0] != "Terminate task":
             continue

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Sequence
 
+import pytest
 from textual import events
+from textual.dom import DOMNode
 from textual.keys import _character_to_key
-from textual.widgets import Input
+from textual.widget import Widget
 
 from stem_tui.app import StemTUI
 from stem_tui.screens.base import FilterInput
+from stem_tui.typeahead import LONGEST_S
 from stem_tui.widgets.command import CommandLine
 from tests.tui.still import make_app, make_session, settled
 from tests.waiting import eventually
@@ -69,22 +74,65 @@ async def test_a_dialog_left_at_once_is_left() -> None:
         assert not isinstance(app.screen, CommandLine)
 
 
-async def test_a_key_whose_widget_goes_away_holds_the_next_ones_up_for_a_moment_only() -> None:
+@pytest.mark.parametrize("left", [0, 1, 2])
+async def test_keys_keep_their_order_when_the_loop_stands_still(left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For longer than a key is waited for, when the first of many has only so many queues left to pass."""
     app = make_app(make_session())
+    follow, stalls = app._ahead._follow, 0
+
+    def stalling(key: int, way: Sequence[DOMNode], rounds: int) -> None:
+        nonlocal stalls
+        if rounds == 0 and len(way) == left and not stalls:
+            stalls += 1
+            time.sleep(LONGEST_S + 0.05)
+        follow(key, way, rounds)
+
     async with app.run_test(size=(160, 45)) as pilot:
         await settled(pilot)
-        line = Input()
-        await app.screen.mount(line)
-        app.screen.set_focus(line)
+        monkeypatch.setattr(app._ahead, "_follow", stalling)
+        type_at_once(app, "4/name:mail")
 
-        type_at_once(app, "a")
-        removed = asyncio.ensure_future(_remove(line))
-        type_at_once(app, "b")
-        await removed
-        type_at_once(app, "5")
-
-        await eventually(lambda: app.current_mode == "events")
+        await eventually(lambda: app.current_mode == "tasks")
+        line = app.screen.query_one(FilterInput)
+        await eventually(lambda: len(line.value) == len("name:mail"))
+        assert line.value == "name:mail"
+        assert stalls == 1
 
 
-async def _remove(line: Input) -> None:
-    await line.remove()
+class Stuck(Widget, can_focus=True):
+    """Takes a key and is not done with it before it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = asyncio.Event()
+
+    async def on_key(self, event: events.Key) -> None:
+        event.stop()
+        await self.let_go.wait()
+
+
+async def test_a_widget_that_is_never_done_holds_the_next_keys_up_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = make_app(make_session())
+    monkeypatch.setattr(StemTUI, "_means", _nothing)
+    async with app.run_test(size=(160, 45)) as pilot:
+        await settled(pilot)
+        stuck, panel = Stuck(), app.screen.focused
+        await app.screen.mount(stuck)
+        app.screen.set_focus(stuck)
+        try:
+            began_s = time.monotonic()
+            type_at_once(app, "a")
+            app.call_later(app.screen.set_focus, panel)
+            type_at_once(app, "5")
+            await eventually(lambda: app.current_mode == "events")
+
+            assert time.monotonic() - began_s > LONGEST_S / 2, "it waited for the key before it"
+        finally:
+            stuck.let_go.set()
+
+
+async def _nothing(_: StemTUI, key: str) -> bool:
+    """Leave each key to the widget that has the focus."""
+    return False

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stem.contracts import Broker
-from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, StemError
+from stem.errors import BrokerError, BrokerRefusedError, StemError
 from stem.text import clean
 from stem_tui import actions, commands, deeds, figures, plans, prompt
 from stem_tui.actions import BY_ID, Action
@@ -88,16 +88,18 @@ class Acting:
     # ---------------------------------------------------------------------------------------------------- carrying out
 
     async def _carry_out(self, plan: Plan, which: Everything | None, *, undoes: bool) -> None:
-        session, agreed = self._session, None if undoes else await self._survived(plan, self._agreed(plan, which))
-        if agreed is None and not undoes:
-            return
-        plan = agreed or plan
+        session = self._session
+        if not undoes:
+            agreed = await self._survived(plan, self._agreed(plan, which), sent=False)
+            if agreed is None:
+                return
+            plan = agreed
         session.say(Cell(f"… {plans.described(plan)}", "dim"), seconds=60)
         self._app.draw_now()
         assert self._office is not None  # without one, nothing gets this far
         screen = self._app.screen
         was = plans.before(plan, session.state, session.now_ms)
-        receipt = await self._survived(plan, deeds.carry_out(plan, self._office))
+        receipt = await self._survived(plan, deeds.carry_out(plan, self._office), sent=True)
         if receipt is not None:
             asks = plans.tier(plan, many=len(plan.rows) > 1, production=session.production) > 0
             undo = receipt.undo and was and replace(receipt.undo, for_s=was[0], reason=was[1])
@@ -109,32 +111,33 @@ class Acting:
         session.feed.hurry()
         self._app.draw_now()
 
-    async def _survived(self, plan: Plan, doing: Any) -> Any:
+    async def _survived(self, plan: Plan, doing: Any, *, sent: bool) -> Any:
         """Return what it came to; None where it failed, which is said."""
         try:
             return await doing
         except StemError as error:
-            self._failed(plan, error)
+            self._failed(plan, error, sent=sent)
         except Exception as error:
             self._app.remember(error)
         self._app.draw_now()
         return None
 
-    def _failed(self, plan: Plan, error: StemError) -> None:
+    def _failed(self, plan: Plan, error: StemError, *, sent: bool) -> None:
         """Say it in one line that begins with what counts; all of it stands with the answers."""
         session, deed = self._session, plans.described(plan)
-        if not isinstance(error, BrokerError):
-            words = f"{deed}: {clean(error, 200)}"
-        elif len(plan.rows) > deeds.BATCH or not isinstance(error, BrokerRefusedError | BrokerUnreachableError):
-            # It, or some of it, may have been stored all the same.
-            words = f"{deed}: look whether it was applied: {clean(error, 200)}"
+        # Of a deed in several commands the first ones may have been stored; and after it was stored, the answers of
+        # those who do it are refused or lost like anything else.
+        look = "look whether it was applied"
+        if not sent:
+            words = f"{deed}: nothing was sent: {clean(error, 200)}"
         elif isinstance(error, BrokerRefusedError):
-            words = f"{deed}: refused ({clean(error.code, 20)}), nothing was applied"
+            words = f"{deed}: refused ({clean(error.code, 20)}); {look}"
         else:
-            words = f"{deed}: nothing was applied: {clean(error, 200)}"
+            words = f"{deed}: {look}: {clean(error, 200)}" if isinstance(error, BrokerError) else f"{deed}: {error}"
         lines = [[Cell(f"   {line}")] for line in textwrap.wrap(clean(error, 1_000), 70)]
-        session.receipt = Receipt(verdict="failed", headline=words, lines=lines, command=self.command(plan) or "")
-        session.say(Cell(f"✖ {words}", "bad"), Cell(" · a answers", "dim"), seconds=20)
+        receipt = Receipt(verdict="failed", headline=clean(words, 300), lines=lines, command=self.command(plan) or "")
+        session.receipt = receipt
+        session.say(Cell(f"✖ {receipt.headline}", "bad"), Cell(" · a answers", "dim"), seconds=20)
 
     async def _agreed(self, plan: Plan, which: Everything | None) -> Plan | None:
         """Ask, as much as the plan deserves; return what was agreed to, None for nothing."""

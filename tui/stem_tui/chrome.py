@@ -159,8 +159,9 @@ def notice(session: Session) -> tuple[list[Cell], list[Cell]]:
     if state.events_error:
         return [Cell(f" ! no events: {state.events_error}", "warn")], right
     if state.refused:
-        parts, why = ", ".join(sorted(state.refused)), next(iter(state.refused.values()))
-        return [Cell(f" ! the server does not show {parts}: {why}", "warn")], right
+        parts = sorted(state.refused)
+        words = f" ! the server does not show {', '.join(parts)}: {state.refused[parts[0]]}"
+        return [Cell(words, "warn")], right
     info = state.info
     if info is not None and info.policy not in ("noeviction", ""):
         words = f" ! the server may drop tasks: maxmemory-policy is {clean(info.policy, 40)}, set noeviction"

@@ -10,7 +10,7 @@ from stem.control.answer import Answers
 from stem.control.asking import Asker
 from stem.control.lookup import look_up
 from stem.control.why import why
-from stem.errors import StemError
+from stem.errors import BrokerRefusedError, StemError
 from stem.messages.status import TaskStatus
 from stem.observe.rows import TaskLine
 from stem.observe.state import ClusterState
@@ -64,11 +64,16 @@ class Reader:
         if status is not None and not status.state.final:
             try:
                 explanation = await why(self._broker, self._asker, task_id)
-            except StemError as error:  # to ask workers takes a right that a viewer does not have
+            except BrokerRefusedError as error:  # to ask workers takes a right that a viewer does not have
                 problem = clean(error, 300)
+            except StemError as error:
+                problem = clean(error, 300)
+                if before is not None:
+                    return before
         envelope = before.envelope if before is not None else None
         if request is not None and (envelope := request.envelope) is None:
-            problem = f"its body cannot be read: {clean(request.problem, 200)}"
+            unread = f"its body cannot be read: {clean(request.problem, 200)}"
+            problem = f"{unread}; {problem}" if problem else unread
         return TaskAnswer(
             id=task_id,
             status=status,

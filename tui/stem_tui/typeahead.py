@@ -20,7 +20,7 @@ from textual.message_pump import MessagePump
 ROUNDS: Final = 3
 """Ways from the focus to the app: for the key itself, for what it posted, and for what that led to."""
 LONGEST_S: Final = 0.5
-"""A widget that went away meanwhile answers no more; nor does one whose handler waits for something."""
+"""From queue to queue. A widget that went away meanwhile answers no more; nor does one whose handler waits."""
 
 
 class TypeAhead:
@@ -40,17 +40,23 @@ class TypeAhead:
             return False
         self._due = None
         self._under_way += 1
-        if self._limit is not None:
-            self._limit.cancel()
-        self._limit = asyncio.get_running_loop().call_later(LONGEST_S, self._done, self._under_way)
+        self._wait(self._under_way)
         return True
 
     def gone(self) -> None:
         """Follow the key that has just been sent to the focus."""
         self._follow(self._under_way, [], ROUNDS)
 
+    def _wait(self, key: int) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+        self._limit = asyncio.get_running_loop().call_later(LONGEST_S, self._done, key)
+
     def _follow(self, key: int, way: Sequence[DOMNode], rounds: int) -> None:
         """Go where the key goes, queue by queue, behind it and behind what it posted there."""
+        if self._over(key):
+            return
+        self._wait(key)  # a loop that stood still for long is no widget that went away
         while way:
             node, *way = way
             if isinstance(node, MessagePump) and node.call_later(self._follow, key, way, rounds):
@@ -61,8 +67,12 @@ class TypeAhead:
         else:
             self._done(key)
 
+    def _over(self, key: int) -> bool:
+        """Say whether this key's time is over: another one is under way, or about to be."""
+        return key != self._under_way or self._limit is None or self._due is not None
+
     def _done(self, key: int) -> None:
-        if key != self._under_way or self._limit is None:
+        if self._over(key) or self._limit is None:
             return
         self._limit.cancel()
         if self._kept:
