@@ -15,7 +15,7 @@ from stem.contracts import Beat
 from stem.messages.heartbeat import Heartbeat
 from stem.observe import state as state_module
 from stem.observe.state import ClusterState
-from stem_tui.app import QUICK_DRAWS, QUICK_S, SLOW_DRAWS, SLOW_S
+from stem_tui.app import QUICK, QUICK_DRAWS, SLOW, SLOW_DRAWS
 from stem_tui.garbage import CLOSED, Garbage
 from stem_tui.recent import Recent
 from stem_tui.widgets.grid import Grid
@@ -95,20 +95,34 @@ async def test_slow_drawing_halves_the_pace_and_quick_drawing_brings_it_back() -
     app = make_app(session)
     async with app.run_test(size=SIZE):
         for _ in range(2 * SLOW_DRAWS):
-            app._keep_pace(SLOW_S * 1.1)
+            app._keep_pace(SLOW * 1.1)
         assert session.hz == 2.5
 
         for _ in range(QUICK_DRAWS - 1):
-            app._keep_pace(QUICK_S / 2)
+            app._keep_pace(QUICK / 2)
         assert session.hz == 2.5
         for _ in range(3 * QUICK_DRAWS):
-            app._keep_pace(QUICK_S / 2)
+            app._keep_pace(QUICK / 2)
         assert session.hz == 10.0
 
         await app.run_action("pace(-1)")
         for _ in range(3 * QUICK_DRAWS):
-            app._keep_pace(QUICK_S / 2)
+            app._keep_pace(QUICK / 2)
         assert session.hz == 4.0
+
+
+async def test_more_to_draw_at_a_slower_pace_does_not_keep_the_pace_slow() -> None:
+    """A drawing takes 10 ms and a tenth of the time since the last one: 50 ms at the slow pace, 20 ms at its own."""
+    session = make_session(crowd())
+    app = make_app(session)
+    async with app.run_test(size=SIZE):
+        for _ in range(2 * SLOW_DRAWS):
+            app._keep_pace(SLOW * 1.1)
+        assert session.hz == 2.5
+
+        for _ in range(3 * QUICK_DRAWS):
+            app._keep_pace((0.010 + 0.1 / session.hz) * session.hz)
+        assert session.hz == 10.0
 
 
 def test_what_is_held_is_out_of_the_collectors_sight_and_closed_screens_are_found_all_the_same() -> None:

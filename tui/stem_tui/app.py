@@ -47,8 +47,10 @@ from stem_tui.widgets.grid import Grid
 from stem_tui.widgets.keys import bindings
 
 TICK_S: Final = 0.05
-SLOW_S: Final = 0.05
-QUICK_S: Final = 0.025
+SLOW: Final = 0.5
+QUICK: Final = 0.25
+"""Of the time from one drawing to the next. Not seconds: what is drawn seldom has more to draw each time, and would be
+slow for ever once it was slow for a moment."""
 SLOW_DRAWS: Final = 3
 QUICK_DRAWS: Final = 50
 """So many slow ones in a row halve the pace; so many quick ones in a row double it again."""
@@ -195,13 +197,13 @@ class StemTUI(App[int], inherit_bindings=False):
         period_s = 1 / (session.hz if self._focused_terminal else min(session.hz, BLURRED_HZ))
         # From when it was due, not from when the tick came: else the pace would be that of every other tick.
         self._due_s = max(self._due_s, now_s - period_s) + period_s
-        self._keep_pace(took_s)
+        self._keep_pace(took_s / period_s)
 
-    def _keep_pace(self, took_s: float) -> None:
-        """Draw less often where drawing is slow, and as often as was asked for once it is quick again."""
+    def _keep_pace(self, share: float) -> None:
+        """Draw less often where drawing takes too much of the time, and as often as was asked for once it does not."""
         session = self.session
-        self._slow = self._slow + 1 if took_s > SLOW_S else 0
-        self._quick = self._quick + 1 if took_s < QUICK_S else 0
+        self._slow = self._slow + 1 if share > SLOW else 0
+        self._quick = self._quick + 1 if share < QUICK else 0
         if self._slow >= SLOW_DRAWS and session.hz > 1:
             self._slow, session.hz = 0, max(1.0, session.hz / 2)
             session.say(Cell(f"! drawing is slow here: now {session.hz:.0f} times a second", "warn"))
