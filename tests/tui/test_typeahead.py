@@ -16,7 +16,7 @@ from stem_tui.app import StemTUI
 from stem_tui.screens.base import FilterInput
 from stem_tui.typeahead import LONGEST_S
 from stem_tui.widgets.command import CommandLine
-from tests.tui.still import make_app, make_session, settled
+from tests.tui.still import make_app, make_session, settled, text_of
 from tests.waiting import eventually
 
 
@@ -38,6 +38,19 @@ async def test_a_filter_typed_at_once_is_a_filter() -> None:
         await eventually(lambda: line.value == "name:nothing", what="the whole filter stands there")
 
         assert line.has_focus
+
+
+async def test_what_was_wrong_with_half_a_filter_is_not_said_of_the_whole() -> None:
+    app = make_app(make_session())
+    async with app.run_test(size=(160, 45)) as pilot:
+        await settled(pilot)
+
+        type_at_once(app, "4/name:")
+        await eventually(lambda: "✗ name: needs a value" in text_of(app))
+        type_at_once(app, "mail")
+
+        await eventually(lambda: "/name:mail" in text_of(app))
+        assert "needs a value" not in text_of(app)
 
 
 async def test_keys_after_a_filter_go_to_the_list_again() -> None:

@@ -15,6 +15,7 @@ EVERY_S: Final = 2.0
 CLOSED: Final = 20
 """A closed screen with its widgets takes some hundred kilobytes."""
 TURNS: Final = 300
+"""Of `EVERY_S`: ten minutes."""
 
 
 class Garbage:

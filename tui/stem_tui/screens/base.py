@@ -265,7 +265,9 @@ class LiveScreen(Screen[None]):
             event.input.add_class("-bad")
             self.session.say(Cell(f"✗ {error}", "warn"), seconds=4)
         else:
-            event.input.remove_class("-bad")
+            if event.input.has_class("-bad"):
+                event.input.remove_class("-bad")
+                self.session.notice = None  # what was wrong with it before it was typed to its end
             self._put(grid, event.value.strip())
         self.draw_anew()
 
