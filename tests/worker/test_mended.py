@@ -162,6 +162,8 @@ async def test_a_backlog_of_its_own_keeps_no_command_from_its_confirmation(memor
     try:
         for _ in range(worker._threads.size):
             await memory_house.stem.enqueue("held")
+        # Else one of those that are to wait may find a thread.
+        await eventually(lambda: sum(job.began for job in worker._board.jobs.values()) == worker._threads.size)
         side = TaskOptions(queue="side")
         waiting = [await memory_house.stem.enqueue("waits") for _ in range(3)]
         aside = [await memory_house.stem.enqueue("waits", options=side) for _ in range(3)]

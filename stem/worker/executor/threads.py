@@ -41,7 +41,7 @@ class ThreadWork(Protocol):
 class ThreadExecutor:
     """A pool of daemon threads that starts them as they are needed.
 
-    `start` and the `busy`/`waiting` counts belong to the work loop; `interrupt` may be called from any thread.
+    `start` and the `waiting` count belong to the work loop; `interrupt` may be called from any thread.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, size: int, *, name: str = "stem-handler") -> None:
