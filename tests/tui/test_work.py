@@ -15,7 +15,8 @@ from stem.contracts import Beat
 from stem.messages.heartbeat import Heartbeat
 from stem.observe import state as state_module
 from stem.observe.state import ClusterState
-from stem_tui.app import QUICK, QUICK_DRAWS, SLOW, SLOW_DRAWS
+from stem.testing import FakeClock
+from stem_tui.app import QUICK, QUICK_DRAWS, SLOW, SLOW_DRAWS, TICK_S
 from stem_tui.garbage import CLOSED, Garbage
 from stem_tui.recent import Recent
 from stem_tui.widgets.grid import Grid
@@ -88,6 +89,28 @@ async def test_a_cursor_key_paints_two_lines_and_fills_no_panel(monkeypatch: pyt
 
         assert work(grid) == (2, 2)
         assert filled == []
+
+
+async def test_a_tick_that_comes_a_moment_early_or_late_keeps_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session(crowd())
+    app = make_app(session)
+    clock = session.clock
+    assert isinstance(clock, FakeClock)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.pause()
+        app.draw_now()
+        screen, drawn = app.live_screen, []
+        assert screen is not None
+        began_s = clock.monotonic() + 1.0
+        monkeypatch.setattr(screen, "draw", lambda: drawn.append(round((clock.monotonic() - began_s) / TICK_S)))
+
+        for tick in range(40):
+            off_s = (0.009, -0.004, 0.0, -0.008)[tick % 4] if tick else 0.0
+            clock.advance(began_s + tick * TICK_S + off_s - clock.monotonic())
+            session.state.version += 1
+            app._tick()
+
+        assert drawn == list(range(0, 40, 2))
 
 
 async def test_slow_drawing_halves_the_pace_and_quick_drawing_brings_it_back() -> None:

@@ -183,7 +183,8 @@ class StemTUI(App[int], inherit_bindings=False):
         """Draw if something changed, at most `hz` times a second, and once a second for the ages."""
         session, now_s = self.session, self.session.clock.monotonic()
         screen = self.live_screen
-        if screen is None or now_s < self._due_s:
+        # The nearest tick, not the first one after: a tick that came a moment early would cost a whole one more.
+        if screen is None or now_s < self._due_s - TICK_S / 2:
             return
         changed = session.state.version != self._drawn_version
         if not changed and now_s - self._drawn_s < (1.0 if session.phase == "LIVE" else 0.2):
@@ -196,7 +197,7 @@ class StemTUI(App[int], inherit_bindings=False):
         took_s = session.clock.monotonic() - now_s
         period_s = 1 / (session.hz if self._focused_terminal else min(session.hz, BLURRED_HZ))
         # From when it was due, not from when the tick came: else the pace would be that of every other tick.
-        self._due_s = max(self._due_s, now_s - period_s) + period_s
+        self._due_s = (self._due_s if now_s - self._due_s < period_s else now_s) + period_s
         self._keep_pace(took_s / period_s)
 
     def _keep_pace(self, share: float) -> None:
