@@ -16,6 +16,7 @@ from stem.contracts import FinalRow, ListState, MinuteRow, Pause, PauseKind, Que
 from stem.messages.event import Event
 from stem.observe import past
 from stem.observe.failures import WINDOW_MS, FailureBook
+from stem.observe.longest import Longest
 from stem.observe.rates import Meter, MinuteBook
 from stem.observe.rows import (
     GONE,
@@ -62,7 +63,8 @@ class ClusterState:
 
     Attributes:
         tasks: by id, all that are known, those that changed last at the end; of them `running` runs, `open` is not
-            final or a dead letter, and `finished` are the last finished ones, at most 50 000.
+            final or a dead letter, and `finished` are the last finished ones, at most 50 000. `longest` orders
+            those that run.
         events: the last ones of any kind; `news` those that are not `QUIET`, which at thousands a second would be gone
             from `events` before anybody saw them.
         totals: of a page's state where the broker counts it; `cut` names the states whose page was not the whole.
@@ -80,6 +82,7 @@ class ClusterState:
         self.workers: dict[str, WorkerLine] = {}
         self.tasks: OrderedDict[str, TaskLine] = OrderedDict()
         self.running: dict[str, TaskLine] = {}
+        self.longest = Longest(self.running)
         self.open: dict[str, TaskLine] = {}
         # Not a dict: there, finding the first entry walks over all that were removed before it.
         self.finished: OrderedDict[str, TaskLine] = OrderedDict()
@@ -222,6 +225,7 @@ class ClusterState:
             elif row.state == "running" and row.token in (0, task.token):
                 row.progress = progress_text(task.progress) or row.progress
                 row.token, row.started_ms = task.token, task.started_at_ms
+                self.longest.put(row)
         if line.whole:
             self._forget(
                 row for row in held if row.state == "running" and row.owner == line.key and row.changed_ms < seen.at_ms
@@ -466,6 +470,7 @@ class ClusterState:
         """Put a row where its state belongs; over the cap the one that finished first is forgotten."""
         if row.state == "running":
             self.running[row.key] = row
+            self.longest.put(row)
         else:
             self.running.pop(row.key, None)
         self._turns += 1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stem_tui import select, tasks
-from stem_tui.columns import Sorting, View, fit, ordered
+from stem_tui.columns import Ordered, Sorting, View, fit, ordered
 from stem_tui.theme import QUEUE, TASK, WORKER, Cell
 from tests.observe.builders import NOW, fleet
 
@@ -61,6 +61,28 @@ def test_a_column_can_be_sorted_by_both_ways() -> None:
 
     assert names == sorted(names)
     assert [row.name for row in ordered(select.QUEUES, rows, Sorting("name", True))] == names[::-1]
+
+
+def test_rows_whose_first_are_known_are_sorted_only_where_somebody_looks_further() -> None:
+    looked: list[int] = []
+
+    def order(row: int) -> int:
+        looked.append(row)
+        return row
+
+    rows = [row * 7 % 100 for row in range(100)]
+    found = Ordered([0, 1, 2, 3], rows, order)
+
+    assert (len(found), found[0], found[3], list(found[:4]), list(found[:1])) == (100, 0, 3, [0, 1, 2, 3], [0])
+    assert looked == []
+    assert (found[4], found[-1], list(found[:6]), list(found[2:5]), list(found[:-97])) == (
+        *(4, 99, [0, 1, 2, 3, 4, 5]),
+        *([2, 3, 4], [0, 1, 2]),
+    )
+    assert list(found) == sorted(rows)
+    assert sorted(looked) == sorted(rows)
+    with pytest.raises(IndexError):
+        found[100]
 
 
 def test_states_are_told_by_glyph_word_and_tone() -> None:

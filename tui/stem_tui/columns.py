@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar, overload
 
 from stem.record import record
 from stem_tui.filter import Fields
@@ -103,3 +103,39 @@ def ordered(view: View[R], rows: Sequence[R], sorting: Sorting) -> list[R]:
     if order is None:
         return list(rows)
     return sorted(rows if len(rows) > MANY else sorted(rows, key=view.key), key=order, reverse=down)
+
+
+class Ordered(Sequence[R]):
+    """Rows in an order of which the first are known; all are put in order once somebody looks further than those.
+
+    Args:
+        first: the first rows.
+        rows: all of them, in any order.
+        order: where each belongs; no two rows at the same place.
+    """
+
+    def __init__(self, first: Sequence[R], rows: Sequence[R], order: Callable[[R], Any]) -> None:
+        self._first, self._rows, self._order = first, rows, order
+        self._whole: list[R] | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> R: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[R]: ...
+
+    def __getitem__(self, index: int | slice) -> R | Sequence[R]:
+        last = index.stop - 1 if isinstance(index, slice) and index.start is None and index.stop else index
+        near = isinstance(last, int) and 0 <= last < len(self._first)
+        return (self._first if near else self._all())[index]
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self._all())
+
+    def _all(self) -> list[R]:
+        if self._whole is None:
+            self._whole = sorted(self._rows, key=self._order)
+        return self._whole

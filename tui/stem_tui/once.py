@@ -114,7 +114,7 @@ def text(state: ClusterState, now_ms: int, *, url: str, width: int, look: Look, 
     groups = state.failures.groups(now_ms)
     parts["failures"] = _list(select.FAILURES, groups[:few], _note(select.failure_note(state, now_ms)), now_ms, width,
                               look, ["Nothing failed in the last hour."], count=len(groups), sort=False)  # fmt: skip
-    running = sorted(state.running.values(), key=lambda row: row.started_ms)[:few]
+    running = state.longest.first(few)
     total = tasks.tab_count(state, "running") or 0
     parts["tasks"] = _list(tasks.LONGEST, running, f"{total:,} running", now_ms, width, look, ["Nothing is running."],
                    count=None)  # fmt: skip
@@ -190,7 +190,7 @@ def plain(state: ClusterState, snapshot: Snapshot, now_ms: int, broker: Broker) 
             }
             for group in state.failures.groups(now_ms)
         ],
-        "running": [_task(row) for row in sorted(state.running.values(), key=lambda row: row.started_ms)[:50]],
+        "running": [_task(row) for row in state.longest.first(50)],
         "refused": dict(snapshot.refused),
     }
     return {"schema": "stem/1", "command": "tui --once", "ok": True, "data": data, "warnings": []}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 from stem.observe.rows import QueueLine, TaskLine
 from stem.observe.state import FINAL, ClusterState
 from stem_tui import figures
-from stem_tui.columns import Column, View
+from stem_tui.columns import Column, Ordered, View
 from stem_tui.recent import Recent
 from stem_tui.select import NONE, number
 from stem_tui.theme import TASK, UNKNOWN, Cell, Sign
@@ -196,6 +196,11 @@ def task_rows(state: ClusterState, tab: str, recent: Recent | None = None) -> li
         rows = (recent or Recent(state)).rows()
         return rows if tab == "all" else [row for row in rows if row.state in states]
     return [row for row in state.open.values() if row.state == tab]
+
+
+def longest(state: ClusterState, lines: int) -> Sequence[TaskLine]:
+    """Return what runs, longest first; there are so many lines to show it on."""
+    return Ordered(state.longest.first(lines), list(state.running.values()), attrgetter("started_ms", "key"))
 
 
 def tab_count(state: ClusterState, tab: str, queue: str | None = None) -> int | None:

@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 
 from stem.contracts import ListState
+from stem.observe.rows import TaskLine
 from stem.observe.state import FINAL, WAITING
 from stem_tui import chrome, select, tasks
 from stem_tui.recent import Recent
@@ -52,17 +53,22 @@ class TasksScreen(LiveScreen):
         yield Grid(tasks.TABS[self.tab], self.session.look, id="tasks")
 
     def fill(self, now_ms: int) -> None:
-        state = self.session.state
         counts = [self._total(name) for name in TABS]
         self.query_one("#tabs", Line).show(*chrome.tabs(TABS, counts, TABS.index(self.tab), self.size.width))
+        grid = self.query_one(Grid)
         self.panel(
-            self.query_one(Grid),
-            lambda: tasks.task_rows(state, self.tab, self._recent),
+            grid,
+            lambda: self._rows(grid.size.height),
             now_ms,
             view=tasks.TABS[self.tab],
             note=self._note,
             count=self._count,
+            sort=self.tab != "running" or bool(grid.sorting.column),
         )
+
+    def _rows(self, lines: int) -> Sequence[TaskLine]:
+        state = self.session.state
+        return tasks.longest(state, lines) if self.tab == "running" else tasks.task_rows(state, self.tab, self._recent)
 
     def _count(self, listed: int) -> str:
         total = tasks.tab_count(self.session.state, self.tab)

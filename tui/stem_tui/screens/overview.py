@@ -56,11 +56,12 @@ class OverviewScreen(LiveScreen):
             total = tasks.tab_count(state, "running") or 0
             self.panel(
                 grids["running"],
-                lambda: tasks.task_rows(state, "running"),
+                lambda: tasks.longest(state, grids["running"].size.height),
                 now_ms,
                 count=lambda _: "",
                 note=lambda _: [Cell(f"{total:,} running", "dim")],
                 empty="running",
+                sort=bool(grids["running"].sorting.column),
             )
         if grids["events"].display:
             self.panel(grids["events"], self._events, now_ms, count=lambda _: "", note=self._event_note, sort=False)
