@@ -110,7 +110,9 @@ async def test_a_tick_that_comes_a_moment_early_or_late_keeps_the_pace(monkeypat
             session.state.version += 1
             app._tick()
 
-        assert drawn == list(range(0, 40, 2))
+        # After a long time without any, two may come close together.
+        assert drawn[0] == 0
+        assert drawn[2:] == list(range(2, 40, 2))
 
 
 async def test_slow_drawing_halves_the_pace_and_quick_drawing_brings_it_back() -> None:

@@ -197,7 +197,7 @@ class StemTUI(App[int], inherit_bindings=False):
         took_s = session.clock.monotonic() - now_s
         period_s = 1 / (session.hz if self._focused_terminal else min(session.hz, BLURRED_HZ))
         # From when it was due, not from when the tick came: else the pace would be that of every other tick.
-        self._due_s = (self._due_s if now_s - self._due_s < period_s else now_s) + period_s
+        self._due_s = max(self._due_s, now_s - period_s) + period_s
         self._keep_pace(took_s / period_s)
 
     def _keep_pace(self, share: float) -> None:
