@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -83,7 +84,7 @@ class Theatre:
                 await self._offer_work(worker, spec, patience_s)
             case "drain":
                 # To die with tasks in flight, it must still have some when a busy machine lets it see the signal.
-                await self._drain(worker, nap_s=2.0 if point.name == "P13" else 0.3)
+                await self._drain(worker, nap_s=1.0 if point.name == "P13" else 0.3)
             case "control":
                 await self._pause(worker, spec)
         self._note(point, worker.pid, await worker.exit_code(REACHED_S), worker.log())
@@ -143,14 +144,21 @@ class Theatre:
 
     async def _drain(self, worker: WorkerProcess, *, nap_s: float) -> None:
         await self._until_ready(worker)
-        naps = set(await asyncio.gather(*(self.world.enqueue("nap", seconds=nap_s) for _ in range(16))))
+        naps: set[str] = set()
 
         def begun() -> bool:
             # One of these: at what came before them, it may have nothing left in flight by the time it sees the signal.
             lines = self.world.ledger.read().lines
             return any(line.kind == "start" and line.id in naps and line.pid == worker.pid for line in lines)
 
-        await eventually(begun, REACHED_S, what=f"{worker.name} has begun one of its naps")
+        deadline = time.monotonic() + REACHED_S
+        while not begun():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{worker.name} has begun no nap\n{worker.log()[-3000:]}")
+            # And more of them where others were quicker.
+            naps.update(await asyncio.gather(*(self.world.enqueue("nap", seconds=nap_s) for _ in range(16))))
+            with contextlib.suppress(AssertionError):
+                await eventually(begun, 2 * nap_s)
         worker.send(signal.SIGTERM)
 
     async def _pause(self, worker: WorkerProcess, spec: str) -> None:
