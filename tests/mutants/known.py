@@ -191,7 +191,9 @@ MOVES: Final = (
                 "redis.pcall('XGROUP', 'CREATE', stream, 'stem', '$', 'MKSTREAM')",
             ),
             Edit(
-                LUA + "lib.lua", "'XGROUP', 'CREATE', stream, 'stem', '0',", "'XGROUP', 'CREATE', stream, 'stem', '$',"
+                LUA + "ready.lua",
+                "'XGROUP', 'CREATE', stream, 'stem', '0',",
+                "'XGROUP', 'CREATE', stream, 'stem', '$',",
             ),
         ],
         tests=[
@@ -204,7 +206,7 @@ MOVES: Final = (
         bug="the stream of tasks is capped",
         edits=[
             Edit(
-                LUA + "lib.lua",
+                LUA + "ready.lua",
                 "redis.call('XADD', open_stream(queue, priority), '*', 'i', id)",
                 "redis.call('XADD', open_stream(queue, priority), 'MAXLEN', '~', '1000', '*', 'i', id)",
             )
@@ -214,7 +216,7 @@ MOVES: Final = (
     Mutant(
         id="M10",
         bug="a worker that leaves has its consumer deleted although it owns entries",
-        edits=[Edit(LUA + "lib.lua", "if not pending.err and #pending == 0 then", "if not pending.err then")],
+        edits=[Edit(LUA + "records.lua", "if not pending.err and #pending == 0 then", "if not pending.err then")],
         tests=[
             VALKEY + "test_leaving_forgets_no_delivery",
             RULES + "test_a_consumer_that_owns_something_is_never_deleted",

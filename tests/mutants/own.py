@@ -11,7 +11,7 @@ BROKERS: Final = (
     Mutant(
         id="X1",
         bug="the bell is never rung",
-        edits=[Edit(LUA + "lib.lua", "if redis.call('LLEN', bell) == 0 then", "if false then")],
+        edits=[Edit(LUA + "ready.lua", "if redis.call('LLEN', bell) == 0 then", "if false then")],
         tests=[
             VALKEY + "test_an_idle_worker_is_woken_by_a_task",
             VALKEY + "test_a_retry_that_becomes_due_is_announced",
@@ -65,7 +65,7 @@ BROKERS: Final = (
     Mutant(
         id="X10",
         bug="a unique key is held on after its task has ended",
-        edits=[Edit(LUA + "lib.lua", "    if redis.call('GET', key) == id then redis.call('DEL', key) end\n", "")],
+        edits=[Edit(LUA + "records.lua", "    if redis.call('GET', key) == id then redis.call('DEL', key) end\n", "")],
         tests=[VALKEY + "test_a_final_state_releases_the_key"],
     ),
     Mutant(

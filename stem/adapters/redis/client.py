@@ -38,7 +38,21 @@ LONGEST_BLOCK_S: Final = 5.0
 
 Arg = str | bytes | int
 _UNREACHABLE_CODES: Final = frozenset({"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"})
-_INCLUDES: Final[Mapping[str, tuple[str, ...]]] = {"exchange": ("settle", "fetch")}
+INCLUDES: Final[Mapping[str, tuple[str, ...]]] = {
+    "adopt": ("records",),
+    "beat": ("counts",),
+    "enqueue": ("ready", "counts"),
+    "exchange": ("ready", "counts", "records", "pauses", "settle", "fetch"),
+    "issue": ("ready", "counts", "records", "pauses", "audit", "end_waiting"),
+    "leave": ("records",),
+    "purge": ("counts", "records", "end_waiting"),
+    "queues": ("pauses",),
+    "read": ("pauses",),
+    "reconcile": ("ready", "records"),
+    "record": ("audit",),
+    "revive": ("ready", "counts", "records"),
+    "sweep": ("ready", "counts", "records"),
+}
 
 
 class Script:
@@ -53,7 +67,7 @@ class Script:
             return (folder / f"{part}.lua").read_text(encoding="utf-8")
 
         shebang, _, body = read(name).partition("\n")
-        parts = [shebang, read("lib"), *(read(part) for part in _INCLUDES.get(name, ())), body]
+        parts = [shebang, read("lib"), *(read(part) for part in INCLUDES.get(name, ())), body]
         self.name = name
         self.text = "\n".join(parts)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()

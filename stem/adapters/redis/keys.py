@@ -1,4 +1,4 @@
-"""Every key and channel of a namespace, made here and nowhere else (scripts/lib.lua has the same names for Lua).
+"""Every key and channel of a namespace, made here and nowhere else (scripts/ has the same names for Lua).
 
 | key | type | life |
 |---|---|---|

@@ -4,41 +4,28 @@
 --   priority, delay, eta, expires in, expires at, lease, unique key; '' for unset.
 -- Returns per task two: id, outcome. Atomic because the id, the unique key and the limit are checked for all before any
 -- is written, and because a task must never exist without its place in a queue.
-local limit, ttl = tonumber(ARGV[2]), tonumber(ARGV[3])
+local limit, ttl, find = tonumber(ARGV[2]), tonumber(ARGV[3]), string.find
 local out, lengths, taken, ready = {}, {}, {}, {}
 local NEW = {}
-local function add(record, field, value)
-  record[#record + 1] = field
-  record[#record + 1] = value
-end
 
 -- Producers check all this before they send it. A task under an id or in a queue that is none could be neither settled nor
 -- found: what reaches us like that was changed on its way, or sent by something else.
-local well_named = {}
-local function is_queue(name)
-  if well_named[name] == nil then well_named[name] = #name <= 64 and name:find('^[%w_.%-]+$') ~= nil end
-  return well_named[name]
-end
-local well_named_tasks = {}
-local function is_task(name)
-  if well_named_tasks[name] == nil then
-    well_named_tasks[name] = #name >= 1 and #name <= 200 and name:find('^[%w_.:/%-]*$') ~= nil
-  end
-  return well_named_tasks[name]
-end
-local function well_formed(i)
-  local id, unique = ARGV[i], ARGV[i + 11]
-  if #id > 64 or not id:find('^[%w_.%-]+$') or not is_task(ARGV[i + 1]) or not is_queue(ARGV[i + 2]) then return false end
-  if unique ~= '' and (#unique > 200 or not unique:find('^[%w_.:/%-]*$')) then return false end
-  for at = i + 6, i + 10 do
-    local number = ARGV[at]
-    if number ~= '' and not number:find('^%-?%d+$') then return false end
-  end
-  return #ARGV[i + 5] == 1 and ARGV[i + 5]:find('^%d$') ~= nil
-end
 if not limit or not ttl or (#ARGV - 3) % 12 ~= 0 then return redis.error_reply('ILLFORMED a batch of tasks') end
+local good_task, good_queue  -- the last ones: most batches are of one
 for i = 4, #ARGV, 12 do
-  if not well_formed(i) then return redis.error_reply('ILLFORMED the names or numbers of a task') end
+  local id, task, queue, priority, unique = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 5], ARGV[i + 11]
+  local good = #id <= 64 and find(id, '^[%w_.%-]+$') and #priority == 1 and find(priority, '^%d$')
+    and (task == good_task or #task <= 200 and find(task, '^[%w_.:/%-]+$'))
+    and (queue == good_queue or #queue <= 64 and find(queue, '^[%w_.%-]+$'))
+    and (unique == '' or #unique <= 200 and find(unique, '^[%w_.:/%-]+$'))
+  for at = i + 6, i + 10 do good = good and (ARGV[at] == '' or find(ARGV[at], '^%-?%d+$')) end
+  if not good then return redis.error_reply('ILLFORMED the names or numbers of a task') end
+  good_task, good_queue = task, queue
+end
+
+local function add(fields, name, value)
+  fields[#fields + 1] = name
+  fields[#fields + 1] = value
 end
 
 local function length(queue)
@@ -74,43 +61,49 @@ for i = 4, #ARGV, 12 do
   end
   if not outcome and not seen[1] and limit > 0 and length(queue) >= limit then outcome = 'full' end
   if not outcome then
-    local record = { 'n', task, 'q', queue, 'p', priority, 'b', body, 'at', NOW, 'a', '0', 'k', '0' }
-    if signature ~= '' then add(record, 'sg', signature) end
-    if ARGV[i + 10] ~= '' then add(record, 'l', ARGV[i + 10]) end
-    local expiry = ARGV[i + 8] ~= '' and now + tonumber(ARGV[i + 8]) or ARGV[i + 9] ~= '' and ARGV[i + 9] or nil
-    if expiry then add(record, 'x', expiry) end
+    local extra = {}
+    if signature ~= '' then add(extra, 'sg', signature) end
+    if ARGV[i + 10] ~= '' then add(extra, 'l', ARGV[i + 10]) end
+    if ARGV[i + 8] ~= '' then
+      add(extra, 'x', now + tonumber(ARGV[i + 8]))
+    elseif ARGV[i + 9] ~= '' then
+      add(extra, 'x', ARGV[i + 9])
+    end
+    local due = ARGV[i + 6] ~= '' and now + tonumber(ARGV[i + 6]) or ARGV[i + 7] ~= '' and tonumber(ARGV[i + 7]) or now
+    local field, value
     if seen[3] then
-      -- Revoked before it came: it is final at once, and never stands in a queue.
-      add(record, 'f1', NOW)
-      redis.call('HSET', key, 'st', 'revoked', unpack(record))
+      outcome, field, value = 'revoked', 'f1', NOW
+    else
+      if unique ~= '' then
+        add(extra, 'u', unique)
+        redis.call('SET', P .. 'unique:' .. task .. ':' .. unique, id)
+      end
+      if due > now then
+        outcome, field, value = 'scheduled', 'du', due
+      else
+        outcome, field, value = 'queued', 'e', make_ready(id, queue, priority)
+      end
+    end
+    redis.call('HSET', key, 'st', outcome, field, value, 'n', task, 'q', queue, 'p', priority, 'b', body, 'at', NOW,
+      'a', '0', 'k', '0', unpack(extra))
+    if outcome == 'revoked' then
+      -- Before it came: it is final at once, and never stands in a queue.
       redis.call('HDEL', key, 'tb')
       redis.call('PEXPIRE', key, ttl)
       add_history(id, 'revoked', task, queue, '', '0', now, '0', '')
       count(queue, task, 'revoked')
-      outcome = 'revoked'
     else
-      local due = ARGV[i + 6] ~= '' and now + tonumber(ARGV[i + 6]) or ARGV[i + 7] ~= '' and tonumber(ARGV[i + 7]) or now
-      if unique ~= '' then
-        add(record, 'u', unique)
-        redis.call('SET', P .. 'unique:' .. task .. ':' .. unique, id)
-      end
-      if due > now then
-        add(record, 'du', due)
-        redis.call('HSET', key, 'st', 'scheduled', unpack(record))
+      if outcome == 'queued' then
+        ready[queue] = true
+      else
         open_stream(queue, priority)
         local delayed = queue_key(queue, 'delayed')
         redis.call('ZADD', delayed, due, id)
         -- An idle worker sleeps until the earliest due time it knew: tell one of a new earliest.
         if redis.call('ZRANGE', delayed, 0, 0)[1] == id then ring(queue) end
-        outcome = 'scheduled'
-      else
-        add(record, 'e', make_ready(id, queue, priority))
-        redis.call('HSET', key, 'st', 'queued', unpack(record))
-        outcome = 'queued'
       end
       lengths[queue] = lengths[queue] and lengths[queue] + 1
       taken[queue] = (taken[queue] or 0) + 1
-      if outcome == 'queued' then ready[queue] = true end
       count(queue, task, 'enqueued')
     end
   end

@@ -89,9 +89,9 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
   local got, skipped, put_off, deadlines = 0, 0, false, {}
   local lengths, ends, printed = {}, {}, {}  -- lease by task name, its end and its text by length
   for slot = 1, 10 do
-    local priority = 10 - slot
-    local stream, rank = stream_key(queue, priority), tostring(priority)
-    while flags[slot] and got < want and skipped < skips do
+    local priority, stream, rank = 10 - slot, nil, nil
+    if flags[slot] then stream, rank = stream_key(queue, priority), tostring(priority) end
+    while stream and got < want and skipped < skips do
       local asked = want - got
       local entries, drop = read_stream(queue, stream, worker, asked), {}
       for _, entry in ipairs(entries) do
