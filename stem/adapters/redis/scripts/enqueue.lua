@@ -84,8 +84,8 @@ for i = 4, #ARGV, 12 do
         outcome, field, value = 'queued', 'e', make_ready(id, queue, priority)
       end
     end
-    redis.call('HSET', key, 'st', outcome, field, value, 'n', task, 'q', queue, 'p', priority, 'b', body, 'at', NOW,
-      'a', '0', 'k', '0', unpack(extra))
+    if priority ~= '0' then add(extra, 'p', priority) end
+    redis.call('HSET', key, 'st', outcome, field, value, 'n', task, 'q', queue, 'b', body, 'at', NOW, unpack(extra))
     if outcome == 'revoked' then
       -- Before it came: it is final at once, and never stands in a queue.
       redis.call('HDEL', key, 'tb')

@@ -132,7 +132,7 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
             ends[length], printed[length] = deadline, digits(length)
           end
           -- Where it stands is where it belongs: what settles it later finds it by these.
-          if r[14] ~= queue or r[15] ~= rank then redis.call('HSET', key, 'q', queue, 'p', rank) end
+          if r[14] ~= queue or (r[15] or '0') ~= rank then redis.call('HSET', key, 'q', queue, 'p', rank) end
           if crashes >= LAST_CHANCE then
             redis.call('HSET', P .. 'worker:' .. worker, 'ls', id)
             redis.call('PEXPIRE', P .. 'worker:' .. worker, 3660000)

@@ -4,11 +4,12 @@
 -- one hash tag, so what a script touches is on one shard.
 --
 -- The record, a hash at task:<id>:
---   n name  q queue  p priority  b body  sg signature  st state  a attempt  c crashes  k token  sk so settling tokens and
---   outcome  o owner  e stream entry  du due  l lease length asked for, lg granted  x expiry  er last error  re result
+--   n name  q queue  p priority  b body  sg signature  st state  a attempt  c crashes  k token  sk tokens that settled it
+--   o owner  e stream entry  du due  l lease length asked for, lg granted  x expiry  er last error  re result
 --   w waiting clients
 --   u unique key  rv revoke asked for  gb g1 give-backs and the first one's time  at s1 f1 times of enqueue, start, end
 --   tl timeline lines  pg progress  ds reason of death  tb tombstone of an id revoked before it came
+-- Priority, attempt and token are 0 where they are missing, as most are when a task is new.
 local P, C = KEYS[1], ARGV[1]
 
 local function clock()

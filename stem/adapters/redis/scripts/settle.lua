@@ -99,18 +99,18 @@ local function settle(worker, places, dead_cap, dead_keep, max_crashes)
           redis.call('HDEL', key, 'gb', 'g1')  -- somebody knew it: it has not been unknown since then
         end
         if delay > 0 then
-          redis.call('HSET', key, 'st', state, 'du', now + delay, 'e', '', 'sk', tokens, 'so', outcome, 'o', '')
+          redis.call('HSET', key, 'st', state, 'du', now + delay, 'e', '', 'sk', tokens, 'o', '')
           if redis.call('ZRANGE', set, 0, 0)[1] == id then bells[queue] = true end
         else
-          redis.call('HSET', key, 'st', 'queued', 'e', stands, 'sk', tokens, 'so', outcome, 'o', '')
+          redis.call('HSET', key, 'st', 'queued', 'e', stands, 'sk', tokens, 'o', '')
           bells[queue] = true
         end
       else
         state = outcome == 'dead' and 'failed' or outcome
         if outcome == 'succeeded' then
-          redis.call('HSET', key, 'st', state, 'f1', NOW, 'sk', tokens, 'so', outcome, 're', ARGV[i + 3])
+          redis.call('HSET', key, 'st', state, 'f1', NOW, 'sk', tokens, 're', ARGV[i + 3])
         else
-          redis.call('HSET', key, 'st', state, 'f1', now, 'sk', tokens, 'so', outcome, 'ds', reason)
+          redis.call('HSET', key, 'st', state, 'f1', now, 'sk', tokens, 'ds', reason)
         end
         if outcome == 'dead' then bury(queue, id, dead_cap, dead_keep) else redis.call('PEXPIRE', key, ttl) end
         release_unique(task, r[9], id)
