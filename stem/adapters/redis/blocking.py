@@ -13,6 +13,7 @@ from stem.adapters.redis import schema
 from stem.adapters.redis.address import Address
 from stem.adapters.redis.calls import CHUNK, enqueue_args, enqueued_of, issue_args, items_of
 from stem.adapters.redis.client import REPLY_TIMEOUT_S, Arg, make_blocking, script, translate
+from stem.adapters.redis.connections import BlockingPool, ask_blocking
 from stem.adapters.redis.keys import Keys
 from stem.adapters.redis.reading import MISREAD, reading
 from stem.adapters.redis.record import FIELDS, status_of
@@ -35,6 +36,9 @@ class BlockingRedisBroker:
         self._client = make_blocking(
             address, reply_timeout_s=REPLY_TIMEOUT_S, client_name=f"stem-{keys.namespace}-sync"
         )
+        pool = self._client.connection_pool
+        assert isinstance(pool, BlockingPool)
+        self._pool = pool
         self._readable = False
         self._marked = False
 
@@ -71,9 +75,9 @@ class BlockingRedisBroker:
         prefix, channels = self._keys.prefix, self._keys.channels
         try:
             try:
-                return self._client.evalsha(code.sha, 1, prefix, channels, *args)
+                return ask_blocking(self._pool, "EVALSHA", code.sha, 1, prefix, channels, *args)
             except redis.exceptions.NoScriptError:
-                return self._client.eval(code.text, 1, prefix, channels, *args)
+                return ask_blocking(self._pool, "EVAL", code.text, 1, prefix, channels, *args)
         except (redis.RedisError, OSError, *MISREAD) as error:
             if isinstance(error, redis.exceptions.ReadOnlyError):
                 with contextlib.suppress(redis.RedisError, OSError):

@@ -25,7 +25,7 @@ from redis.retry import Retry
 
 from stem.adapters.redis import schema, tls
 from stem.adapters.redis.address import Address
-from stem.adapters.redis.connections import Pool, TCPConnection, TLSConnection, UnixConnection, ask
+from stem.adapters.redis.connections import BlockingPool, Pool, TCPConnection, TLSConnection, UnixConnection, ask
 from stem.adapters.redis.keys import Keys
 from stem.adapters.redis.reading import MISREAD
 from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
@@ -135,12 +135,13 @@ def make_async(address: Address, *, reply_timeout_s: float, client_name: str, co
 
 def make_blocking(address: Address, *, reply_timeout_s: float, client_name: str) -> redis.Redis:
     """Return a client for code without a loop; like `make_async` otherwise."""
-    return redis.Redis(
-        **_options(address, reply_timeout_s=reply_timeout_s, client_name=client_name),
-        ssl=address.tls is not None,
-        retry=Retry(NoBackoff(), 0),
-        max_connections=100,
-    )
+    options = _options(address, reply_timeout_s=reply_timeout_s, client_name=client_name)
+    kind: type[redis.Connection] = redis.Connection if address.tls is None else redis.SSLConnection
+    if address.path is not None:
+        kind = redis.UnixDomainSocketConnection  # type: ignore[assignment] # in all that is used here
+        options["path"] = options.pop("unix_socket_path")
+    pool = BlockingPool(max_connections=100, connection_class=kind, retry=Retry(NoBackoff(), 0), **options)
+    return redis.Redis.from_pool(pool)
 
 
 def translate(error: Exception, *, what: str, address: Address) -> BrokerError:

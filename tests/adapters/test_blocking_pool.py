@@ -1,0 +1,94 @@
+"""The blocking client's pool: what is handed out is well and nobody else's, in every process."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from stem.adapters.redis.address import parse_address
+from stem.adapters.redis.client import make_blocking
+from stem.adapters.redis.connections import BlockingPool, ask_blocking
+from tests.servers import Server
+
+
+@pytest.fixture
+def pool(valkey_server: Server) -> Iterator[BlockingPool]:
+    client = make_blocking(parse_address(valkey_server.url), reply_timeout_s=5.0, client_name="pool")
+    made = client.connection_pool
+    assert isinstance(made, BlockingPool)
+    yield made
+    client.close()
+    assert not any(each.is_connected for each in made._available_connections)
+
+
+def test_one_connection_serves_call_after_call(pool: BlockingPool) -> None:
+    ids = {ask_blocking(pool, "CLIENT", "ID") for _ in range(5)}
+
+    assert len(ids) == 1
+
+
+def test_a_connection_that_was_closed_meanwhile_is_made_anew(pool: BlockingPool, valkey_server: Server) -> None:
+    before = ask_blocking(pool, "CLIENT", "ID")
+    valkey_server.command("CLIENT", "KILL", "ID", before)
+
+    assert ask_blocking(pool, "PING") == b"PONG"
+    assert ask_blocking(pool, "CLIENT", "ID") != before
+
+
+def test_a_reply_that_nobody_asked_for_is_given_to_nobody(pool: BlockingPool) -> None:
+    connection = pool.get_connection()
+    connection.send_command("ECHO", "another's")
+    assert select.select([connection._sock], [], [], 5)[0]
+    pool.release(connection)
+
+    assert ask_blocking(pool, "ECHO", "mine") == b"mine"
+
+
+def test_a_refused_command_leaves_the_connection_in_use_for_nobody(pool: BlockingPool) -> None:
+    before = ask_blocking(pool, "CLIENT", "ID")
+    with pytest.raises(redis.ResponseError):
+        ask_blocking(pool, "GET")
+
+    assert ask_blocking(pool, "CLIENT", "ID") == before
+    assert not pool._in_use_connections
+
+
+def test_calls_at_the_same_time_have_connections_of_their_own(pool: BlockingPool) -> None:
+    got: list[bytes] = []
+    at_once = threading.Barrier(4, timeout=10)
+
+    def call(word: bytes) -> None:
+        at_once.wait()
+        got.extend(ask_blocking(pool, "ECHO", word) for _ in range(50))
+
+    threads = [threading.Thread(target=call, args=(b"%d" % number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert sorted(got) == sorted(b"%d" % number for number in range(4) for _ in range(50))
+    assert not pool._in_use_connections
+
+
+def test_a_forked_process_makes_its_own(pool: BlockingPool) -> None:
+    ours = ask_blocking(pool, "CLIENT", "ID")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writing, b"%d" % ask_blocking(pool, "CLIENT", "ID"))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as theirs:
+        told = theirs.read()
+    os.waitpid(child, 0)
+
+    assert int(told) != ours
+    assert ask_blocking(pool, "CLIENT", "ID") == ours
