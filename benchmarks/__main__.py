@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from benchmarks import bench, contestants, page, results
 from benchmarks.bench import Bench
-from benchmarks.measure import control, latency, million, producing, throughput
+from benchmarks.measure import control, latency, memory, million, producing, throughput
 from benchmarks.results import Result
 from benchmarks.rounds import say
 from tests.servers import redis_server_path
@@ -34,6 +34,7 @@ PARTS: Final[dict[str, Callable[[Bench], None]]] = {
     "watched": throughput.watched,
     "busy": control.busy,
     "command": control.command,
+    "memory": memory.queued,
     "million": million.run,
     "redis70": throughput.redis70,
     "ping": control.ping,

@@ -70,6 +70,7 @@ ROWS: Final = (
     Row("bytes-in", "bytes to the server per task", "B", "lower"),
     Row("bytes-out", "bytes from the server per task", "B", "lower"),
     Row("queued-bytes", "server memory per queued task", "B", "lower"),
+    Row("queued-300", "server memory per queued task with a body of 300 B", "B", "lower", (Target(750),)),
     Row("finished-bytes", "server memory per finished task with its result", "B", "lower"),
     Row("rss", "worker RSS, idle", "MB", "lower", (Target(45),)),
     Row("first", "start of the worker to its first task", "s", "lower", (Target(0.35),)),
