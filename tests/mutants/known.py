@@ -126,9 +126,14 @@ MOVES: Final = (
         edits=[
             Edit(
                 "stem/adapters/redis/client.py",
-                "        retry=Retry(NoBackoff(), 0),\n        max_connections=100,\n",
-                "        retry=Retry(NoBackoff(), 3),\n        max_connections=100,\n",
-            )
+                "connection_class=kind, retry=Retry(NoBackoff(), 0), **options)\n",
+                "connection_class=kind, retry=Retry(NoBackoff(), 3), **options)\n",
+            ),
+            Edit(
+                "stem/adapters/redis/blocking.py",
+                'ask_blocking(self._pool, "EVALSHA", code.sha, 1, prefix, channels, *args)',
+                "self._client.evalsha(code.sha, 1, prefix, channels, *args)",
+            ),
         ],
         tests=["tests/adapters/test_sent_once.py::test_the_blocking_handle_repeats_nothing_either"],
     ),

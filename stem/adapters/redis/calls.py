@@ -46,20 +46,20 @@ def _or_empty(value: int | str | None) -> int | str:
 def enqueue_args(tasks: Sequence[NewTask], limits: Limits) -> list[Arg]:
     args: list[Arg] = [limits.queue_length or 0, TOMBSTONED_TTL_MS]
     for task in tasks:
-        args += (
-            task.id,
-            task.task,
-            task.queue,
-            task.body,
-            task.signature,
-            task.priority,
-            _or_empty(task.delay_ms),
-            _or_empty(task.eta_ms),
-            _or_empty(task.expires_in_ms),
-            _or_empty(task.expires_ms),
-            _or_empty(task.lease_ms),
-            _or_empty(task.unique_key),
-        )
+        args += (task.id, task.task, task.queue, task.body, task.priority, 0)
+        count = len(args)
+        for letter, value in (
+            ("s", task.signature or None),
+            ("d", task.delay_ms),
+            ("t", task.eta_ms),
+            ("x", task.expires_in_ms),
+            ("e", task.expires_ms),
+            ("l", task.lease_ms),
+            ("u", task.unique_key),
+        ):
+            if value is not None:
+                args += (letter, value)
+        args[count - 1] = (len(args) - count) // 2
     return args
 
 

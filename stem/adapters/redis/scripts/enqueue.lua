@@ -1,7 +1,8 @@
 #!lua
 -- Take a batch of new tasks. Refused at maxmemory: that is the back-pressure.
--- ARGV from 2: queue limit (0: none), ttl of a tombstoned task, then per task twelve: id, name, queue, body, signature,
---   priority, delay, eta, expires in, expires at, lease, unique key; '' for unset.
+-- ARGV from 2: queue limit (0: none), ttl of a tombstoned task, then per task: id, name, queue, body, priority, number of
+--   what is set besides, and each of that as a letter and a value: s signature, d delay, t due at, x expires in, e expires
+--   at, l lease, u unique key.
 -- Returns per task two: id, outcome. Atomic because the id, the unique key and the limit are checked for all before any
 -- is written, and because a task must never exist without its place in a queue.
 local limit, ttl, find = tonumber(ARGV[2]), tonumber(ARGV[3]), string.find
@@ -10,15 +11,23 @@ local NEW = {}
 
 -- Producers check all this before they send it. A task under an id or in a queue that is none could be neither settled nor
 -- found: what reaches us like that was changed on its way, or sent by something else.
-if not limit or not ttl or (#ARGV - 3) % 12 ~= 0 then return redis.error_reply('ILLFORMED a batch of tasks') end
+if not limit or not ttl then return redis.error_reply('ILLFORMED a batch of tasks') end
 local good_task, good_queue  -- the last ones: most batches are of one
-for i = 4, #ARGV, 12 do
-  local id, task, queue, priority, unique = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 5], ARGV[i + 11]
+local i = 4
+while i <= #ARGV do
+  local id, task, queue, priority, besides = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 4], ARGV[i + 5]
+  if not besides then return redis.error_reply('ILLFORMED a batch of tasks') end
   local good = #id <= 64 and find(id, '^[%w_.%-]+$') and #priority == 1 and find(priority, '^%d$')
     and (task == good_task or #task <= 200 and find(task, '^[%w_.:/%-]+$'))
     and (queue == good_queue or #queue <= 64 and find(queue, '^[%w_.%-]+$'))
-    and (unique == '' or #unique <= 200 and find(unique, '^[%w_.:/%-]+$'))
-  for at = i + 6, i + 10 do good = good and (ARGV[at] == '' or find(ARGV[at], '^%-?%d+$')) end
+    and #besides == 1 and find(besides, '^[0-7]$')
+  i = i + 6
+  for _ = 1, good and tonumber(besides) or 0 do
+    local what, value = ARGV[i], ARGV[i + 1]
+    good = good and value and (what == 's' or what == 'u' and #value <= 200 and find(value, '^[%w_.:/%-]+$')
+      or #what == 1 and find('dtxel', what, 1, true) and find(value, '^%-?%d+$'))
+    i = i + 2
+  end
   if not good then return redis.error_reply('ILLFORMED the names or numbers of a task') end
   good_task, good_queue = task, queue
 end
@@ -42,9 +51,18 @@ local function length(queue)
   return lengths[queue]
 end
 
-for i = 4, #ARGV, 12 do
-  local id, task, queue, body, signature, priority = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
-  local unique, key = ARGV[i + 11], task_key(ARGV[i])
+i = 4
+while i <= #ARGV do
+  local id, task, queue, body, priority, besides = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
+  local set, key = NEW, task_key(id)
+  i = i + 6
+  if besides ~= '0' then
+    set = {}
+    for _ = 1, tonumber(besides) do
+      set[ARGV[i]] = ARGV[i + 1]
+      i = i + 2
+    end
+  end
   local outcome, holder, seen = nil, id, NEW
   if redis.pcall('HGET', key, 'st') then seen = redis.pcall('HMGET', key, 'st', 'b', 'tb') end
   -- A key of another type under this id: taken by something that is not this task.
@@ -52,8 +70,8 @@ for i = 4, #ARGV, 12 do
   if seen[1] and not seen[3] then
     -- A purged one has no body to compare with any more: the id decides.
     outcome = (not seen[2] or seen[2] == body) and 'exists' or 'conflict'
-  elseif not seen[1] and unique ~= '' then
-    local other = redis.call('GET', P .. 'unique:' .. task .. ':' .. unique)
+  elseif not seen[1] and set.u then
+    local other = redis.call('GET', P .. 'unique:' .. task .. ':' .. set.u)
     if other then
       local state = redis.pcall('HGET', task_key(other), 'st')
       if type(state) == 'string' and not FINAL[state] then outcome, holder = 'duplicate', other end
@@ -62,21 +80,17 @@ for i = 4, #ARGV, 12 do
   if not outcome and not seen[1] and limit > 0 and length(queue) >= limit then outcome = 'full' end
   if not outcome then
     local extra = {}
-    if signature ~= '' then add(extra, 'sg', signature) end
-    if ARGV[i + 10] ~= '' then add(extra, 'l', ARGV[i + 10]) end
-    if ARGV[i + 8] ~= '' then
-      add(extra, 'x', now + tonumber(ARGV[i + 8]))
-    elseif ARGV[i + 9] ~= '' then
-      add(extra, 'x', ARGV[i + 9])
-    end
-    local due = ARGV[i + 6] ~= '' and now + tonumber(ARGV[i + 6]) or ARGV[i + 7] ~= '' and tonumber(ARGV[i + 7]) or now
+    if set.s then add(extra, 'sg', set.s) end
+    if set.l then add(extra, 'l', set.l) end
+    if set.x or set.e then add(extra, 'x', set.x and now + tonumber(set.x) or set.e) end
+    local due = set.d and now + tonumber(set.d) or set.t and tonumber(set.t) or now
     local field, value
     if seen[3] then
       outcome, field, value = 'revoked', 'f1', NOW
     else
-      if unique ~= '' then
-        add(extra, 'u', unique)
-        redis.call('SET', P .. 'unique:' .. task .. ':' .. unique, id)
+      if set.u then
+        add(extra, 'u', set.u)
+        redis.call('SET', P .. 'unique:' .. task .. ':' .. set.u, id)
       end
       if due > now then
         outcome, field, value = 'scheduled', 'du', due
