@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Final
 
 from benchmarks.bench import Bench
@@ -31,8 +30,8 @@ def queued(bench: Bench) -> None:
 
 def _payload() -> dict[str, str]:
     """Return arguments that make a body of that size."""
-    for size in itertools.count():
-        args = {"payload": "x" * size}
-        if len(Envelope(id=new_task_id(), task=TASK, args=args, produced_at_ms=2**40).encode()) == BODY:
-            return args
-    raise AssertionError
+
+    def size(args: dict[str, str]) -> int:
+        return len(Envelope(id=new_task_id(), task=TASK, args=args, produced_at_ms=2**40).encode())
+
+    return next(args for length in range(BODY) if size(args := {"payload": "x" * length}) == BODY)
