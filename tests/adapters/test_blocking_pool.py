@@ -1,8 +1,7 @@
-"""The blocking client's pool: what is handed out is well and nobody else's, in every process."""
+"""The blocking client's pool: what is handed out is well and nobody else's. Forks: tests/flow/test_sync_processes.py."""
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 from collections.abc import Iterator
@@ -74,21 +73,3 @@ def test_calls_at_the_same_time_have_connections_of_their_own(pool: BlockingPool
 
     assert sorted(got) == sorted(b"%d" % number for number in range(4) for _ in range(50))
     assert not pool._in_use_connections
-
-
-def test_a_forked_process_makes_its_own(pool: BlockingPool) -> None:
-    ours = ask_blocking(pool, "CLIENT", "ID")
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            os.write(writing, b"%d" % ask_blocking(pool, "CLIENT", "ID"))
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as theirs:
-        told = theirs.read()
-    os.waitpid(child, 0)
-
-    assert int(told) != ours
-    assert ask_blocking(pool, "CLIENT", "ID") == ours
