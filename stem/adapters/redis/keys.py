@@ -19,7 +19,7 @@
 | `{ns}:reply:<request>` | stream | the deadline + 60 s |
 | `{ns}:events`, `{ns}:watch` | stream, zset | 2 minutes, 1 hour |
 | `{ns}:stats:<minute>` | hash | 3 hours |
-| `{ns}:history`, `{ns}:audit` | list, stream | capped at 10 000 |
+| `{ns}:history`, `{ns}:audit` | list, stream | cut to 10 000 now and then |
 | `{ns}:audit:outcomes` | zset by the row's time | capped at 11 000: what came of what the audit holds |
 | `{ns}:schema` | string | none: the version of the keyspace, written once (schema.py) |
 | `{ns}:probe` | string | 1 second: proves that the server takes writes |
