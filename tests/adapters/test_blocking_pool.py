@@ -1,4 +1,4 @@
-"""The blocking client's pool: what is handed out is well and nobody else's. Forks: tests/flow/test_sync_processes.py."""
+"""The blocking client's pool: what is handed out is well and nobody else's. For forks: flow/test_sync_processes.py."""
 
 from __future__ import annotations
 
