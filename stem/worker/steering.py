@@ -101,6 +101,8 @@ class Steering:
     def adopt_desired(self, desired: Desired, *, epoch: int) -> None:
         board = self._board
         was_open = board.accepting, board.paused_queues
+        # A question raises the epoch and changes nothing: a fleet that is asked must not fetch for it.
+        fenced = desired.fence > board.epoch or desired.reset
         self._pauses = desired.pauses
         self.refresh()
         board.draining = self.id in desired.drained
@@ -109,7 +111,8 @@ class Steering:
             self._work.hand_back_unbegun()
         if (board.accepting, board.paused_queues) != was_open:
             self._beater().poke()
-        self._work.look_again()
+        if fenced:
+            self._work.look_again()
         self._changed.set()
         mode = desired.shutdown.get(self.id)
         if mode in LEVELS:

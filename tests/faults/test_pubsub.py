@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
+from stem.adapters.redis.client import script
 from stem.control.controller import Controller
 from stem.messages.status import TaskState
 from tests.conftest import OwnServer
@@ -66,13 +69,11 @@ async def test_one_subscription_per_worker_and_one_publish_per_command(
     assert _subscribers(server) == 3
 
 
-async def test_the_monitor_shows_one_subscription_and_one_wake_up_a_command(
-    own_server: OwnServer, worlds: Worlds
-) -> None:
-    server = own_server(aof=False)
-    world = worlds(server.url)
+@asynccontextmanager
+async def _monitored(server: Server) -> AsyncIterator[list[str]]:
+    """Note what the server is asked; the list is whole once the block is left."""
+    seen: list[str] = []
     with server.client() as client, client.monitor() as monitor:
-        seen: list[str] = []
 
         def listen() -> None:
             for entry in monitor.listen():
@@ -81,15 +82,36 @@ async def test_the_monitor_shows_one_subscription_and_one_wake_up_a_command(
                     return
 
         listening = asyncio.create_task(asyncio.to_thread(listen))
-        await world.worker()
-        await world.controller.ping()
+        yield seen
         server.command("ECHO", "the end")
         await asyncio.wait_for(listening, 10)
+
+
+async def test_the_monitor_shows_one_subscription_and_one_wake_up_a_command(
+    own_server: OwnServer, worlds: Worlds
+) -> None:
+    server = own_server(aof=False)
+    world = worlds(server.url)
+    async with _monitored(server) as seen:
+        await world.worker()
+        await world.controller.ping()
 
     subscribed = [line for line in seen if re.match(r"P?SUBSCRIBE ", line, re.IGNORECASE)]
     published = [line for line in seen if re.match(r"PUBLISH .*:control", line, re.IGNORECASE)]
     assert len(subscribed) == 1
     assert len(published) == 1
+
+
+async def test_a_question_makes_no_worker_fetch(own_server: OwnServer, worlds: Worlds) -> None:
+    server = own_server(aof=False)
+    world = worlds(server.url, beat_s=8.0)
+    await world.worker()
+    async with _monitored(server) as seen:
+        for _ in range(30):
+            assert (await world.controller.ping()).replied == 1
+
+    fetches = [line for line in seen if script("exchange").sha in line]
+    assert len(fetches) < 10  # one each two seconds, as an idle worker looks by itself
 
 
 async def test_without_pubsub_messages_commands_arrive_within_one_heartbeat(
