@@ -11,8 +11,7 @@ from typing import cast
 
 import pytest
 
-from stem.adapters.redis import RedisResultBackend, RedisStreamsBroker
-from stem.adapters.redis import control as control_module
+from stem.adapters.redis import RedisResultBackend, RedisStreamsBroker, subscription
 from stem.adapters.redis.address import parse_address
 from stem.contracts import Beat, FetchRequest, NewTask, Outcome, RevokeTasks, SetPause, Settlement
 from stem.errors import BrokerRefusedError, BrokerUnreachableError, ConfigError
@@ -186,8 +185,8 @@ async def test_a_wait_ends_although_its_subscription_was_cut(
 
 
 async def test_a_silent_subscription_is_given_up(own_server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_module, "PING_EVERY_S", 0.2)
-    monkeypatch.setattr(control_module, "PONG_WITHIN_S", 0.3)
+    monkeypatch.setattr(subscription, "PING_EVERY_S", 0.2)
+    monkeypatch.setattr(subscription, "PONG_WITHIN_S", 0.3)
     server = own_server(aof=False)
     broker = RedisStreamsBroker(server.url)
     await broker.control.subscribe()

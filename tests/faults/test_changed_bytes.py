@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stem.adapters.redis import RedisStreamsBroker, client, control
+from stem.adapters.redis import RedisStreamsBroker, client, subscription
 from stem.adapters.redis.calls import exchange_args
 from stem.contracts import Enqueued, FetchRequest, Limits, NewTask, Outcome, Settlement
 from stem.errors import BrokerError, BrokerRefusedError
@@ -99,7 +99,7 @@ async def test_a_subscription_hears_what_it_is_for_or_is_none(
 ) -> None:
     """Whichever byte of its greeting or of its channel's name is another one."""
     monkeypatch.setattr(client, "LONGEST_BLOCK_S", -4.8)  # a reply has 0.2 s
-    monkeypatch.setattr(control, "PONG_WITHIN_S", 0.2)
+    monkeypatch.setattr(subscription, "PONG_WITHIN_S", 0.2)
     async with ChaosProxy(valkey_server.url, tmp_path / "p", seed=1) as proxy:
         broker = RedisStreamsBroker(proxy.url, namespace=namespace)
         clean = Fault(sides=UP)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stem.adapters.redis import RedisStreamsBroker, waiting
+from stem.adapters.redis import RedisStreamsBroker, subscription, waiting
 from stem.contracts import NewTask
 from stem.errors import BrokerError
 from tests.faults.chaos import ChaosProxy
@@ -53,8 +53,8 @@ async def test_a_bell_that_is_cut_off_says_so_and_is_replaced(
 async def test_whoever_waits_for_results_hears_again_after_his_subscription_was_cut_off(
     broker: RedisStreamsBroker, proxy: ChaosProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "QUIET_S", 0.1)
-    monkeypatch.setattr(waiting, "PONG_WITHIN_S", 0.2)
+    monkeypatch.setattr(subscription, "PING_EVERY_S", 0.1)
+    monkeypatch.setattr(subscription, "PONG_WITHIN_S", 0.2)
     await broker.enqueue([NewTask(id="t1", task="x", queue="default", body=b"b", delay_ms=3_600_000)])
     told = asyncio.create_task(broker.wait("t1", 20.0))
     await eventually(lambda: proxy.links(of_kind("subscription")), what="it has subscribed")

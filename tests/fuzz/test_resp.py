@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 import pytest
 
-from stem.adapters.redis import RedisResultBackend, RedisStreamsBroker, blocking, client, control
+from stem.adapters.redis import RedisResultBackend, RedisStreamsBroker, blocking, client, subscription
 from stem.contracts import Beat, FetchRequest, Lease, NewTask, Outcome, Settlement
 from stem.errors import BrokerError
 from stem.messages.command import Command, Reply
@@ -91,8 +91,8 @@ def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "REPLY_TIMEOUT_S", REPLY_S)
     monkeypatch.setattr(client, "LONGEST_BLOCK_S", REPLY_S - 5)
     monkeypatch.setattr(blocking, "REPLY_TIMEOUT_S", REPLY_S)
-    monkeypatch.setattr(control, "PONG_WITHIN_S", REPLY_S)
-    monkeypatch.setattr(control, "PING_EVERY_S", REPLY_S)
+    monkeypatch.setattr(subscription, "PONG_WITHIN_S", REPLY_S)
+    monkeypatch.setattr(subscription, "PING_EVERY_S", REPLY_S)
 
 
 def check(error: BrokerError) -> None:

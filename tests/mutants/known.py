@@ -342,7 +342,7 @@ WORKERS: Final = (
         bug="a subscription that answers no PING is kept",
         edits=[
             Edit(
-                "stem/adapters/redis/control.py",
+                "stem/adapters/redis/subscription.py",
                 "if self._asked is not None and now - self._asked > PONG_WITHIN_S:",
                 "if False:",
             )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import Final
 
 import redis
-import redis.asyncio
 
 from stem.adapters.redis.address import Address
 from stem.adapters.redis.audit import is_row
@@ -15,13 +13,13 @@ from stem.adapters.redis.calls import issue_args, items_of, record_args, seen_of
 from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient, translate
 from stem.adapters.redis.reading import MISREAD, raw, reading, whole
 from stem.adapters.redis.record import number, pauses_of, text
+from stem.adapters.redis.subscription import Subscription
 from stem.contracts import Change, Desired, Issued, Logged
 from stem.errors import BrokerUnreachableError, DecodeError
 from stem.messages.audit import AuditOutcome, Deed
 from stem.messages.command import Command, Reply
+from stem.text import clean
 
-PING_EVERY_S: Final = 5.0
-PONG_WITHIN_S: Final = 3.0
 READ_AT_ONCE: Final = 100
 """Commands whose replies are read at the same time by one handle."""
 
@@ -31,10 +29,7 @@ class RedisControl:
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._connection: redis.asyncio.Redis | None = None
-        self._pubsub: redis.asyncio.client.PubSub | None = None
-        self._heard = 0.0
-        self._asked: float | None = None
+        self._subscription: Subscription | None = None
         self._read_to: dict[str, str] = {}
 
     async def issue(self, command: Command, change: Change | None = None) -> Issued:
@@ -80,73 +75,31 @@ class RedisControl:
 
     async def subscribe(self) -> None:
         await self.close()
-        self._connection = self._client.lone_client()
-        self._pubsub = self._connection.pubsub()
+        subscription = Subscription(self._client, self._client.keys.control_channel)
         try:
-            channel = self._client.keys.control_channel
-            await self._pubsub.subscribe(channel)
-            confirmed = await self._pubsub.get_message(timeout=PONG_WITHIN_S)
-            if confirmed is not None and confirmed["channel"] != channel.encode():
-                raise ValueError(f"{confirmed['channel']!r} was subscribed to")  # as deaf as none at all
-        except (redis.RedisError, OSError) as error:
-            await self.close()
-            raise translate(error, what="SUBSCRIBE", address=self._client.address) from error
-        except MISREAD as error:
-            await self.close()
-            raise _garbage(self._client.address) from error
-        if confirmed is None:
-            await self.close()
-            raise BrokerUnreachableError(f"SUBSCRIBE on {self._client.address} was not confirmed in {PONG_WITHIN_S} s")
-        self._heard, self._asked = asyncio.get_running_loop().time(), None
+            await subscription.open()
+        except BaseException as error:
+            await subscription.close()
+            if isinstance(error, MISREAD):
+                raise _garbage(self._client.address) from error
+            if isinstance(error, redis.RedisError | OSError):
+                raise translate(error, what="SUBSCRIBE", address=self._client.address) from error
+            raise
+        self._subscription = subscription
 
     async def wake(self, timeout_s: float) -> bool:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        while True:
-            if self._pubsub is None:
-                raise BrokerUnreachableError("the control subscription is closed: subscribe again")
-            # A half-open connection delivers nothing and says nothing: so ask, and give it a deadline to answer.
-            now = loop.time()
-            if self._asked is None and now - self._heard > PING_EVERY_S:
-                await self._send_ping()
-                self._asked = now
-            if self._asked is not None and now - self._asked > PONG_WITHIN_S:
-                await self.close()
-                raise BrokerUnreachableError(
-                    f"the control subscription on {self._client.address} did not answer a PING in {PONG_WITHIN_S} s"
-                )
-            due = self._asked + PONG_WITHIN_S if self._asked is not None else self._heard + PING_EVERY_S
-            message = await self._next(max(0.0, min(deadline, due + 0.01) - now))
-            if message is not None:
-                self._heard, self._asked = loop.time(), None
-                if message["type"] == "message":
-                    return True
-            elif loop.time() >= deadline:
-                return False
-
-    async def _send_ping(self) -> None:
-        pubsub = self._pubsub
-        assert pubsub is not None
+        if self._subscription is None:
+            raise BrokerUnreachableError("the control subscription is closed: subscribe again")
         try:
-            await pubsub.ping()
-        except (redis.RedisError, OSError) as error:
-            await self.close()
-            raise BrokerUnreachableError(f"the control subscription was lost: {type(error).__name__}") from error
-
-    async def _next(self, timeout_s: float) -> dict[str, object] | None:
-        pubsub = self._pubsub
-        assert pubsub is not None
-        try:
-            message: dict[str, object] | None = await pubsub.get_message(timeout=timeout_s)
+            return await self._subscription.message(timeout_s) is not None
         except (redis.RedisError, OSError, RuntimeError) as error:
             await self.close()
             raise BrokerUnreachableError(
-                f"the control subscription on {self._client.address} was lost: {type(error).__name__}"
+                f"the control subscription on {self._client.address} was lost: {clean(error, 200)}"
             ) from error
         except MISREAD as error:
             await self.close()
             raise _garbage(self._client.address) from error
-        return message
 
     async def reply(self, reply: Reply, *, keep_ms: int) -> None:
         await self._client.run("reply", reply.command_id, reply.encode(), keep_ms)
@@ -174,14 +127,9 @@ class RedisControl:
 
     async def close(self) -> None:
         """End the subscription; `subscribe` starts it again."""
-        pubsub, connection = self._pubsub, self._connection
-        self._pubsub = self._connection = None
-        if pubsub is not None:
-            with contextlib.suppress(redis.RedisError, OSError):
-                await pubsub.aclose()  # type: ignore[no-untyped-call]
-        if connection is not None:
-            with contextlib.suppress(redis.RedisError, OSError):
-                await connection.aclose()
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            await subscription.close()
 
 
 def _garbage(address: Address) -> BrokerUnreachableError:

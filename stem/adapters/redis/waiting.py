@@ -14,6 +14,7 @@ import redis.asyncio
 from stem.adapters.redis.client import RedisClient, translate
 from stem.adapters.redis.connections import to_the_end
 from stem.adapters.redis.reading import MISREAD
+from stem.adapters.redis.subscription import Subscription
 from stem.errors import StemError, UnknownOutcomeError
 
 BELL_BLOCK_S: Final = 4.0
@@ -21,8 +22,6 @@ RELEASED_WITHIN_S: Final = 3.0
 """After a bell's time-out: a connection on which the read does not end by then is one that carries nothing."""
 SUBSCRIBED_WITHIN_S: Final = 3.0
 QUIET_S: Final = 5.0
-PONG_WITHIN_S: Final = 3.0
-"""A subscription that was quiet for so long is asked whether it is there, and has so long to say so."""
 
 
 class Bell:
@@ -120,43 +119,23 @@ class Waits:
         """Keep the subscription up while anybody waits; end it when nobody did for a while."""
         quiet = 0
         while quiet < 6:
-            connection = self._client.lone_client()
+            subscription = Subscription(self._client, self._client.keys.done_channel(self.client_id))
             try:
-                async with connection.pubsub() as pubsub:
-                    channel = self._client.keys.done_channel(self.client_id)
-                    await pubsub.subscribe(channel)
-                    confirmed = await pubsub.get_message(timeout=PONG_WITHIN_S)
-                    if confirmed is None or confirmed["channel"] != channel.encode():
-                        raise redis.ConnectionError("the subscription was not confirmed")
-                    self._subscribed.set()
-                    while quiet < 6:
-                        heard = await self._hear(pubsub)
-                        quiet = 0 if self._told else quiet + (not heard)
+                await subscription.open()
+                self._subscribed.set()
+                while quiet < 6:
+                    message = await subscription.message(QUIET_S)
+                    if message is not None:
+                        for told in self._told.get(message.decode("utf-8", "replace"), ()):
+                            told.set()
+                    quiet = 0 if self._told else quiet + (message is None)
             except (redis.RedisError, OSError, *MISREAD):
                 # Whoever waits looks again by itself; meanwhile this comes back.
                 self._subscribed.set()
                 quiet = 0 if self._told else quiet + 1
                 await asyncio.sleep(0.5)
             finally:
-                await to_the_end(connection.aclose())
-
-    async def _hear(self, pubsub: redis.asyncio.client.PubSub) -> bool:
-        """Pass on one message; False after a quiet while that ended with a sign of life.
-
-        Raises:
-            redis.ConnectionError: a half-open connection: it delivers nothing and says nothing.
-        """
-        message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=QUIET_S)
-        if message is None:
-            await pubsub.ping()
-            message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=PONG_WITHIN_S)
-            if message is None:
-                raise redis.ConnectionError("no answer to a PING")
-        if message["type"] != "message":
-            return False
-        for told in self._told.get(message["data"].decode("utf-8", "replace"), ()):
-            told.set()
-        return True
+                await subscription.close()
 
     async def close(self) -> None:
         listener, self._listener = self._listener, None
