@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -113,7 +113,14 @@ class Request:
 
     def outstanding(self, enough: Callable[[Party], bool]) -> list[Party]:
         """Return the expected workers whose answer is still out."""
-        return [party for party in self.parties if party.expected and not party.over(self.want) and not enough(party)]
+        return list(self._outstanding(enough))
+
+    def _outstanding(self, enough: Callable[[Party], bool]) -> Iterator[Party]:
+        return (party for party in self.parties if party.expected and not party.over(self.want) and not enough(party))
+
+    def _complete(self, enough: Callable[[Party], bool]) -> bool:
+        # Asked after each read: of hundreds of workers, to find one that is still out has to be enough.
+        return next(self._outstanding(enough), None) is None
 
     async def collect(
         self,
@@ -139,7 +146,7 @@ class Request:
         deadline = self._started + limit_s
         looked = self._clock.monotonic()
         trouble: BrokerError | None = None
-        while self.outstanding(enough):
+        while not self._complete(enough):
             left = deadline - self._clock.monotonic()
             if left <= 0:
                 if trouble is not None:
@@ -149,7 +156,7 @@ class Request:
                 async with asyncio.timeout(left + AGAIN_S):
                     replies = await self._broker.control.replies(self.command.id, timeout_s=min(left, LOOK_AGAIN_S))
                     self._take(replies, by_id, accept)
-                    if self._clock.monotonic() - looked >= LOOK_AGAIN_S and self.outstanding(enough):
+                    if self._clock.monotonic() - looked >= LOOK_AGAIN_S and not self._complete(enough):
                         await self._look(by_id)
                         looked = self._clock.monotonic()
                 trouble = None
