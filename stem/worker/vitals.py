@@ -48,6 +48,8 @@ log = logging.getLogger("stem.worker")
 
 LONGEST_SWEEP_S: Final = 4.0
 SHORTEST_SWEEP_S: Final = 0.5
+SWEEPERS: Final = 10
+"""A fleet of more sweeps as often as so many would: hundreds need not all look for what short leases free."""
 RECONCILE_EVERY_SWEEPS: Final = 12
 WAKE_S: Final = 5.0
 GOODBYE_S: Final = 2.0
@@ -404,11 +406,11 @@ class Vitals:
         cursor, outage, turn = "0", self._outages.of("sweep"), 0
         # Where leases are short, what they free shall not wait for long either; and one look at once, because a worker
         # often starts because another one has died.
-        every_s = max(SHORTEST_SWEEP_S, min(LONGEST_SWEEP_S, self._lease_s / 2))
+        alone_s = max(SHORTEST_SWEEP_S, self._lease_s / 2)
         wait_s = SHORTEST_SWEEP_S
         while True:
             await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
-            wait_s = every_s
+            wait_s = min(LONGEST_SWEEP_S, alone_s * max(1.0, self._board.fleet / SWEEPERS))
             try:
                 swept = await self._broker.sweep(self._board.queues, worker=self._identity.id)
                 if swept.requeued or swept.buried:

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from stem.contracts import Delivery, Exchange, FetchRequest, Outcome, Settlement
+from stem.adapters.memory import InMemoryBroker
+from stem.contracts import Delivery, Exchange, FetchRequest, Outcome, Settlement, Swept
 from stem.messages.status import TaskState
 from stem.options import TaskOptions
 from stem.task import TaskContext
-from stem.worker import dispatch
+from stem.worker import dispatch, vitals
 from tests.waiting import eventually
 from tests.worker.conftest import House
 from tests.worker.handlers import in_thread, on_loop
@@ -142,3 +143,25 @@ async def test_a_handler_that_ends_when_its_lease_is_lost_is_over(
     assert "task.does_not_end" not in caplog.text
     stats = worker.stats()
     assert (stats["zombie_threads"], stats["in_flight"], stats["counters"]["lost"]) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(("sweepers", "most"), [(10, 100), (0.01, 1)], ids=["a small fleet", "a large fleet"])
+async def test_each_worker_of_a_large_fleet_sweeps_less_often(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch, sweepers: float, most: int
+) -> None:
+    """This fleet is of one: it is large where a hundredth of a sweeper does."""
+    swept: list[float] = []
+    sweep = InMemoryBroker.sweep
+
+    async def counted(broker: InMemoryBroker, *args: Any, **options: Any) -> Swept:
+        swept.append(time.monotonic())
+        return await sweep(broker, *args, **options)
+
+    monkeypatch.setattr(InMemoryBroker, "sweep", counted)
+    monkeypatch.setattr(vitals, "SWEEPERS", sweepers)
+    monkeypatch.setattr(vitals, "SHORTEST_SWEEP_S", 0.1)
+    await memory_house.worker(config={"visibility_timeout_s": 0.2})
+    await asyncio.sleep(1.5)
+
+    assert 1 <= len(swept) <= most
+    assert (len(swept) == 1) == (most == 1)
