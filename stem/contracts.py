@@ -705,8 +705,12 @@ ListState = Literal[
 class Census(Protocol):
     """Read-only counts and listings; bounded work per call, whatever the backlog."""
 
-    async def queues(self, names: Sequence[str] = ()) -> list[QueueRow]:
-        """Return the known queues (or those of `names` that are known), by name."""
+    async def queues(self, names: Sequence[str] = (), *, workers: Sequence[Seen] | None = None) -> list[QueueRow]:
+        """Return the known queues (or those of `names` that are known), by name.
+
+        Args:
+            workers: from `presence`, by whoever has just read them: their consumers are counted without a second look.
+        """
 
     async def tasks(
         self, state: ListState, *, queue: str | None = None, cursor: str | None = None, limit: int = 50

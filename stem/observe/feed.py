@@ -116,8 +116,8 @@ async def take(
             return None
 
     # One after the other: a dashboard needs one connection, and what it cannot have costs the rest nothing.
-    queues = await census.queues()
     workers = await broker.presence.workers()
+    queues = await census.queues(workers=workers)
     pauses = await part("pauses", census.pauses())
     counted = await part("statistics", census.minutes(minutes)) if minutes else None
     final = await part("history", census.history(history)) if history else None

@@ -249,6 +249,8 @@ class BrokerContractCounts:
         await gone.beat(state="stopped")
 
         assert {row.name: row.consumers for row in await broker.census.queues()} == {"a": 2, "b": 1}
+        workers = await broker.presence.workers()
+        assert {row.name: row.consumers for row in await broker.census.queues(workers=workers)} == {"a": 2, "b": 1}
 
     async def test_the_server_tells_about_itself(self, broker_case: BrokerCase) -> None:
         """Kind, version, namespace and time; it proves that it takes writes; no secret in its address."""

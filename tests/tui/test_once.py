@@ -44,7 +44,7 @@ class Gone:
 
     presence = census
 
-    async def queues(self) -> None:
+    async def workers(self) -> None:
         raise BrokerUnreachableError("connection refused")
 
 

@@ -24,6 +24,7 @@ from stem.contracts import (
     Overdue,
     Pause,
     QueueRow,
+    Seen,
     ServerInfo,
     TaskPage,
 )
@@ -50,7 +51,7 @@ class InMemoryCensus:
         self._core = handle.core
         self._url = url
 
-    async def queues(self, names: Sequence[str] = ()) -> list[QueueRow]:
+    async def queues(self, names: Sequence[str] = (), *, workers: Sequence[Seen] | None = None) -> list[QueueRow]:
         core = self._core
         with core.step() as now:
             consumers = core.fleet.consumers(now)

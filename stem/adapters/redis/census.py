@@ -21,6 +21,7 @@ from stem.contracts import (
     MinuteRow,
     Pause,
     QueueRow,
+    Seen,
     ServerInfo,
     TaskPage,
 )
@@ -45,8 +46,8 @@ class RedisCensus:
         self._presence = presence
         self._statuses = statuses
 
-    async def queues(self, names: Sequence[str] = ()) -> list[QueueRow]:
-        workers = await self._presence.workers()
+    async def queues(self, names: Sequence[str] = (), *, workers: Sequence[Seen] | None = None) -> list[QueueRow]:
+        workers = await self._presence.workers() if workers is None else workers
         consumers = Counter(
             queue for seen in workers if not (seen.stopped or seen.lost) for queue in set(seen.heartbeat.queues)
         )

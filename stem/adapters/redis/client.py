@@ -25,7 +25,15 @@ from redis.retry import Retry
 
 from stem.adapters.redis import schema, tls
 from stem.adapters.redis.address import Address
-from stem.adapters.redis.connections import BlockingPool, Pool, TCPConnection, TLSConnection, UnixConnection, ask
+from stem.adapters.redis.connections import (
+    BlockingPool,
+    Pool,
+    TCPConnection,
+    TLSConnection,
+    UnixConnection,
+    ask,
+    ask_many,
+)
 from stem.adapters.redis.keys import Keys
 from stem.adapters.redis.reading import MISREAD
 from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
@@ -271,11 +279,13 @@ class RedisClient:
         if not self._readable:
             await self._admit()
         try:
-            pipeline = self._commands.pipeline(transaction=False)
-            for one in many:
-                pipeline.execute_command(*one)
-            replies = await pipeline.execute(raise_on_error=not each)
-            return [None if isinstance(reply, redis.ResponseError) else reply for reply in replies]
+            replies = await ask_many(self._pool, many, within_s=REPLY_TIMEOUT_S)
+            for at, reply in enumerate(replies):
+                if isinstance(reply, redis.ResponseError):
+                    if not each:
+                        raise reply
+                    replies[at] = None
+            return replies
         except (redis.RedisError, OSError, *MISREAD) as error:
             await self._fail(error, str(many[0][0]))
 
