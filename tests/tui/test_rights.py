@@ -195,6 +195,8 @@ async def once(server: Server, namespace: str, *more: str) -> str:
 async def test_a_viewer_sees_every_screen_and_all_details(own_server: OwnServer, namespace: str) -> None:
     """But what workers have to be asked for, since asking is writing: that is named in its place."""
     async with desk(own_server, namespace, "viewer") as it:
+        # What happens between the first look and the moment from which the worker tells of it stands in no event.
+        await eventually(lambda: it.workers["w-a"]._board.watched)
         await it.fill()
         shown: dict[str, tuple[str, ...]] = {
             "1": ("QUEUES 1", "✗ 2 dead", "w-a", "KeyError", "t.wait", "task.failed"),
