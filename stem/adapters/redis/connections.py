@@ -97,7 +97,8 @@ class Pool(redis.asyncio.BlockingConnectionPool):
         if self._available_connections and not self._waiting:
             connection: AbstractConnection = self.get_available_connection()  # type: ignore[no-untyped-call] # of redis-py
             try:
-                await self.ensure_connection(connection)
+                if not await _well(connection):
+                    await self.ensure_connection(connection)
             except BaseException:
                 await self.release(connection)
                 raise
@@ -115,6 +116,14 @@ class Pool(redis.asyncio.BlockingConnectionPool):
             return
         self._in_use_connections.remove(connection)
         self._available_connections.append(connection)
+
+
+async def _well(connection: AbstractConnection) -> bool:
+    """Say whether it is connected, and carries nothing that nobody asked for."""
+    try:
+        return connection.is_connected and not await connection.can_read()
+    except redis.ConnectionError:
+        return False
 
 
 async def ask(pool: Pool, *args: str | bytes | int) -> Any:
