@@ -37,6 +37,9 @@ GROWTH: Final = 20 * MB
 BATCH: Final = 250
 WARM_UP: Final = size(2, 80)
 """Batches after which the worker's memory is taken as its usual one: what it remembers of tasks is full by then."""
+AT_ONCE: Final = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""Has the C library give back at once what is free. By itself it raises these bounds with the first large block, and
+keeps 20 MB of what was freed for minutes, or for seconds, as it happens: as much as the growth that is looked for."""
 TASK: Final = "fault.quick"
 KEY: Final = bytes(range(32))
 
@@ -60,10 +63,7 @@ class Memory:
         self._seen.append(resident(self._worker))
 
     def growth(self) -> int:
-        """Return by how many bytes it grew since it was warm: its lowest in the last quarter, against the first.
-
-        It goes up and down by 20 MB: what the allocator keeps for a while of a body that unpacks to 60 times its size.
-        """
+        """Return by how many bytes it grew since it was warm: its lowest in the last quarter, against the first."""
         seen = self._seen[min(WARM_UP, len(self._seen) // 2) :]
         quarter = max(1, len(seen) // 4)
         return min(seen[-quarter:]) - min(seen[:quarter]) if seen else 0
@@ -163,7 +163,7 @@ async def test_garbage_tasks_end_as_dead_letters_and_good_ones_between_them_succ
     worlds: Worlds,
     valkey_url: str,
 ) -> None:
-    world = worlds(valkey_url)
+    world = worlds(valkey_url, **AT_ONCE)
     worker = await world.worker(concurrency=32)
     mutator, memory = Mutator(random_for("live tasks")), Memory(worker)
 
@@ -184,7 +184,7 @@ async def test_with_signing_on_whatever_was_not_signed_is_buried_unread(
     valkey_url: str,
     namespace: str,
 ) -> None:
-    world = worlds(valkey_url, STEM_SIGNING_KEYS=f"k:{base64.b64encode(KEY).decode()}")
+    world = worlds(valkey_url, STEM_SIGNING_KEYS=f"k:{base64.b64encode(KEY).decode()}", **AT_ONCE)
     unsigned = world.broker
     config = StemConfig(signing=SigningConfig(keys={"k": KEY}))
     signed = Stem.connect(valkey_url, namespace=namespace, config=config)
