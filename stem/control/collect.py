@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -111,16 +111,9 @@ class Request:
     def elapsed_ms(self) -> float:
         return round((self._clock.monotonic() - self._started) * 1000, 2)
 
-    def outstanding(self, enough: Callable[[Party], bool]) -> list[Party]:
-        """Return the expected workers whose answer is still out."""
-        return list(self._outstanding(enough))
-
-    def _outstanding(self, enough: Callable[[Party], bool]) -> Iterator[Party]:
-        return (party for party in self.parties if party.expected and not party.over(self.want) and not enough(party))
-
-    def _complete(self, enough: Callable[[Party], bool]) -> bool:
-        # Asked after each read: of hundreds of workers, to find one that is still out has to be enough.
-        return next(self._outstanding(enough), None) is None
+    def complete(self, enough: Callable[[Party], bool]) -> bool:
+        """Say whether no answer of an expected worker is out any more. Asked after each read: it stops at the first."""
+        return all(not party.expected or party.over(self.want) or enough(party) for party in self.parties)
 
     async def collect(
         self,
@@ -146,7 +139,7 @@ class Request:
         deadline = self._started + limit_s
         looked = self._clock.monotonic()
         trouble: BrokerError | None = None
-        while not self._complete(enough):
+        while not self.complete(enough):
             left = deadline - self._clock.monotonic()
             if left <= 0:
                 if trouble is not None:
@@ -156,7 +149,7 @@ class Request:
                 async with asyncio.timeout(left + AGAIN_S):
                     replies = await self._broker.control.replies(self.command.id, timeout_s=min(left, LOOK_AGAIN_S))
                     self._take(replies, by_id, accept)
-                    if self._clock.monotonic() - looked >= LOOK_AGAIN_S and not self._complete(enough):
+                    if self._clock.monotonic() - looked >= LOOK_AGAIN_S and not self.complete(enough):
                         await self._look(by_id)
                         looked = self._clock.monotonic()
                 trouble = None

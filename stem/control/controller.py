@@ -192,7 +192,7 @@ class Controller(Asker):
             warnings=warnings,
             elapsed_ms=request.elapsed_ms,
             unmatched=unmatched,
-            waited_out=request.want == EFFECT and bool(request.outstanding(enough)),
+            waited_out=request.want == EFFECT and not request.complete(enough),
         )
         untold = await audit.tell(self._broker, request.issued.audit, audit.outcome_of(result))
         return replace(result, warnings=[*warnings, *untold])

@@ -14,6 +14,7 @@ import redis.asyncio
 from redis.asyncio.connection import AbstractConnection
 
 _REPLIES: Final = 100
+"""So many of one batch share a time-out."""
 _UNSENT_BYTES: Final = 64 * 1024
 """Where a transport tells its writers to wait."""
 
@@ -146,7 +147,7 @@ async def ask_many(pool: Pool, many: Sequence[Sequence[str | bytes | int]], *, w
     The library's pipeline takes twice the time for it, most of which goes into a time-out of each reply.
 
     Args:
-        within_s: for so many replies as come in a moment (`_REPLIES`) at a time.
+        within_s: for each hundred of the replies.
 
     Raises:
         redis.RedisError, TimeoutError: the connection failed, and is closed.
