@@ -116,7 +116,8 @@ async def test_ping_of_nobody_returns_at_once_with_exit_code_three(world: World)
 
 async def test_workers_answer_while_all_their_handlers_spin(world: World) -> None:
     await world.workers("w1", "w2", concurrency=4)
-    spinning = await world.enqueue_some(4, "spin", seconds=3.0)
+    # A long lease: the question is who answers. With the short one a machine that stalls for a second ends the lease.
+    spinning = await world.enqueue_some(4, "spin", seconds=3.0, lease=20)
     await world.started(*spinning)
 
     results = [await world.controller.ping() for _ in range(5)]
