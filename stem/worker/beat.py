@@ -103,13 +103,10 @@ class Beater:
                 await asyncio.sleep(min(self._outage.failed(error), self._due_in()))
 
     def _due_in(self) -> float:
-        leases = [job.delivery.lease_ms for job in self._board.snapshot()]
-        shortest_s = min(leases) / 1000 if leases else 3600.0
-        # The work loop lowers it again, and pokes, when a shorter one comes.
-        self._board.shortest_lease_s = max(shortest_s, 4 * self._interval_s)
-        if leases:
-            self._board.shortest_lease_s = min(self._board.shortest_lease_s, shortest_s)
-        return max(SHORTEST_INTERVAL_S, min(self._interval_s, shortest_s / 4))
+        leases = [job.delivery.lease_ms / 1000 for job in self._board.snapshot()]
+        # A lease that this interval keeps needs no beat of its own. The work loop pokes when a shorter one comes.
+        self._board.shortest_lease_s = shortest_s = min([4 * self._interval_s, *leases])
+        return max(SHORTEST_INTERVAL_S, shortest_s / 4)
 
     async def beat(self, *, last: bool = False) -> None:
         """Send one heartbeat and act on the answer; the `last` one is the goodbye.
