@@ -103,6 +103,8 @@ class Stem:
     ) -> Self:
         """Return an application that connects when it is first used, so it can be made while a module is imported.
 
+        The client library of the broker is imported now: later it would hold up the event loop that uses it first.
+
         Args:
             url: of the broker; else `STEM_BROKER_URL`; else, at a terminal, the embedded server.
             backend: a result backend or its URL; else `STEM_RESULT_BACKEND_URL`; else none but the broker's records.
@@ -121,6 +123,8 @@ class Stem:
         if url is not None:
             check_url(url, name="url")
         target = chosen.broker_url if url is None else url
+        if target is not None:
+            adapters.load(target)
         space = chosen.namespace if namespace is None else check_name("namespace", namespace)
 
         def make_broker() -> Broker:

@@ -64,6 +64,12 @@ def resolve_url(url: str | None, *, interactive: bool, env: Mapping[str, str] | 
     return "embedded://"
 
 
+def load(url: str) -> None:
+    """Import the adapter of a URL, so that the first call of its broker, on somebody's event loop, need not."""
+    if url.partition(":")[0].lower() in _REDIS:
+        import stem.adapters.redis  # noqa: F401 - the client library takes 0.1 s
+
+
 def connect_broker(
     url: str, *, namespace: str = "stem", limits: Limits | None = None, tls: TLSConfig | None = None
 ) -> Broker:
