@@ -18,7 +18,6 @@ from importlib import resources
 from typing import Any, Final, NoReturn
 
 import redis
-import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -118,8 +117,8 @@ def _options(address: Address, *, reply_timeout_s: float, client_name: str) -> d
     return options if address.tls is None else options | tls.options_of(address.tls)
 
 
-def make_async(address: Address, *, reply_timeout_s: float, client_name: str, connections: int) -> redis.asyncio.Redis:
-    """Return an asyncio client that connects on first use and retries nothing.
+def make_pool(address: Address, *, reply_timeout_s: float, client_name: str, connections: int) -> Pool:
+    """Return a pool of connections that are made on first use; nothing is retried.
 
     A call that finds all `connections` busy waits for one, up to `reply_timeout_s`.
     """
@@ -128,21 +127,17 @@ def make_async(address: Address, *, reply_timeout_s: float, client_name: str, co
     if address.path is not None:
         kind = UnixConnection
         options["path"] = options.pop("unix_socket_path")
-    pool = Pool(
+    return Pool(
         max_connections=connections,
         timeout=reply_timeout_s,
         connection_class=kind,
         retry=AsyncRetry(NoBackoff(), 0),
         **options,
     )
-    client = redis.asyncio.Redis.from_pool(pool)
-    # Replies stay as the server sent them: what a callback would make of them depends on the client's version.
-    client.response_callbacks.clear()
-    return client
 
 
 def make_blocking(address: Address, *, reply_timeout_s: float, client_name: str) -> redis.Redis:
-    """Return a client for code without a loop; like `make_async` otherwise."""
+    """Return a client for code without a loop; like `make_pool` otherwise."""
     options = _options(address, reply_timeout_s=reply_timeout_s, client_name=client_name)
     kind: type[redis.Connection] = redis.Connection if address.tls is None else redis.SSLConnection
     if address.path is not None:
@@ -229,13 +224,10 @@ class RedisClient:
             tls.check(address.tls, where=str(address))
         self.address = address
         self.keys = keys
-        self._commands = make_async(address, reply_timeout_s=REPLY_TIMEOUT_S, client_name=client_name, connections=50)
-        self._blocking = make_async(
+        self._pool = make_pool(address, reply_timeout_s=REPLY_TIMEOUT_S, client_name=client_name, connections=50)
+        self._blocking = make_pool(
             address, reply_timeout_s=LONGEST_BLOCK_S + 5, client_name=client_name, connections=500
         )
-        pool = self._commands.connection_pool
-        assert isinstance(pool, Pool)
-        self._pool = pool
         self._client_name = client_name
         self._readable = False
         self._marked = False
@@ -294,13 +286,13 @@ class RedisClient:
         if not self._readable:
             await self._admit()
         try:
-            return await self._blocking.execute_command(*args)  # type: ignore[no-untyped-call] # of redis-py
+            return await ask(self._blocking, *args)
         except (redis.RedisError, OSError, *MISREAD) as error:
             await self._fail(error, str(args[0]))
 
-    def lone_client(self) -> redis.asyncio.Redis:
-        """Return a client with one connection, for one subscription or one blocking read; the caller closes it."""
-        return make_async(
+    def lone_pool(self) -> Pool:
+        """Return a pool of one connection, for one subscription or one blocking read; the caller closes it."""
+        return make_pool(
             self.address, reply_timeout_s=LONGEST_BLOCK_S + 5, client_name=self._client_name, connections=1
         )
 
@@ -329,8 +321,8 @@ class RedisClient:
         if isinstance(error, redis.exceptions.ReadOnlyError):
             # The server was made a replica, and keeps its connections: only new ones lead to where the URL points now.
             with contextlib.suppress(redis.RedisError, OSError):
-                await self._commands.connection_pool.disconnect(inuse_connections=False)
+                await self._pool.disconnect(inuse_connections=False)
         raise translate(error, what=what, address=self.address) from error
 
     async def close(self) -> None:
-        await asyncio.gather(self._commands.aclose(), self._blocking.aclose())
+        await asyncio.gather(self._pool.aclose(), self._blocking.aclose())

@@ -128,7 +128,9 @@ async def _well(connection: AbstractConnection) -> bool:
 
 
 async def ask(pool: Pool, *args: str | bytes | int) -> Any:
-    """Send one command and return its reply, as the library's `execute_command` does with nothing configured.
+    """Send one command and return its reply as the server sent it, with no retry.
+
+    The library's `execute_command` takes twice as long, and what it makes of a reply depends on its version.
 
     Raises:
         redis.RedisError: as the library's; a connection that failed is closed.

@@ -7,11 +7,10 @@ import contextlib
 from typing import Final
 
 import redis
-import redis.asyncio
 from redis.asyncio.connection import AbstractConnection
 
 from stem.adapters.redis.client import RedisClient
-from stem.adapters.redis.connections import to_the_end
+from stem.adapters.redis.connections import Pool, to_the_end
 
 PING_EVERY_S: Final = 5.0
 PONG_WITHIN_S: Final = 3.0
@@ -28,7 +27,7 @@ class Subscription:
 
     def __init__(self, client: RedisClient, channel: str) -> None:
         self._channel = channel.encode()
-        self._client: redis.asyncio.Redis = client.lone_client()
+        self._pool: Pool = client.lone_pool()
         self._connection: AbstractConnection | None = None
         self._heard = 0.0
         self._asked: float | None = None
@@ -40,8 +39,7 @@ class Subscription:
             redis.RedisError, OSError: the connection failed, or did not confirm it in time.
             ValueError: what came is no confirmation.
         """
-        pool = self._client.connection_pool
-        self._connection = await pool.get_connection()  # type: ignore[no-untyped-call] # of redis-py
+        self._connection = await self._pool.get_connection()
         await self._connection.send_command("SUBSCRIBE", self._channel)
         confirmed = await self._connection.read_response(timeout=PONG_WITHIN_S)
         if confirmed is None:
@@ -88,6 +86,6 @@ class Subscription:
             with contextlib.suppress(redis.RedisError, OSError):
                 if connection is not None:
                     await connection.disconnect(nowait=True)
-                await self._client.aclose()
+                await self._pool.aclose()
 
         await to_the_end(end())

@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from typing import Final
 
 import redis
-import redis.asyncio
 
 from stem.adapters.redis.client import RedisClient, translate
-from stem.adapters.redis.connections import to_the_end
+from stem.adapters.redis.connections import Pool, ask, to_the_end
 from stem.adapters.redis.reading import MISREAD
 from stem.adapters.redis.subscription import Subscription
 from stem.errors import StemError, UnknownOutcomeError
 
-BELL_BLOCK_S: Final = 4.0
+BELL_BLOCK_S: Final = 4
 RELEASED_WITHIN_S: Final = 3.0
 """After a bell's time-out: a connection on which the read does not end by then is one that carries nothing."""
 SUBSCRIBED_WITHIN_S: Final = 3.0
@@ -35,7 +34,7 @@ class Bell:
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._sleeper: redis.asyncio.Redis | None = None
+        self._sleeper: Pool | None = None
         self._wake = uuid.uuid4().hex
 
     async def wait(self, bells: Sequence[str], timeout_s: float) -> None:
@@ -44,9 +43,9 @@ class Bell:
             return
         try:
             if self._sleeper is None:
-                self._sleeper = self._client.lone_client()
+                self._sleeper = self._client.lone_pool()
             lists = [*bells, self._client.keys.wake(self._wake)]
-            read = asyncio.ensure_future(self._sleeper.execute_command("BLPOP", *lists, BELL_BLOCK_S))  # type: ignore[no-untyped-call]
+            read = asyncio.ensure_future(ask(self._sleeper, "BLPOP", *lists, BELL_BLOCK_S))
             read.add_done_callback(_look_at)
             try:
                 done, _ = await asyncio.wait({read}, timeout=timeout_s)
