@@ -119,6 +119,11 @@ def _isolated_job(call: Call) -> list[str] | None:
     return [call["job"].id] if call["job"].isolated else None
 
 
+def _rang(reply: Any) -> bool:
+    """Say whether a reply is that of a BLPOP which popped from a bell."""
+    return type(reply) is list and len(reply) == 2 and type(reply[0]) is bytes and reply[0].endswith(b":bell")
+
+
 _says_done: Final = _when(lambda call: call["kind"] == "done")
 _SENT: Final = "stem.worker.child:Link.send"
 _DIED: Final = "stem.worker.dispatch:Dispatcher.died"
@@ -134,9 +139,9 @@ _ALL: Final = (
     Point(
         "P1",
         "the bell was heard, nothing asked for yet",
-        "redis.asyncio:Redis.execute_command",
+        "redis.asyncio.connection:AbstractConnection.read_response",
         "after",
-        _when(lambda call: call["args"][0] == "BLPOP" and call["result"]),
+        _when(lambda call: _rang(call["result"])),
     ),
     Point("P2", "deliveries handed out, answer unread", _EXCHANGE, "after", _delivered()),
     Point("P3", "before the handler", _CALL, "before", _job()),
