@@ -21,9 +21,10 @@ from tests.simulation.scene import profile_of
 from tests.simulation.world import simulate
 
 SEEDS: Final = int(os.environ.get("STEM_SIMULATION_SEEDS", "150"))
-BLOCK: Final = 25
+BLOCK: Final = 50
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("first", range(0, SEEDS, BLOCK))
 def test_no_invariant_is_violated_under_any_fault(first: int) -> None:
     """I1-I8, and I9 as far as the queue's pause goes: storms of faults, single crashes, freezes, lost replies, none."""
