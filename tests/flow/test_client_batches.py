@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stem import outbox
 from stem.adapters.memory import InMemoryBroker
 from stem.client import Stem
 from stem.contracts import Limits
@@ -183,12 +184,16 @@ async def test_a_refusal_that_passes_is_waited_for(stem: Stem, broker: CountingB
     assert await stem.enqueue("t")
 
 
-async def test_callers_during_an_outage_gather_and_leave_together(stem: Stem, broker: CountingBroker) -> None:
+async def test_callers_during_an_outage_gather_and_leave_together(
+    broker: CountingBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "pause_s", lambda failures: 0.5)  # they are all there long before
     broker.failures = [BrokerUnreachableError("away")]
-    first = asyncio.create_task(stem.enqueue("t"))
-    await eventually(lambda: broker.batches)
+    async with Stem(broker=CountingBroker.typed(broker)) as stem:
+        first = asyncio.create_task(stem.enqueue("t"))
+        await eventually(lambda: broker.batches)
 
-    await asyncio.gather(first, *(stem.enqueue("t") for _ in range(5)))
+        await asyncio.gather(first, *(stem.enqueue("t") for _ in range(5)))
 
     assert [len(batch) for batch in broker.batches] == [1, 6]
 
