@@ -53,13 +53,11 @@ class BlockingRedisBroker:
     def _admit(self, *, writes: bool) -> None:
         """Look at the keyspace's version before the first call, as `RedisClient` does."""
         key = self._keys.schema
-        found: Any
         try:
-            found = self._client.execute_command("GET", key)  # type: ignore[no-untyped-call] # of redis-py
+            found = ask_blocking(self._pool, "GET", key)
             if found is None and writes:
                 with contextlib.suppress(redis.ResponseError):
-                    # Said with `get`, the client gives the old value as it is.
-                    found = self._client.execute_command(*schema.mark(key), get=True)  # type: ignore[no-untyped-call]
+                    found = ask_blocking(self._pool, *schema.mark(key))
         except (redis.RedisError, OSError, *MISREAD) as error:
             if not schema.is_foreign(error):
                 raise translate(error, what="GET", address=self._address) from error
@@ -81,7 +79,7 @@ class BlockingRedisBroker:
         except (redis.RedisError, OSError, *MISREAD) as error:
             if isinstance(error, redis.exceptions.ReadOnlyError):
                 with contextlib.suppress(redis.RedisError, OSError):
-                    self._client.connection_pool.disconnect(inuse_connections=False)
+                    self._pool.disconnect(inuse_connections=False)
             raise translate(error, what=name, address=self._address) from error
 
     def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
