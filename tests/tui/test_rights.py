@@ -287,6 +287,9 @@ async def test_a_refusal_can_be_read_on_a_screen_of_120_columns(own_server: OwnS
 async def test_a_viewer_may_take_one_look(own_server: OwnServer, namespace: str) -> None:
     async with desk(own_server, namespace, "viewer") as it:
         await it.fill()
+        # The worker says what it holds with each beat: one of the moment when two tasks ran says that it is full.
+        worker = it.app.session.state.workers[it.workers["w-a"].id]
+        await eventually(lambda: (worker.counters["failed"], worker.in_flight) == (2, 1))
         text = await once(it.server, namespace)
         data = json.loads(await once(it.server, namespace, "--format", "json"))
 
