@@ -15,6 +15,7 @@ from stem.testing.contract_control import (
     BrokerContractReplies,
     BrokerContractWakeUp,
 )
+from stem.testing.contract_enqueued import BrokerContractTimeOfEnqueue
 from stem.testing.contract_leases import BrokerContractReclaim, BrokerContractRenew
 from stem.testing.contract_listings import BrokerContractListings
 from stem.testing.contract_observing import (
@@ -53,6 +54,7 @@ class BrokerContract(
     BrokerContractReclaim,
     BrokerContractRenew,
     BrokerContractAdopt,
+    BrokerContractTimeOfEnqueue,
     BrokerContractDeadLetters,
     BrokerContractWaitingTasks,
     BrokerContractPause,

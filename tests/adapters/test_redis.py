@@ -95,6 +95,47 @@ async def test_scripts_survive_a_flush_of_the_script_cache(broker: RedisStreamsB
     assert len(answer.deliveries) == 1
 
 
+async def test_a_time_of_enqueue_is_stored_where_its_own_entry_names_another(
+    broker: RedisStreamsBroker, valkey_server: Server, namespace: str
+) -> None:
+    """Ids of entries only rise: after the server's clock was set back they are ahead of it."""
+    first, second = new_task(), new_task()
+    await broker.enqueue([first])
+    tomorrow_ms = (await broker.control.read(0)).now_ms + 86_400_000
+    valkey_server.command("XADD", f"{{{namespace}}}:q:q:p0", f"{tomorrow_ms}-0", "i", "ahead")
+    before_ms = (await broker.control.read(0)).now_ms
+
+    await broker.enqueue([second])
+
+    names = [valkey_server.command("HGET", f"{{{namespace}}}:task:{each.id}", "at") for each in (first, second)]
+    assert names[0] is None
+    (status,) = await broker.statuses([second.id])
+    assert status is not None
+    assert status.enqueued_at_ms == int(names[1])
+    assert before_ms <= int(names[1]) < before_ms + 60_000
+
+
+async def test_a_time_of_enqueue_outlives_its_own_entry(
+    broker: RedisStreamsBroker, valkey_server: Server, namespace: str
+) -> None:
+    """Of a task that runs, and whose stream and lease the server lost."""
+    task = new_task()
+    await broker.enqueue([task])
+    (delivery,) = (await broker.exchange("w", [], fetch())).deliveries
+    valkey_server.command("DEL", f"{{{namespace}}}:q:q:p0", f"{{{namespace}}}:q:q:lease")
+    await asyncio.sleep(0.01)
+
+    cursor, repaired = await broker.reconcile()
+    while cursor != "0":
+        cursor, more = await broker.reconcile(cursor)
+        repaired += more
+
+    assert repaired == 1
+    (status,) = await broker.statuses([task.id])
+    assert status is not None
+    assert (status.state, status.enqueued_at_ms) == ("queued", delivery.enqueued_at_ms)
+
+
 async def test_one_command_is_one_publish(broker: RedisStreamsBroker, valkey_server: Server, namespace: str) -> None:
     def published() -> int:
         # MONITOR does not show what scripts call on every server; the statistics count it everywhere.

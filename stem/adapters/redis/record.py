@@ -13,7 +13,7 @@ from stem.messages.envelope import Envelope
 from stem.messages.status import ErrorInfo, TaskState, TaskStatus, TimelineEntry
 
 FIELDS: Final = (
-    *("n", "q", "p", "b", "st", "a", "c", "k", "o", "du", "x", "er", "re", "at", "s1", "f1", "pg", "ds", "tl"),
+    *("n", "q", "p", "b", "st", "a", "c", "k", "o", "du", "x", "er", "re", "at", "e", "s1", "f1", "pg", "ds", "tl"),
 )
 _KINDS: Final[Mapping[str, PauseKind]] = {"queue": "queue", "task": "task", "worker": "worker"}
 
@@ -69,7 +69,7 @@ def status_of(task_id: str, values: Sequence[Any] | None, *, timeline: bool) -> 
         crashes=number(r["c"]) or 0,
         token=number(r["k"]) or 0,
         worker=text(r["o"]) or None,
-        enqueued_at_ms=number(r["at"]),
+        enqueued_at_ms=_enqueued_at(r),
         due_at_ms=number(r["du"]) if waiting else None,
         started_at_ms=started,
         finished_at_ms=number(r["f1"]) if state.final else None,
@@ -82,6 +82,11 @@ def status_of(task_id: str, values: Sequence[Any] | None, *, timeline: bool) -> 
         timeline=_timeline(r, state) if timeline else (),
     )
     return status
+
+
+def _enqueued_at(r: Mapping[str, Any]) -> int | None:
+    """Return the time of enqueue: where the record does not say, it is that of its stream entry, `<ms>-<number>`."""
+    return number(r["e"].partition(b"-")[0]) if r["at"] is None and r["e"] else number(r["at"])
 
 
 def _plain(data: object) -> Any:
@@ -107,7 +112,7 @@ def _timeline(r: Mapping[str, Any], state: TaskState) -> tuple[TimelineEntry, ..
     """Join the lines kept for irregular steps with what the record's own times tell."""
     attempt = number(r["a"]) or 0
     entries: list[TimelineEntry] = []
-    if (at := number(r["at"])) is not None:
+    if (at := _enqueued_at(r)) is not None:
         entries.append(TimelineEntry(at_ms=at, event="enqueued"))
     lines = text(r["tl"]).split("\n")[:-1]
     told = set()

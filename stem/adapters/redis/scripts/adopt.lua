@@ -22,7 +22,7 @@ for i = 5, 4 + n do
           -- One that an older version handed out has no granted length.
           local length = length_of(r[10], length_of(r[15], lease))
           redis.call('ZADD', queue_key(queue, 'lease'), now + length, id)
-          out[#out + 1] = { id, r[4], r[5], queue, r[6], priority, r[8], digits(length), r[11], r[7] or '', num(r[9]),
+          out[#out + 1] = { id, r[4], r[5], queue, r[6], priority, r[8], digits(length), enqueued(r[11], r[3]), r[7] or '', num(r[9]),
             num(r[13]), num(r[14]), num(r[12]) }
         else
           drop_entries(stream, item[1])

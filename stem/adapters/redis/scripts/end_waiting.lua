@@ -12,5 +12,5 @@ local function end_waiting(id, key, r, state, reason, ttl)
   release_unique(task, r[6], id)
   tell_waiters(r[7], id)
   count(queue, task, state)
-  add_history(id, state, task, queue, r[11], r[8], r[9], r[10], '')
+  add_history(id, state, task, queue, r[11], r[8], enqueued(r[9], entry), r[10], '')
 end

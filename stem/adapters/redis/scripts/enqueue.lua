@@ -98,8 +98,10 @@ while i <= #ARGV do
         outcome, field, value = 'queued', 'e', make_ready(id, queue, priority)
       end
     end
+    -- An entry tells the time of enqueue; but not if the server's clock was set back, since ids of entries only rise.
+    if field ~= 'e' or find(value, NOW .. '-', 1, true) ~= 1 then add(extra, 'at', NOW) end
     if priority ~= '0' then add(extra, 'p', priority) end
-    redis.call('HSET', key, 'st', outcome, field, value, 'n', task, 'q', queue, 'b', body, 'at', NOW, unpack(extra))
+    redis.call('HSET', key, 'st', outcome, field, value, 'n', task, 'q', queue, 'b', body, unpack(extra))
     if outcome == 'revoked' then
       -- Before it came: it is final at once, and never stands in a queue.
       redis.call('HDEL', key, 'tb')

@@ -107,11 +107,12 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
           release_unique(r[5], more[1], id)
           tell_waiters(more[2], id)
           count(queue, r[5], 'expired')
-          add_history(id, 'expired', r[5], queue, more[4], r[6], r[11], more[3], '')
+          add_history(id, 'expired', r[5], queue, more[4], r[6], enqueued(r[11], r[2]), more[3], '')
           drop[#drop + 1] = entry[1]
         elseif pauses['task:' .. (r[5] or '')] then
           redis.call('ZADD', queue_key(queue, 'held'), now, id)
           redis.call('HSET', queue_key(queue, 'meta'), 'hd', '1')
+          keep_time(key, r[11], r[2])
           redis.call('HSET', key, 'e', '')
           drop[#drop + 1] = entry[1]
         elseif num(r[7]) >= LAST_CHANCE and holds_suspect(worker) then
@@ -140,7 +141,7 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
           redis.call('HSET', key, 'st', 'running', 'k', token, 'o', worker, 's1', NOW, 'lg', printed[length])
           deadlines[#deadlines + 1] = deadline
           deadlines[#deadlines + 1] = id
-          local row = { id, name, token, queue, r[9], rank, r[6], printed[length], r[11] }
+          local row = { id, name, token, queue, r[9], rank, r[6], printed[length], enqueued(r[11], r[2]) }
           if r[10] or r[7] or r[12] or r[13] then
             row[10], row[11], row[12], row[13] = r[10] or '', crashes, num(r[12]), num(r[13])
           end

@@ -9,7 +9,8 @@
 --   w waiting clients
 --   u unique key  rv revoke asked for  gb g1 give-backs and the first one's time  at s1 f1 times of enqueue, start, end
 --   tl timeline lines  pg progress  ds reason of death  tb tombstone of an id revoked before it came
--- Priority, attempt and token are 0 where they are missing, as most are when a task is new.
+-- Priority, attempt and token are 0 where they are missing, as most are when a task is new. A record without `at` was
+-- enqueued when its stream entry was made, which names that time: what gives it another entry writes `at` first.
 local P, C = KEYS[1], ARGV[1]
 
 local function clock()

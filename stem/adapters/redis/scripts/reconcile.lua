@@ -5,7 +5,7 @@ local repaired = 0
 for i = 2, #ARGV do
   local id = ARGV[i]
   local key = task_key(id)
-  local r = redis.pcall('HMGET', key, 'st', 'q', 'p', 'e', 'du', 'n', 'b')
+  local r = redis.pcall('HMGET', key, 'st', 'q', 'p', 'e', 'du', 'n', 'b', 'at')
   local state, queue = r[1], queue_of(r[2])
   if not r.err and state and queue and r[7] then
     local function stands_in(part) return redis.call('ZSCORE', queue_key(queue, part), id) end
@@ -23,11 +23,15 @@ for i = 2, #ARGV do
     end
     local fixed = false
     if state == 'queued' and not in_stream() and not stands_in('held') then
+      keep_time(key, r[8], r[4])
       redis.call('HSET', key, 'e', make_ready(id, queue, r[3]))
       fixed = true
     elseif state == 'running' and not stands_in('lease') then
       redis.call('ZADD', queue_key(queue, 'lease'), now, id)
-      if not in_stream() then redis.call('HSET', key, 'e', make_ready(id, queue, r[3]), 'st', 'queued', 'o', '') end
+      if not in_stream() then
+        keep_time(key, r[8], r[4])
+        redis.call('HSET', key, 'e', make_ready(id, queue, r[3]), 'st', 'queued', 'o', '')
+      end
       fixed = true
     elseif (state == 'scheduled' and not stands_in('delayed')) or (state == 'retrying' and not stands_in('retry')) then
       redis.call('ZADD', queue_key(queue, state == 'scheduled' and 'delayed' or 'retry'), r[5] and num(r[5]) or now, id)

@@ -13,6 +13,14 @@ local function queue_of(value)
   return names[value] and value or nil
 end
 
+-- The time of enqueue of a record with these fields.
+local function enqueued(at, entry) return at or entry and entry:match('^%d+') end
+-- Called before a record gets another entry, or none: the time that the old one told stays.
+local function keep_time(key, at, entry)
+  local time = not at and enqueued(at, entry)
+  if time then redis.call('HSET', key, 'at', time) end
+end
+
 -- Takes entries out of a stream and its group. An ill-formed entry id fails a whole command: then one by one.
 local function drop_entries(stream, ...)
   local acked = redis.pcall('XACK', stream, 'stem', ...)

@@ -5,12 +5,13 @@ local out = {}
 for i = 3, #ARGV do
   local id = ARGV[i]
   local key = task_key(id)
-  local r = redis.pcall('HMGET', key, 'st', 'q', 'p', 'n', 'a', 'tb', 'u')
+  local r = redis.pcall('HMGET', key, 'st', 'q', 'p', 'n', 'a', 'tb', 'u', 'at', 'e')
   local state, queue, answer = r[1], queue_of(r[2]), nil
   if r.err or not state or not queue or r[6] then
     answer = 'unknown'
   elseif state == 'failed' and redis.call('ZSCORE', queue_key(queue, 'dead'), id) then
     -- A new life with the same id: attempt and crashes start over, the token goes on so that nobody older can settle it.
+    keep_time(key, r[8], r[9])
     redis.call('HSET', key, 'st', 'queued', 'a', '0', 'c', '0', 'e', make_ready(id, queue, r[3]))
     redis.call('HDEL', key, 'f1', 'ds', 're', 'rv', 'gb', 'g1', 'pg', 'x')
     redis.call('PERSIST', key)

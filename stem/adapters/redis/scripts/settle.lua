@@ -81,6 +81,7 @@ local function settle(worker, places, dead_cap, dead_keep, max_crashes)
       if error ~= '' then redis.call('HSET', key, 'er', error) end
 
       if again then
+        keep_time(key, r[12], entry)
         local ran = line(num(r[13]), 'started', worker, attempt)
         if outcome == 'retry' then
           redis.call('HSET', key, 'a', attempt + 1)
@@ -116,7 +117,7 @@ local function settle(worker, places, dead_cap, dead_keep, max_crashes)
         release_unique(task, r[9], id)
         tell_waiters(r[10], id)
         count(queue, task, state)
-        add_history(id, state, task, queue, worker, r[11], r[12], r[13], error_type)
+        add_history(id, state, task, queue, worker, r[11], enqueued(r[12], entry), r[13], error_type)
       end
       local stream = stream_key(queue, priority)
       local entries, ids = acks[stream], leases[queue]

@@ -70,8 +70,9 @@ for i = 8, #ARGV do
           release_unique(task, r[10], id)
           tell_waiters(r[11], id)
           count(queue, task, state)
-          add_history(id, state, task, queue, owner, attempt, r[12], r[9], state == 'failed' and 'WorkerLostError' or '')
+          add_history(id, state, task, queue, owner, attempt, enqueued(r[12], entry), r[9], state == 'failed' and 'WorkerLostError' or '')
         else
+          keep_time(key, r[12], entry)
           redis.call('HSET', key, 'st', 'queued', 'o', '', 'e', stands)
           redis.call('HDEL', key, 'gb', 'g1')  -- it ran: somebody knew it
           requeued, woke = requeued + 1, true
