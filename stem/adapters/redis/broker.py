@@ -218,7 +218,11 @@ class RedisStreamsBroker:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(min(left, _LOOK_AGAIN_S)):
                         await told.wait()
-                told.clear()
+                if told.is_set():
+                    told.clear()
+                    status = (await self.statuses([task_id]))[0]
+                    if status is None or status.state.final:
+                        return status  # else it was given a new life meanwhile, and nobody would tell of its next end
 
     async def replay(self, ids: Sequence[str]) -> dict[str, str]:
         return await self._revive("replay", ids)
