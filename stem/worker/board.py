@@ -18,7 +18,10 @@ FLUSH_EVERY_S: Final = 0.05
 LONGEST_FLUSH_S: Final = 5.0
 BATCHES_PER_S: Final = 200
 """Of events, by all workers together, while somebody watches: a dashboard that is opened shall not load the broker."""
-EVENTS_PER_SECOND: Final = 5_000
+ROUTINE: Final = frozenset({"task.received", "task.started", "task.succeeded"})
+"""Events of a task that goes well. They have a share of their own, so that no flood of them hides a failure."""
+ROUTINE_PER_SECOND: Final = 2_000
+OTHERS_PER_SECOND: Final = 3_000
 
 
 class Tally:
@@ -50,7 +53,7 @@ class Board:
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self.tallies: dict[tuple[str, str], Tally] = {}
         self.progress: dict[str, bytes] = {}
-        self.events: deque[Event] = deque(maxlen=2 * EVENTS_PER_SECOND)
+        self.events: deque[Event] = deque(maxlen=2 * (ROUTINE_PER_SECOND + OTHERS_PER_SECOND))
         self.ticked_at = time.monotonic()
         self.epoch = 0
         self.stopping = False
@@ -65,7 +68,8 @@ class Board:
         self.shortest_lease_s = 3600.0
         self._sequence = 0
         self._sampled_second = 0
-        self._sampled = 0
+        self._routine = 0
+        self._others = 0
         self._skipped = 0
         self.worker_id = ""
         self.awaited: dict[str, Callable[[Job], None]] = {}
@@ -117,18 +121,23 @@ class Board:
     def note(self, kind: str, job: Job | None, detail: Mapping[str, Any] | None = None) -> None:
         """Keep an event for the watchers. Ask `watched` first.
 
-        Above 5 000 a second they are dropped, and the number of the dropped is told.
+        At most 2 000 a second of tasks that go well and 3 000 others are kept; how many were dropped is told.
         """
         now_ms = self.now_ms()
         second = now_ms // 1000
         if second != self._sampled_second:
             self._sampled_second = second
-            self._sampled = 0
+            self._routine = self._others = 0
             if self._skipped:
                 skipped, self._skipped = self._skipped, 0
                 self._append("events.sampled", now_ms, None, {"skipped": skipped})
-        self._sampled += 1
-        if self._sampled > EVENTS_PER_SECOND:
+        if kind in ROUTINE:
+            self._routine += 1
+            dropped = self._routine > ROUTINE_PER_SECOND
+        else:
+            self._others += 1
+            dropped = self._others > OTHERS_PER_SECOND
+        if dropped:
             self._skipped += 1
             return
         self._append(kind, now_ms, job, {} if detail is None else detail)

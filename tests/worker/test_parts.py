@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -314,22 +315,32 @@ def test_ids_are_unique_and_well_formed() -> None:
 
 
 def test_events_above_the_limit_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes well has a limit of its own: it takes nothing from what does not."""
     from stem.worker import board as module
 
-    monkeypatch.setattr(module, "EVENTS_PER_SECOND", 10)
+    monkeypatch.setattr(module, "ROUTINE_PER_SECOND", 10)
+    monkeypatch.setattr(module, "OTHERS_PER_SECOND", 5)
     board = Board(queues=("q",), concurrency=1)
     second = [5_000]
     monkeypatch.setattr(board, "now_ms", lambda: second[0])
 
     for _ in range(25):
-        board.note("task.started", None)
+        for kind in ("task.received", "task.started", "task.succeeded"):
+            board.note(kind, None)
+    for _ in range(4):
+        for kind in ("task.failed", "task.progress"):
+            board.note(kind, None)
     second[0] += 1_000
     board.note("task.started", None)
 
     events = board.take_events()
-    assert len(events) == 12
-    assert (events[10].kind, events[10].detail) == ("events.sampled", {"skipped": 15})
-    assert [event.seq for event in events] == list(range(1, 13))
+    kinds = Counter(event.kind for event in events)
+    assert kinds == {
+        "task.received": 4, "task.started": 4, "task.succeeded": 3,
+        "task.failed": 3, "task.progress": 2, "events.sampled": 1,
+    }  # fmt: skip
+    assert (events[15].kind, events[15].detail) == ("events.sampled", {"skipped": 75 - 10 + 8 - 5})
+    assert [event.seq for event in events] == list(range(1, 18))
 
 
 # ----------------------------------------------------------------------------------------------------------------- logs
