@@ -225,6 +225,30 @@ async def test_a_wait_ends_although_its_subscription_was_cut(
     assert status.succeeded
 
 
+async def test_a_wait_goes_on_when_what_it_was_told_of_is_no_end_any_more(
+    broker: RedisStreamsBroker, valkey_server: Server, namespace: str
+) -> None:
+    """A task may have been given a new life since, of whose end nobody would tell who does not ask again."""
+    task = new_task()
+    await broker.enqueue([task])
+    waiting = asyncio.create_task(broker.wait(task.id, 4))
+    key, channel = f"{{{namespace}}}:task:{task.id}", f"{{{namespace}}}@0:done:{broker._waits.client_id}"
+    await eventually(lambda: valkey_server.command("HDEL", key, "w"))
+
+    valkey_server.command("PUBLISH", channel, task.id)
+    await eventually(lambda: valkey_server.command("HGET", key, "w"))
+    assert not waiting.done()
+
+    (delivery,) = (await broker.exchange("w", [], fetch())).deliveries
+    settlement = Settlement(id=task.id, token=delivery.token, outcome=Outcome.SUCCEEDED, result=b"\xc0")
+    began = time.monotonic()
+    await broker.exchange("w", [settlement], None)
+    status = await waiting
+    assert status is not None
+    assert status.succeeded
+    assert time.monotonic() - began < 2
+
+
 async def test_a_silent_subscription_is_given_up(own_server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscription, "PING_EVERY_S", 0.2)
     monkeypatch.setattr(subscription, "PONG_WITHIN_S", 0.3)
