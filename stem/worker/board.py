@@ -22,6 +22,7 @@ ROUTINE: Final = frozenset({"task.received", "task.started", "task.succeeded"})
 """Events of a task that goes well. They have a share of their own, so that no flood of them hides a failure."""
 ROUTINE_PER_SECOND: Final = 2_000
 OTHERS_PER_SECOND: Final = 3_000
+NO_DETAIL: Final[Mapping[str, Any]] = {}
 
 
 class Tally:
@@ -67,7 +68,8 @@ class Board:
         self.clock_offset_ms = 0
         self.shortest_lease_s = 3600.0
         self._sequence = 0
-        self._sampled_second = 0
+        self._second_began = time.monotonic()
+        self._new_second = False
         self._routine = 0
         self._others = 0
         self._skipped = 0
@@ -118,32 +120,32 @@ class Board:
         bucket = int(run_ms).bit_length()
         tally.buckets[bucket] = tally.buckets.get(bucket, 0) + 1
 
-    def note(self, kind: str, job: Job | None, detail: Mapping[str, Any] | None = None) -> None:
-        """Keep an event for the watchers. Ask `watched` first.
+    def wants(self, kind: str) -> bool:
+        """Say whether to keep an event of this kind, and count it. Ask `watched` first.
 
-        At most 2 000 a second of tasks that go well and 3 000 others are kept; how many were dropped is told.
+        At most 2 000 a second of tasks that go well and 3 000 others are kept; how many were not is told.
         """
-        now_ms = self.now_ms()
-        second = now_ms // 1000
-        if second != self._sampled_second:
-            self._sampled_second = second
+        if self._new_second:
+            self._new_second = False
             self._routine = self._others = 0
             if self._skipped:
                 skipped, self._skipped = self._skipped, 0
-                self._append("events.sampled", now_ms, None, {"skipped": skipped})
+                self.note("events.sampled", None, {"skipped": skipped})
+        # Asked three times by every task at full speed: no look at a clock, and no detail made, for what is not kept.
         if kind in ROUTINE:
-            self._routine += 1
-            dropped = self._routine > ROUTINE_PER_SECOND
-        else:
+            if self._routine < ROUTINE_PER_SECOND:
+                self._routine += 1
+                return True
+        elif self._others < OTHERS_PER_SECOND:
             self._others += 1
-            dropped = self._others > OTHERS_PER_SECOND
-        if dropped:
-            self._skipped += 1
-            return
-        self._append(kind, now_ms, job, {} if detail is None else detail)
+            return True
+        self._skipped += 1
+        return False
 
-    def _append(self, kind: str, at_ms: int, job: Job | None, detail: Mapping[str, Any]) -> None:
+    def note(self, kind: str, job: Job | None, detail: Mapping[str, Any] = NO_DETAIL) -> None:
+        """Keep an event for the watchers. Ask `wants` first."""
         self._sequence += 1
+        at_ms = self.now_ms()
         if job is None:
             event = Event(kind=kind, at_ms=at_ms, worker=self.worker_id, seq=self._sequence, detail=detail)
         else:
@@ -176,6 +178,9 @@ class Board:
     # ------------------------------------------------------------------------------------------------ the vitals thread
 
     def take_events(self, most: int = 1_000) -> list[Event]:
+        now = time.monotonic()
+        if now - self._second_began >= 1.0:
+            self._second_began, self._new_second = now, True
         events: list[Event] = []
         while self.events and len(events) < most:
             events.append(self.events.popleft())

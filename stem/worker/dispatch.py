@@ -112,7 +112,7 @@ class Dispatcher:
             job.error = verdict.without_frames(error)
             self._settle(job, settlement)
             return
-        if board.watched:
+        if board.watched and board.wants("task.received"):
             board.note("task.received", job)
         if StemSignals.task_received.wanted:
             StemSignals.task_received.emit_nowait(TaskReceived(**self._about(job)), job.context or job.make_context())
@@ -124,7 +124,7 @@ class Dispatcher:
         job.holds_slot = True
         plan = job.plan
         assert plan is not None
-        if board.watched:
+        if board.watched and board.wants("task.started"):
             board.note("task.started", job)
         if plan.isolated:
             self._begin_elsewhere(job, self._processes)
@@ -450,7 +450,7 @@ class Dispatcher:
     def progressed(self, job: Job, packed: bytes) -> None:
         if job.settlement is None:
             self._board.progress[job.id] = packed
-            if self._board.watched:
+            if self._board.watched and self._board.wants("task.progress"):
                 self._board.note("task.progress", job, {"progress": job.progress_value})
 
     def lease_wanted(self, job: Job) -> None:

@@ -97,7 +97,7 @@ class Finisher:
             assert settlement is not None
             board.counters[COUNTED[settlement.outcome]] += 1
             # Stated once even when the answer is `already`: the first answer never came, so nobody was told yet.
-            if board.watched:
+            if board.watched and board.wants(EVENT[settlement.outcome]):
                 self._note(job, settlement)
             if self.copier is not None and settlement.outcome in FINAL:
                 self.copier.add(job, settlement, worker=self._worker_id, now_ms=board.now_ms())

@@ -321,25 +321,34 @@ def test_events_above_the_limit_are_dropped_and_counted(monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "ROUTINE_PER_SECOND", 10)
     monkeypatch.setattr(module, "OTHERS_PER_SECOND", 5)
     board = Board(queues=("q",), concurrency=1)
-    second = [5_000]
-    monkeypatch.setattr(board, "now_ms", lambda: second[0])
+    now = [time.monotonic()]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+
+    def happens(kind: str) -> None:
+        if board.wants(kind):
+            board.note(kind, None)
 
     for _ in range(25):
         for kind in ("task.received", "task.started", "task.succeeded"):
-            board.note(kind, None)
+            happens(kind)
     for _ in range(4):
         for kind in ("task.failed", "task.progress"):
-            board.note(kind, None)
-    second[0] += 1_000
-    board.note("task.started", None)
-
+            happens(kind)
+    now[0] += 0.9
     events = board.take_events()
+    happens("task.started")
+    assert board.take_events() == [], "the second is not over"
+    now[0] += 0.2
+    assert board.take_events() == []
+    happens("task.started")
+
+    events += board.take_events()
     kinds = Counter(event.kind for event in events)
     assert kinds == {
         "task.received": 4, "task.started": 4, "task.succeeded": 3,
         "task.failed": 3, "task.progress": 2, "events.sampled": 1,
     }  # fmt: skip
-    assert (events[15].kind, events[15].detail) == ("events.sampled", {"skipped": 75 - 10 + 8 - 5})
+    assert (events[15].kind, events[15].detail) == ("events.sampled", {"skipped": 75 - 10 + 8 - 5 + 1})
     assert [event.seq for event in events] == list(range(1, 18))
 
 
