@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from benchmarks.bench import Bench
@@ -152,31 +152,37 @@ def timed(here: Round, line: Sequence[str]) -> float:
     return took
 
 
-async def looks(url: str, *, times: int = 15) -> dict[str, float]:
-    """Return the median milliseconds of what an operator asks for: queues, stats, ping, a dashboard's snapshot."""
-    broker = connect_broker(url)
+async def looks(urls: Mapping[str, str], *, times: int = 60) -> dict[str, dict[str, float]]:
+    """Return the median milliseconds of what an operator asks for: queues, stats, ping, a dashboard's snapshot.
+
+    By row, and by the name of each server, which are asked in turn, so that a disturbance hits all of them.
+    """
+    brokers = {name: connect_broker(url) for name, url in urls.items()}
     try:
-        controller = Controller(broker)
-        await _await_workers(controller, 1)
-        return {
-            "full-queues": await _timed(lambda: broker.census.queues(), times),
-            "full-stats": await _timed(lambda: controller.stats(), times),
-            "full-ping": await _timed(lambda: controller.ping(), times),
-            "full-snapshot": await _timed(lambda: _snapshot(broker), times),
+        controllers = {name: Controller(broker) for name, broker in brokers.items()}
+        for controller in controllers.values():
+            await _await_workers(controller, 1)
+        asked: dict[str, Callable[[str], Awaitable[object]]] = {
+            "full-queues": lambda name: brokers[name].census.queues(),
+            "full-stats": lambda name: controllers[name].stats(),
+            "full-ping": lambda name: controllers[name].ping(),
+            "full-snapshot": lambda name: _snapshot(brokers[name]),
         }
+        found = {}
+        for row, ask in asked.items():
+            took: dict[str, list[float]] = {name: [] for name in urls}
+            for _ in range(times + 2):
+                for name in urls:
+                    begin = time.perf_counter()
+                    await ask(name)
+                    took[name].append((time.perf_counter() - begin) * 1000)
+            found[row] = {name: median(each[2:]) for name, each in took.items()}
+        return found
     finally:
-        await broker.close()
+        for broker in brokers.values():
+            await broker.close()
 
 
 async def _snapshot(broker: Broker) -> None:
     """Poll as the dashboard does when it has just been opened: all the history there is."""
     await Feed(broker, ClusterState(diagnose), watcher="bench", events=False).poll()
-
-
-async def _timed(ask: Callable[[], Awaitable[object]], times: int) -> float:
-    took = []
-    for _ in range(times + 2):
-        begin = time.perf_counter()
-        await ask()
-        took.append((time.perf_counter() - begin) * 1000)
-    return median(took[2:])

@@ -17,25 +17,26 @@ LIMIT_S = 240.0
 
 
 def run(bench: Bench) -> None:
-    """Look, fill, look again; then run them all in one worker that had run 10 000 before."""
+    """Fill, and look at it and at an empty one in turn; then run them all in one worker that had run 10 000 before."""
     stem = next(each for each in bench.ours() if each.label == "stem")
     tasks, few = int(TASKS * bench.scale), int(FEW * bench.scale)
     try:
         with round_of(stem, step=50) as here:
             add = bench.result.add
             here.start(stem_worker("--queue", "elsewhere"))
-            for row, value in asyncio.run(looks(here.server.url)).items():
-                add(row, label=EMPTY, name="stem", variant="", value=value)
             begin = time.monotonic()
             here.produce("fill", "noop", tasks, limit_s=LIMIT_S)
             say(f"million: {tasks:,} tasks enqueued in {time.monotonic() - begin:.0f} s")
-            for row, value in asyncio.run(looks(here.server.url)).items():
-                add(row, label=FULL, name="stem", variant="", value=value)
-                say(f"million: {row} {value:.2f} ms with {tasks:,} queued")
+            with round_of(stem, step=50) as empty:
+                empty.start(stem_worker("--queue", "elsewhere"))
+                urls = {EMPTY: empty.server.url, FULL: here.server.url}
+                for row, found in asyncio.run(looks(urls)).items():
+                    for label, value in found.items():
+                        add(row, label=label, name="stem", variant="", value=value)
+                    say(f"million: {row} {found[EMPTY]:.2f} ms, with {tasks:,} queued {found[FULL]:.2f} ms")
             here.stop()
             here.start(stem_worker("--concurrency", "100"))
-            found = here.await_runs(few, limit_s=LIMIT_S)
-            pid = found[0].pid
+            pid = here.await_runs(few, limit_s=LIMIT_S)[0].pid
             add("long-rss", label="10 000 tasks", name="stem", variant="", value=_rss_mb(pid))
             here.await_runs(tasks, limit_s=LIMIT_S, poll_s=0.5)
             add("long-rss", label=f"{MILLION} tasks", name="stem", variant="", value=_rss_mb(pid))
