@@ -171,8 +171,8 @@ async def looks(urls: Mapping[str, str], *, times: int = 60) -> dict[str, dict[s
         found = {}
         for row, ask in asked.items():
             took: dict[str, list[float]] = {name: [] for name in urls}
-            for _ in range(times + 2):
-                for name in urls:
+            for turn in range(times + 2):
+                for name in sorted(urls, reverse=bool(turn % 2)):  # who comes after whom is not always the same
                     begin = time.perf_counter()
                     await ask(name)
                     took[name].append((time.perf_counter() - begin) * 1000)

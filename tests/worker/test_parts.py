@@ -322,7 +322,7 @@ def test_events_above_the_limit_are_dropped_and_counted(monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "OTHERS_PER_SECOND", 5)
     board = Board(queues=("q",), concurrency=1)
     now = [time.monotonic()]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("stem.worker.board.time.monotonic", lambda: now[0])
 
     def happens(kind: str) -> None:
         if board.wants(kind):
