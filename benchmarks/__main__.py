@@ -72,9 +72,7 @@ def main() -> int:
         PARTS[name](run)
     bench.finish(result, began_s)
     if args.only and args.out.exists():
-        before = results.load(args.out)
-        result.rows = before.rows | result.rows
-        result.left_out = before.left_out | result.left_out
+        result = results.merged(results.load(args.out), result, parts=args.only)
     results.save(result, args.out)
     if args.out == page.BENCH:
         page.write()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -138,6 +138,19 @@ def save(result: Result, path: Path) -> None:
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def merged(whole: Result, later: Result, *, parts: Sequence[str]) -> Result:
+    """Return a run with some of its parts measured again; it says which, when, and how fast the machine was then."""
+    pace = later.machine.get("pace", "").partition(" ")[0]
+    when = f"{later.at}, commit `{later.commit}`, pace {pace}, load before {later.machine.get('load before', '?')}"
+    return replace(
+        whole,
+        rows=whole.rows | later.rows,
+        left_out=whole.left_out | later.left_out,
+        versions=whole.versions | later.versions,
+        machine=whole.machine | {f"{part}, measured again": when for part in parts},
+    )
 
 
 def _share(result: Result, row: str, entry: Entry) -> float | None:
