@@ -9,7 +9,6 @@ import logging
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from stem.errors import (
 from stem.messages.status import TaskState
 from stem.registry import SimpleTaskRegistry
 from stem.worker import Worker, banner, host, logs, stacks, verdict
-from stem.worker.board import Board
 from stem.worker.executor.threads import ThreadExecutor
 from stem.worker.loops import keep_alive
 from stem.worker.outage import Outages
@@ -309,47 +307,6 @@ def test_ids_are_unique_and_well_formed() -> None:
 
     assert len(ids) == 100
     assert all(is_name("worker", one) for one in ids)
-
-
-# ---------------------------------------------------------------------------------------------------------------- board
-
-
-def test_events_above_the_limit_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What goes well has a limit of its own: it takes nothing from what does not."""
-    from stem.worker import board as module
-
-    monkeypatch.setattr(module, "ROUTINE_PER_SECOND", 10)
-    monkeypatch.setattr(module, "OTHERS_PER_SECOND", 5)
-    board = Board(queues=("q",), concurrency=1)
-    now = [time.monotonic()]
-    monkeypatch.setattr("stem.worker.board.time.monotonic", lambda: now[0])
-
-    def happens(kind: str) -> None:
-        if board.wants(kind):
-            board.note(kind, None)
-
-    for _ in range(25):
-        for kind in ("task.received", "task.started", "task.succeeded"):
-            happens(kind)
-    for _ in range(4):
-        for kind in ("task.failed", "task.progress"):
-            happens(kind)
-    now[0] += 0.9
-    events = board.take_events()
-    happens("task.started")
-    assert board.take_events() == [], "the second is not over"
-    now[0] += 0.2
-    assert board.take_events() == []
-    happens("task.started")
-
-    events += board.take_events()
-    kinds = Counter(event.kind for event in events)
-    assert kinds == {
-        "task.received": 4, "task.started": 4, "task.succeeded": 3,
-        "task.failed": 3, "task.progress": 2, "events.sampled": 1,
-    }  # fmt: skip
-    assert (events[15].kind, events[15].detail) == ("events.sampled", {"skipped": 75 - 10 + 8 - 5 + 1})
-    assert [event.seq for event in events] == list(range(1, 18))
 
 
 # ----------------------------------------------------------------------------------------------------------------- logs
