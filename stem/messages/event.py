@@ -35,7 +35,8 @@ class Event:
         kind: one of `KINDS`; an unknown one is shown as it is and otherwise ignored.
         at_ms: the broker's clock, estimated by the worker from its last beat.
         seq: grows by one per event of one worker, so that a gap can be counted.
-        detail: small plain values: `duration_ms error message next_at_ms progress how`.
+        detail: small plain values: `duration_ms error message next_at_ms progress how`; of `events.sampled`, `skipped`:
+            how many were not told, `routine`: how many of these were of tasks that go well.
     """
 
     kind: str

@@ -70,9 +70,10 @@ class ClusterState:
         totals: of a page's state where the broker counts it; `cut` names the states whose page was not the whole.
         offset_ms: the broker's clock minus this machine's.
         refused: parts that the server would not answer, and why; `events_error` why there are no events.
-        gaps: how often events were missed here; `gap_ms` when they last were, or a worker sampled them: counts of
-            failures are a lower bound for five minutes from then. `missed` is how many they were in that time, by the
-            workers' own numbers, as far as those tell.
+        gaps: how often events were missed here; `gap_ms` when they last were, or a worker told only a part of them:
+            counts of failures are a lower bound for five minutes from then. `missed` is how many they were in that
+            time, by the workers' own numbers, as far as those tell. Of what goes well busy workers tell a part all the
+            time, at last at `sampled_ms`: that is no gap.
     """
 
     def __init__(self, diagnose: Callable[[Seen], str]) -> None:
@@ -97,9 +98,7 @@ class ClusterState:
         self.events: deque[EventLine] = deque(maxlen=EVENTS_KEPT)
         self.news: deque[EventLine] = deque(maxlen=EVENTS_KEPT)
         self.offset_ms = 0
-        self.gaps = 0
-        self.gap_ms = 0
-        self.missed = 0
+        self.gaps = self.gap_ms = self.missed = self.sampled_ms = 0
         self.event_count = Meter()
         self.came = Meter()
         self.went: dict[str, Meter] = {name: Meter() for name in OUTCOMES}
@@ -297,8 +296,7 @@ class ClusterState:
                     self._numbers.clear()
                 self._numbers[event.worker] = event.seq
             if kind == "events.sampled":
-                skipped = event.detail.get("skipped")
-                self._miss(skipped if isinstance(skipped, int) else 0, event.at_ms)
+                self._sampled(event)
             elif kind.startswith("worker."):
                 self._told_by_worker(event)
                 continue
@@ -308,6 +306,13 @@ class ClusterState:
             if event.task_id:
                 self._apply_task_event(event, line, owner)
         self.version += 1
+
+    def _sampled(self, event: Event) -> None:
+        """A busy worker told a part of what went well, as it does all the time; if not of that only, there is a gap."""
+        skipped, routine = (n if isinstance(n := event.detail.get(k), int) else 0 for k in ("skipped", "routine"))
+        self.sampled_ms = max(self.sampled_ms, event.at_ms)
+        if skipped > routine or not routine:
+            self._miss(skipped - routine, event.at_ms)
 
     def _miss(self, count: int, at_ms: int) -> None:
         self.missed = max(0, count) + (self.missed if self.incomplete(at_ms) else 0)

@@ -73,6 +73,7 @@ class Board:
         self._routine = 0
         self._others = 0
         self._skipped = 0
+        self._skipped_routine = 0
         self.worker_id = ""
         self.awaited: dict[str, Callable[[Job], None]] = {}
         """Ids whose end somebody waits for; called when the job is taken off."""
@@ -128,18 +129,21 @@ class Board:
         if self._new_second:
             self._new_second = False
             self._routine = self._others = 0
-            if self._skipped:
-                skipped, self._skipped = self._skipped, 0
-                self.note("events.sampled", None, {"skipped": skipped})
+            if self._skipped or self._skipped_routine:
+                skipped = {"skipped": self._skipped + self._skipped_routine, "routine": self._skipped_routine}
+                self._skipped = self._skipped_routine = 0
+                self.note("events.sampled", None, skipped)
         # Asked three times by every task at full speed: no look at a clock, and no detail made, for what is not kept.
         if kind in ROUTINE:
             if self._routine < ROUTINE_PER_SECOND:
                 self._routine += 1
                 return True
+            self._skipped_routine += 1
         elif self._others < OTHERS_PER_SECOND:
             self._others += 1
             return True
-        self._skipped += 1
+        else:
+            self._skipped += 1
         return False
 
     def note(self, kind: str, job: Job | None, detail: Mapping[str, Any] = NO_DETAIL) -> None:

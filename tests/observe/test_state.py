@@ -306,6 +306,27 @@ def test_sampled_and_missed_events_make_counts_a_lower_bound() -> None:
     assert made.incomplete(NOW + 700_001)
 
 
+@pytest.mark.parametrize(
+    ("detail", "missed"),
+    [
+        ({"skipped": 7, "routine": 7}, None),
+        ({"skipped": 7, "routine": 5}, 2),
+        ({"skipped": 7}, 7),  # of an older worker
+        ({"skipped": 7, "routine": "7"}, 7),
+        ({"skipped": 3, "routine": 7}, None),
+        ({}, 0),
+    ],
+)
+def test_a_part_of_what_goes_well_is_no_gap(detail: dict[str, object], missed: int | None) -> None:
+    """Every failure was told, so that counts of them are whole."""
+    made = state()
+
+    made.apply_events([event("events.sampled", "", detail=detail)])
+
+    assert made.sampled_ms == NOW
+    assert (made.missed if made.incomplete(NOW + 1_000) else None) == missed
+
+
 def test_errors_of_dead_letters_are_shown_with_them() -> None:
     made = state()
     dead = status("a", TaskState.FAILED, error=ErrorInfo(type="KeyError", message="'x'"), finished_at_ms=NOW)

@@ -17,7 +17,7 @@ from stem_tui import select
 from stem_tui.screens.base import FilterInput, LiveScreen
 from stem_tui.theme import PALETTES, TONES, Look
 from stem_tui.widgets.grid import Grid
-from tests.observe.builders import fleet, page, queue, running, seen, snapshot, state, status
+from tests.observe.builders import event, fleet, page, queue, running, seen, snapshot, state, status
 from tests.tui.still import make_app, make_session, settled, text_of
 from tests.waiting import eventually
 
@@ -91,6 +91,27 @@ async def test_an_empty_fleet_says_what_to_do_next(same_text: Compare) -> None:
 
         assert "stemctl worker start" in text_of(app)
         same_text("empty-80x24", text_of(app))
+
+
+async def test_that_a_busy_worker_tells_a_part_is_said_where_events_are_listed() -> None:
+    """And nowhere as a gap: of failures it told all."""
+    session = make_session()
+    app = make_app(session)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("5")
+        await settled(pilot)
+        assert "a part of what goes well" not in text_of(app)
+
+        session.state.apply_events([event("events.sampled", "", detail={"skipped": 9_000, "routine": 9_000})])
+        await settled(pilot)
+        assert "a part of what goes well" in text_of(app)
+        assert "missed" not in text_of(app)
+        assert "gap" not in text_of(app)
+
+        session.clock.advance(6)  # type: ignore[attr-defined] # it is the FakeClock of make_session
+        session.link.answered_s = session.clock.monotonic()
+        await settled(pilot)
+        assert "a part of what goes well" not in text_of(app)
 
 
 async def test_plain_characters_are_plain() -> None:

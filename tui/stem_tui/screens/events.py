@@ -20,6 +20,7 @@ from stem_tui.widgets.keys import bindings
 from stem_tui.widgets.line import Line
 
 _AUDIT_S: Final = 2.0
+_SAMPLED_MS: Final = 5_000
 TABS: Final = ("notable", "failures", "fleet", "all")
 
 
@@ -53,6 +54,8 @@ class EventsScreen(LiveScreen):
         state, grid, notes = self.session.state, self.query_one(Grid), list[Cell]()
         if state.incomplete(self.session.now_ms):
             notes.append(Cell(f"! events missed at {figures.clock(state.gap_ms)}", "warn"))
+        if self.session.now_ms - state.sampled_ms < _SAMPLED_MS:
+            notes.append(Cell("a part of what goes well", "dim"))
         shown = len(rows) if isinstance(rows, list) else 0
         if (hidden := len(state.events) - shown) > 0:
             notes.append(Cell(f"{hidden:,} hidden", "dim"))
