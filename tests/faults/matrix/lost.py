@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -102,7 +103,7 @@ async def _lose(proxy: ChaosProxy, cast: Cast, names: list[str], sent_by: dict[s
             try:
                 await EXERCISES[one](cast)
             except BROKEN as error:
-                return [f"{', '.join(names)} lost in {one}: {type(error).__name__}: {error}"]
+                return [f"{', '.join(names)} lost in {one}: {told(error)}"]
         with contextlib.suppress(AssertionError):
             await eventually(lambda: not missing(), LOST_WITHIN_S)
         return [f"no answer to {name} came that could be lost" for name in missing()]
@@ -118,8 +119,14 @@ async def _all_silent(proxy: ChaosProxy, cast: Cast, names: list[str]) -> list[s
                 async with asyncio.timeout(SILENT_S):
                     await exercise(cast)
             except BROKEN as error:
-                problems.append(f"silence in {one}: {type(error).__name__}: {error}")
+                problems.append(f"silence in {one}: {told(error)}")
     return problems
+
+
+def told(error: BaseException) -> str:
+    """Return what went wrong and where: outside of pytest, an assertion that failed says nothing by itself."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({last.name}, line {last.lineno}: {last.line})"
 
 
 @family("T-F6b", "five answers in a hundred lost", share_s=90, full_s=900)
