@@ -245,6 +245,7 @@ def bodies(count: int) -> list[bytes]:
     ]
 
 
+@pytest.mark.timeout(120)  # seventy thousand signatures are checked, which takes ten seconds on an idle machine
 @pytest.mark.parametrize("algorithm", SIGNERS)
 def test_of_fifty_bodies_no_flipped_bit_passes_in_body_or_signature(algorithm: str) -> None:
     signer = made(SIGNERS[algorithm])

@@ -79,14 +79,22 @@ def close(new: Newcomer) -> None:
 
 
 def to_the_refused_cards(new: Newcomer) -> None:
-    """Move to the failure that stays one: the other kind may succeed meanwhile. Either of them may stand first."""
+    """Move to the failure that stays one: the other kind may succeed meanwhile.
+
+    Either of them may stand first, and they may change places between the look and the press.
+    """
     refused = r"▸ ✗ payment\.charge +PermissionError"
-    new.wait(r"▸ ✗ payment\.charge +(\w+)Error")
-    for key, shown in (("j", "j ↓ Down"), ("k", "k ↑ Up")):
+    new.wait(r"▸ ✗ payment\.charge +\w+Error")
+    for _ in range(3):
+        rows = re.findall(r"(.) ✗ payment\.charge +(\w+)Error", new.screen)
+        here, there = (row.index(mark) for row, mark in zip(zip(*rows, strict=True), ("▸", "Permission"), strict=True))
+        if here == there:
+            return
+        key, shown = ("j", "j ↓ Down") if here < there else ("k", "k ↑ Up")
+        new.press(key, shown=shown)
         with contextlib.suppress(AssertionError):
             wait_until(lambda: re.search(refused, new.screen), timeout=SETTLED_S)
             return
-        new.press(key, shown=shown)
     new.wait(refused)
 
 
