@@ -98,29 +98,6 @@ def to_the_refused_cards(new: Newcomer) -> None:
     new.wait(refused)
 
 
-def stack_of_the_stuck(new: Newcomer) -> None:
-    """Look where the stuck worker stands still; at the next one, where that one had gone when it was asked."""
-    presses = new.presses
-    for _ in range(3):
-        new.presses = presses
-        new.press("3", shown="3 Workers")
-        new.wait(r"demo-\d +✖ wedged")
-        new.press("g", shown="g f First")
-        row = new.wait(r"▸ demo-\d +\S (\w+)")
-        if row[1] == "lost":  # the one that was killed
-            new.press("j", shown="j ↓ Down")
-        new.wait(r"▸ demo-\d +✖ wedged")
-        new.press("\r", shown="⏎ Open")
-        new.wait(r"state +✖ wedged")
-        new.press("t", shown="t Stack")
-        if new.wait(r"in total_report|No such worker any more|no answer in")[0] == "in total_report":
-            return
-        new.press("\x1b", shown="esc: back")
-        new.wait("RUNNING HERE")
-        new.press("\x1b", shown="esc")
-    raise AssertionError(f"three stuck workers were gone before they could be asked:\n{new.screen}")
-
-
 def terminate(new: Newcomer) -> None:
     """Terminate the longest running task; the next one, where that one has ended before it was terminated."""
     presses = new.presses
@@ -179,7 +156,17 @@ def test_five_things_are_found_and_done_within_forty_presses(tmp_path: Path) -> 
         close(new)
 
         # The stuck worker, and where it is stuck.
-        stack_of_the_stuck(new)
+        new.press("3", shown="3 Workers")
+        new.wait(r"demo-\d +✖ wedged")
+        new.press("g", shown="g f First")
+        row = new.wait(r"▸ demo-\d +\S (\w+)")
+        if row[1] == "lost":  # the one that was killed
+            new.press("j", shown="j ↓ Down")
+        new.wait(r"▸ demo-\d +✖ wedged")
+        new.press("\r", shown="⏎ Open")
+        new.wait(r"state +✖ wedged")
+        new.press("t", shown="t Stack")
+        new.wait(r"in total_report")
         new.press("\x1b", shown="esc: back")
         new.wait("RUNNING HERE")
 
