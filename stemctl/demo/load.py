@@ -14,7 +14,6 @@ from stemctl.demo.ledger import Ledger
 
 TICK_S: Final = 0.1
 VIDEO_S: Final = 6.0
-FIRST_BLOCK_S: Final = 5.0
 BLOCK_EVERY_S: Final = 30.0
 
 
@@ -24,17 +23,25 @@ class Shop:
     Args:
         rate: tasks per second.
         video_s: how long the long tasks take.
-        block_s: how long a task blocks its worker's loop, now and then.
+        block_s: how long a task blocks its worker's loop, now and then; first after `first_block_s`.
     """
 
     def __init__(
-        self, stem: Stem, ledger: Ledger, *, rate: float, video_s: float = VIDEO_S, block_s: float = 1.0
+        self,
+        stem: Stem,
+        ledger: Ledger,
+        *,
+        rate: float,
+        video_s: float = VIDEO_S,
+        block_s: float = 1.0,
+        first_block_s: float,
     ) -> None:
         self._stem = stem
         self._ledger = ledger
         self._rate = rate
         self._video_s = video_s
         self._block_s = block_s
+        self._first_block_s = first_block_s
         self._orders = 0
         self.scheduled: deque[str] = deque(maxlen=50)
         """Ids that wait for their time, newest last: what an operator can withdraw."""
@@ -45,7 +52,7 @@ class Shop:
         """Enqueue until `stop` is set."""
         loop = asyncio.get_running_loop()
         begun, sent = loop.time(), 0
-        block_at = begun + FIRST_BLOCK_S
+        block_at = begun + self._first_block_s
         while not stop.is_set():
             if loop.time() >= block_at:
                 block_at += BLOCK_EVERY_S

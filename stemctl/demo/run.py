@@ -171,7 +171,11 @@ class _Demo:
         """Let the load, the operator, the killer and the dashboard run until it is time."""
         video_s = min(VIDEO_S, (self._plan.seconds or 60.0) / 3)
         block_s = BLOCK_S if self._plan.dashboard else 1.0
-        shop = Shop(stem, self._ledger, rate=self._plan.rate, video_s=video_s, block_s=block_s)
+        # A worker that stands still holds the most: it would be the one that is killed.
+        first_block_s = self._plan.kill_after_s + 2.0
+        shop = Shop(
+            stem, self._ledger, rate=self._plan.rate, video_s=video_s, block_s=block_s, first_block_s=first_block_s
+        )
         parts = [
             asyncio.create_task(shop.run(self._stop), name="load"),
             asyncio.create_task(Operator(controller, shop, self._ledger).run(self._stop), name="operator"),
