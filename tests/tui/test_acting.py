@@ -346,3 +346,26 @@ async def test_a_click_selects_a_header_sorts_and_the_wheel_scrolls() -> None:
         assert grid.sorting.down
         await pilot._post_mouse_events([MouseScrollUp], "#tasks", offset=(10, 3), button=0)
         await eventually(lambda: grid.row.id == "t-3")
+
+
+@pytest.mark.parametrize("key", ["enter", "R", "K", "x"])
+async def test_a_key_for_a_row_that_has_just_gone_says_so(key: str) -> None:
+    app = app_over(InMemoryBroker(), state())
+    async with app.run_test(size=(100, 30)) as pilot:
+        await app.show_tasks("all", "")
+
+        await pilot.press(key)
+
+        await eventually(lambda: "nothing (any more) in this list" in text_of(app))
+
+
+@pytest.mark.parametrize("key", ["S", "M", "b"])
+async def test_a_key_that_means_nothing_for_such_rows_says_nothing_of_them(key: str) -> None:
+    app = app_over(InMemoryBroker(), state())
+    async with app.run_test(size=(100, 30)) as pilot:
+        await app.show_tasks("all", "")
+
+        await pilot.press(key, "z")
+
+        await eventually(lambda: app.session.frozen_ms is not None)
+        assert app.session.notice is None

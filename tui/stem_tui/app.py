@@ -352,6 +352,11 @@ class StemTUI(App[int], inherit_bindings=False):
     async def _opened(self, event: Grid.Opened) -> None:
         await self.open_row(event.row)
 
+    @on(Grid.Missed)
+    def _missed(self) -> None:
+        self.session.say(Cell("! there is nothing (any more) in this list", "warn"))
+        self.draw_now()
+
     async def open_row(self, row: Any) -> None:
         """Show the details of a row."""
         if isinstance(row, WorkerLine):
@@ -409,11 +414,15 @@ class StemTUI(App[int], inherit_bindings=False):
         chosen = self.chosen(key)
         if chosen is not None and (action := find(chosen.kind, key)) is not None:
             self.acting.start(action, chosen.rows, which=chosen.which)
+        elif isinstance(grid := self.screen.focused, Grid) and grid.row is None and find(grid.view.kind, key):
+            self._missed()
 
     def action_menu(self) -> None:
         chosen = self.chosen()
         if chosen is not None and chosen.rows:
             self.acting.menu(chosen.kind, chosen.rows, chosen.which)
+        elif isinstance(self.screen.focused, Grid):
+            self._missed()
 
     def action_undo(self) -> None:
         self.acting.undo()

@@ -49,6 +49,9 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
             self.grid = grid
             self.row = row
 
+    class Missed(Message):
+        """Enter, where no row is: the one that was meant may have gone a moment ago."""
+
     class Changed(Message):
         """The order or a mark changed: whoever feeds this grid shall show it again."""
 
@@ -317,8 +320,7 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         self._go(len(self.rows) - 1)
 
     def action_open(self) -> None:
-        if self.row is not None:
-            self.post_message(self.Opened(self, self.row))
+        self.post_message(self.Missed() if self.row is None else self.Opened(self, self.row))
 
     def action_sort(self, step: int) -> None:
         sortable = [column for column, _ in fit(self.view.columns, self.size.width - _GUTTER - 1) if column.sort]
