@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar
 
@@ -54,6 +54,23 @@ class Signature:
     priority: int | None = None
     unique_key: str | None = None
     task_id: str | None = None
+
+    def with_args(self, args: Mapping[str, Any]) -> Signature:
+        """Return the same request with other arguments."""
+        # Each task comes by here, and `dataclasses.replace` takes three times as long.
+        return Signature(
+            name=self.name,
+            args=args,
+            options=self.options,
+            meta=self.meta,
+            headers=self.headers,
+            delay=self.delay,
+            eta=self.eta,
+            expires=self.expires,
+            priority=self.priority,
+            unique_key=self.unique_key,
+            task_id=self.task_id,
+        )
 
 
 class Origin(Protocol):
@@ -454,7 +471,7 @@ class TaskVariant(Generic[P]):
         """
         bound = self._parameters.bind(self._template.name, args, kwargs)
         self._parameters.check(self._template.name, bound)
-        return replace(self._template, args=bound)
+        return self._template.with_args(bound)
 
     async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Enqueue it with these arguments and return the task's id."""
