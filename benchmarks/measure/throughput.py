@@ -62,7 +62,10 @@ def watched(bench: Bench) -> None:
     def measure(one: Contestant) -> Mapping[str, float]:
         return {"watched": drain(bench, one, tasks=2 * one.tasks, watching=one is stem)["noop"]}
 
-    bench.interleave("watched", [replace(stem, name="unwatched", variant=""), stem], measure)
+    # More rounds than of others: the two are near each other.
+    bench.interleave(
+        "watched", [replace(stem, name="unwatched", variant=""), stem], measure, rounds=max(bench.rounds, 5)
+    )
 
 
 def pace(bench: Bench) -> float:
