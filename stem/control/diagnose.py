@@ -46,6 +46,6 @@ def diagnose(seen: Seen, *, answered: bool | None = None, issued_at_ms: int = 0)
         return "wedged"
     if beat.state in ("draining", "stopping"):
         return "draining"
-    if beat.in_flight >= beat.concurrency:
+    if beat.in_flight + beat.zombie_threads >= beat.concurrency:
         return "busy"
     return "healthy"

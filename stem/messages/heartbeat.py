@@ -46,6 +46,7 @@ class Heartbeat:
         counters: since start: `started succeeded failed retried revoked expired lost handed_back`.
         cpu_percent: of one core, over the last beat.
         loop_age_ms: since the work loop last ticked; over 2 000 it is wedged.
+        zombie_threads: handlers that were given up and have not ended, each of which takes a slot; `async` ones too.
         epoch: of the desired state that it has applied.
         clock_offset_ms: the broker's clock minus this machine's.
         rtt_ms: of the last beat to the broker.

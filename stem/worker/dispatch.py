@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from stem.contracts import Delivery, Settlement
+from stem.contracts import Delivery, Outcome, Settlement
 from stem.errors import HardTimeLimitExceeded, Retry, SoftTimeLimitExceeded, StemError, WorkerLostError
 from stem.signals import StemSignals, TaskPostrun, TaskPrerun, TaskReceived
 from stem.task import Signature
@@ -40,6 +40,8 @@ COOPERATIVE_GRACE_S: Final = 0.5
 SOFT_GRACE_S: Final = 1.0
 """How long a revoked one in a child process may clean up after `SoftTimeLimitExceeded` before the child is ended."""
 
+_POSTRUN: Final = {Outcome.DEAD: "failed", Outcome.GIVE_BACK: "handed_back"}
+
 
 class Dispatcher:
     """Starts deliveries and turns their ends into settlements. Belongs to the work loop."""
@@ -59,8 +61,16 @@ class Dispatcher:
         changed: Callable[[], None],
         look_again: Callable[[], None],
         poke_vitals: Callable[[], None],
-        out_of_threads: Callable[[], None],
+        out_of_slots: Callable[[], None],
+        owns_process: bool,
+        ending: Callable[[], bool],
     ) -> None:
+        """Make one.
+
+        Args:
+            owns_process: whoever interrupts the process interrupts the worker, and no handler.
+            ending: says whether the program around the worker has begun to end.
+        """
         self.worker_id = worker_id
         self._worker_name = worker_name
         self._board = board
@@ -74,11 +84,14 @@ class Dispatcher:
         self._changed = changed
         self._look_again = look_again
         self._poke_vitals = poke_vitals
-        self._out_of_threads = out_of_threads
+        self._out_of_slots = out_of_slots
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
-        self._aio = AioExecutor(self._loop)
+        self._owns_process = owns_process
+        self._ending = ending
+        self._aio = AioExecutor(self._loop, interruptible=not owns_process)
         self._tasks: set[asyncio.Task[None]] = set()  # the loop holds tasks weakly
+        self._zombies: set[Job] = set()
 
     @property
     def signalling(self) -> bool:
@@ -226,12 +239,17 @@ class Dispatcher:
         if job.revoke_asked and not isinstance(error, Retry):
             job.how = "finished"
             return verdict.revoked(delivery, plan.ttl_ms)
-        cancelled = isinstance(error, asyncio.CancelledError) and not isinstance(error, SoftTimeLimitExceeded)
-        if isinstance(error, KeyboardInterrupt) or (cancelled and job.task is not None and job.task.cancelling()):
-            # Not the handler's doing: the program around us is coming to an end.
+        if self._from_outside(job, error):
             return verdict.hand_back(delivery, reason="worker stops")
         job.how = "finished"
         return verdict.failure(delivery, plan, error, job.veil)
+
+    def _from_outside(self, job: Job, error: BaseException) -> bool:
+        """Say whether it is not the handler's doing, but the program around us is coming to an end."""
+        if isinstance(error, KeyboardInterrupt):  # python raises it in the main thread alone
+            return job.on_loop and not self._owns_process
+        cancelled = isinstance(error, asyncio.CancelledError) and not isinstance(error, SoftTimeLimitExceeded)
+        return cancelled and job.task is not None and bool(job.task.cancelling()) and self._ending()
 
     def died(self, job: Job, error: WorkerLostError, *, killed: bool) -> None:
         """The child process that ran it is gone, by its own doing or because it was `killed` from here."""
@@ -293,14 +311,14 @@ class Dispatcher:
 
     def _settle(self, job: Job, settlement: Settlement) -> None:
         job.settlement = settlement
-        if StemSignals.task_postrun.wanted and job.began:
-            outcome = {"dead": "failed", "give_back": "handed_back"}.get(settlement.outcome, settlement.outcome.value)
-            duration_s = time.monotonic() - job.started_at
-            StemSignals.task_postrun.emit_nowait(
-                TaskPostrun(**self._about(job), outcome=outcome, duration_s=duration_s), job.context
-            )
+        self._tell_postrun(job, _POSTRUN.get(settlement.outcome, settlement.outcome.value))
         self._finisher.add(job)
         self._changed()
+
+    def _tell_postrun(self, job: Job, outcome: str) -> None:
+        if StemSignals.task_postrun.wanted and job.began:
+            event = TaskPostrun(**self._about(job), outcome=outcome, duration_s=time.monotonic() - job.started_at)
+            StemSignals.task_postrun.emit_nowait(event, job.context)
 
     def _free(self, job: Job) -> None:
         if job.holds_slot:
@@ -313,16 +331,16 @@ class Dispatcher:
         job.forgotten = True
         job.how = job.how or "lost"
         board.counters["lost"] += 1
-        log.warning("task.lease_lost", extra=self._fields(job))
+        self._tell_postrun(job, "lost")
+        log.warning("task.lease_lost", extra=job.about)
         board.remove(job)
         self._look_again()
 
     def _too_late(self, job: Job) -> None:
         """A handler that had been given up has ended after all."""
-        if job.zombie:
-            job.zombie = False
-            self._board.zombies -= 1
-        log.warning("task.ended_late", extra=self._fields(job) | {"stop": "" if job.stop is None else job.stop.value})
+        self._zombies.discard(job)
+        self._board.zombies = len(self._zombies)
+        log.warning("task.ended_late", extra=job.about | {"stop": "" if job.stop is None else job.stop.value})
         self._look_again()
 
     # ---------------------------------------------------------------------------------------------------------- stop
@@ -424,13 +442,14 @@ class Dispatcher:
         plan = job.plan
         assert plan is not None
         job.abandoned = True
-        if job.threaded:
-            job.zombie = True
-            self._board.zombies += 1
-            if self._board.zombies >= self._threads.size < self._board.concurrency:
-                # It would go on to take plain tasks that nobody is left to run.
-                self._out_of_threads()
-        log.error("task.does_not_end", extra=self._fields(job) | {"stop": "" if job.stop is None else job.stop.value})
+        self._zombies.add(job)
+        self._board.zombies = len(self._zombies)
+        # Not those that only lost their lease in an outage: nothing says that they will not end.
+        stuck = [each for each in self._zombies if each.stop in (Stop.HARD_LIMIT, Stop.REVOKED)]
+        if sum(each.threaded for each in stuck) >= self._threads.size or len(stuck) >= self._board.concurrency:
+            # It would take plain tasks that nobody is left to run, or none at all.
+            self._out_of_slots()
+        log.error("task.does_not_end", extra=job.about | {"stop": "" if job.stop is None else job.stop.value})
         match job.stop:
             case Stop.REVOKED:
                 job.how = "zombie"
@@ -475,13 +494,4 @@ class Dispatcher:
             "attempt": delivery.attempt,
             "headers": {} if envelope is None else envelope.headers,
             "meta": {} if envelope is None else envelope.meta,
-        }
-
-    def _fields(self, job: Job) -> dict[str, object]:
-        delivery = job.delivery
-        return {
-            "task_id": delivery.id,
-            "task": delivery.task,
-            "queue": delivery.queue,
-            "attempt": delivery.attempt,
         }

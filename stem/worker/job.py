@@ -70,7 +70,6 @@ class Job:
         abandoned: it was settled while the handler still ran; whatever comes of the handler counts no more.
         forgotten: its lease is gone and nothing is left to settle.
         revoke_asked: an operator asked for its end; `terminate`: and not only politely.
-        zombie: its thread goes on although it was given up.
         how: how it ended, in one word, for whoever revoked it.
     """
 
@@ -102,7 +101,6 @@ class Job:
         "stop",
         "task",
         "terminate",
-        "zombie",
     )
 
     def __init__(self, delivery: Delivery, desk: Dispatcher, *, confirmed_at: float) -> None:
@@ -130,7 +128,6 @@ class Job:
         self.result: Any = None
         self.error: BaseException | None = None
         self.how = ""
-        self.zombie = False
         self.progress_value: Any = None
         self._veil: Veil | None = None
 
@@ -140,6 +137,17 @@ class Job:
     @property
     def id(self) -> str:
         return self.delivery.id
+
+    @property
+    def about(self) -> dict[str, object]:
+        """Return what log lines say of it."""
+        delivery = self.delivery
+        return {
+            "task_id": delivery.id,
+            "task": delivery.task,
+            "queue": delivery.queue,
+            "attempt": delivery.attempt,
+        }
 
     @property
     def root(self) -> str | None:

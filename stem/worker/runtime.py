@@ -49,7 +49,7 @@ from stem.worker.wheel import Wheel
 
 log = logging.getLogger("stem.worker")
 
-OUT_OF_THREADS: Final = "every thread is taken by a handler that did not end at its time limit"
+OUT_OF_SLOTS: Final = "every slot, or every thread, is taken by a handler that did not end when it was to"
 
 TICK_S: Final = 0.2
 COPIES_S: Final = 3.0
@@ -289,7 +289,10 @@ class Worker:
             changed=lambda: self._intake.changed(),
             look_again=lambda: self._intake.look_again(),
             poke_vitals=lambda: self._vitals.poke(),
-            out_of_threads=lambda: self._vitals.fail(OUT_OF_THREADS, level=Level.WARM),
+            out_of_slots=lambda: self._vitals.fail(OUT_OF_SLOTS, level=Level.WARM),
+            owns_process=self._lifecycle.install_signal_handlers,
+            # At its end a program cancels all tasks at once, also those that keep us going.
+            ending=lambda: board.stopping or any(task.cancelling() for task in self._running),
         )
         # After three beats that were refused, others take this worker for lost.
         outages = Outages(

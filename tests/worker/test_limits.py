@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Mapping
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 
 from stem.contracts import Delivery
+from stem.control.diagnose import diagnose
 from stem.errors import SoftTimeLimitExceeded
 from stem.messages.status import TaskState
 from stem.options import TaskOptions
+from stem.signals import StemSignals, TaskPostrun
 from stem.task import TaskContext
 from stem.worker import dispatch
 from stem.worker.job import Job, Stop
@@ -150,6 +153,75 @@ async def test_a_thread_past_its_hard_limit_is_a_zombie_until_it_ends(memory_hou
     await eventually(lambda: worker.stats()["zombie_threads"] == 0 and worker._board.slots_used == 0)
 
 
+@pytest.mark.parametrize("kind", ["thread", "async"])
+async def test_a_worker_whose_slots_are_all_lost_leaves(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(dispatch, "CANCEL_GRACE_S", 0.05)
+    release, released = threading.Event(), asyncio.Event()
+
+    def stuck(context: TaskContext, args: Mapping[str, Any]) -> None:
+        while not release.is_set():
+            with contextlib.suppress(SoftTimeLimitExceeded):
+                release.wait(0.01)
+
+    async def stubborn(context: TaskContext, args: Mapping[str, Any]) -> None:
+        while not released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await released.wait()
+
+    options = TaskOptions(time_limit=0.05, max_retries=0)
+    if kind == "thread":
+        in_thread(memory_house.registry, "stuck", stuck, options)
+    else:
+        on_loop(memory_house.registry, "stuck", stubborn, options)
+    worker = await memory_house.worker(concurrency=2)
+    try:
+        first = await memory_house.stem.enqueue("stuck")
+        await memory_house.stem.wait_for(first, timeout=10)
+        assert worker.stats()["zombie_threads"] == 1
+        assert worker.stats()["state"] == "running"
+
+        await memory_house.stem.enqueue("stuck")
+
+        async with asyncio.timeout(10):
+            assert await worker.wait() == 70
+        waiting = await memory_house.stem.enqueue("stuck")
+        assert (await memory_house.stem.status(waiting)).state is TaskState.QUEUED
+    finally:
+        release.set()
+        released.set()
+
+
+async def test_a_slot_that_is_lost_is_not_free(memory_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "CANCEL_GRACE_S", 0.05)
+    release, released = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(context: TaskContext, args: Mapping[str, Any]) -> None:
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+
+    async def patient(context: TaskContext, args: Mapping[str, Any]) -> None:
+        await released.wait()
+
+    on_loop(memory_house.registry, "stubborn", stubborn, TaskOptions(time_limit=0.05, max_retries=0))
+    on_loop(memory_house.registry, "patient", patient)
+    await memory_house.worker(concurrency=2)
+    try:
+        await memory_house.stem.wait_for(await memory_house.stem.enqueue("stubborn"), timeout=10)
+        await memory_house.stem.enqueue("patient")
+
+        async def busy() -> bool:
+            (seen,) = await memory_house.broker.presence.workers()
+            return diagnose(seen) == "busy"
+
+        await eventually(busy)
+    finally:
+        release.set()
+        released.set()
+
+
 async def test_a_lease_is_renewed_while_the_handler_runs(house: House) -> None:
     starts = []
 
@@ -213,6 +285,8 @@ async def test_a_task_that_another_worker_holds_is_cancelled_and_not_settled(hou
             raise
 
     on_loop(house.registry, "stolen", stolen)
+    told: list[TaskPostrun] = []
+    StemSignals.on_task_postrun(lambda event, context: told.append(event))
     worker = await house.worker()
     task_id = await house.stem.enqueue("stolen")
     await eventually(lambda: worker.stats()["in_flight"])
@@ -225,6 +299,7 @@ async def test_a_task_that_another_worker_holds_is_cancelled_and_not_settled(hou
     assert ended == [True]
     await eventually(lambda: worker.stats()["counters"]["lost"] == 1)
     assert (await house.stem.status(task_id)).state is TaskState.RUNNING
+    assert [(event.id, event.outcome) for event in told] == [(task_id, "lost")]
 
 
 async def test_a_late_result_is_refused(house: House) -> None:

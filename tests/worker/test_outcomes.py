@@ -19,6 +19,7 @@ from stem.retry import ExponentialJitterRetryStrategy
 from stem.signals import StemSignals
 from stem.signing import PayloadSigner
 from stem.task import TaskContext
+from stem.worker import WorkerLifecycleConfig
 from tests.waiting import eventually
 from tests.worker.conftest import House
 from tests.worker.handlers import in_thread, on_loop
@@ -371,3 +372,42 @@ async def test_a_burst_over_several_queues_runs_completely_and_once(house: House
 
     assert sorted(starts) == list(range(600))
     assert first.stats()["counters"]["succeeded"] + second.stats()["counters"]["succeeded"] == 600
+
+
+@pytest.mark.parametrize("where", ["thread", "loop"])
+async def test_an_interrupt_that_a_handler_raises_is_its_failure(house: House, where: str) -> None:
+    def interrupted(context: TaskContext, args: Mapping[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    async def interrupted_on_loop(context: TaskContext, args: Mapping[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    if where == "thread":
+        in_thread(house.registry, "interrupted", interrupted, TaskOptions(max_retries=1))
+        await house.worker()
+    else:
+        on_loop(house.registry, "interrupted", interrupted_on_loop, TaskOptions(max_retries=1))
+        await house.worker(lifecycle=WorkerLifecycleConfig(install_signal_handlers=True))
+
+    status = await run(house, "interrupted")
+
+    assert (status.state, status.attempt, status.token) == (TaskState.FAILED, 1, 2)
+    assert status.error is not None
+    assert status.error.type == "KeyboardInterrupt"
+
+
+async def test_a_handler_that_cancels_itself_has_failed(house: House) -> None:
+    async def gives_up(context: TaskContext, args: Mapping[str, Any]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    on_loop(house.registry, "gives_up", gives_up, TaskOptions(max_retries=1))
+    await house.worker()
+
+    status = await run(house, "gives_up")
+
+    assert (status.state, status.attempt, status.token) == (TaskState.FAILED, 1, 2)
+    assert status.error is not None
+    assert status.error.type == "CancelledError"

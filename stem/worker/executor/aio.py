@@ -65,8 +65,14 @@ class AioExecutor:
     it has seen from its first line on (time-outs and task groups hold on to it), and the others go on in a new one.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, interruptible: bool) -> None:
+        """Make one.
+
+        Args:
+            interruptible: a `KeyboardInterrupt` may be the end of the program around, which it must reach.
+        """
         self._loop = loop
+        self._interruptible = interruptible
         self._quick: deque[QuickWork] = deque()
         self._runner: asyncio.Task[None] | None = None
         # The loop holds tasks weakly. Jobs hold theirs, but a job may be settled before its handler has ended.
@@ -99,7 +105,9 @@ class AioExecutor:
         try:
             while works:
                 work = works.popleft()
-                await _stepping(work, lambda: self._keep(work, task))  # noqa: B023 - called in this turn or never
+                error = await _stepping(work, lambda: self._keep(work, task))  # noqa: B023 - called in this turn or never
+                if self._interruptible and isinstance(error, KeyboardInterrupt):
+                    raise error
                 if work.task is not None or task.cancelling():
                     return  # what was done to this task is nobody else's
         finally:
@@ -118,16 +126,21 @@ class AioExecutor:
 
 
 async def drive(work: AioWork) -> None:
-    """Run one piece of work to its end, and report the end to it; never raises but for an interrupted program."""
+    """Run one piece of work to its end, and report the end to it; never raises."""
     await _stepping(work, _nothing)
 
 
 @types.coroutine
-def _stepping(work: AioWork, waits: Callable[[], None]) -> Generator[Any, Any, None]:
-    """Run one piece of work in a context of its own; `waits` is called where it waits for the first time."""
+def _stepping(work: AioWork, waits: Callable[[], None]) -> Generator[Any, Any, BaseException | None]:
+    """Run one piece of work in a context of its own; `waits` is called where it waits for the first time.
+
+    Returns:
+        What it raised. Not raised: asyncio would carry a SystemExit out of the loop, and one handler's sys.exit() would
+        end the worker.
+    """
     if work.late:
         work.dropped()
-        return
+        return None
     context = copy_context()
     try:
         coroutine = context.run(work.call)
@@ -140,14 +153,11 @@ def _stepping(work: AioWork, waits: Callable[[], None]) -> Generator[Any, Any, N
         else:
             waits()
             result = yield from _raising_soft_limit(coroutine, work, context, waiting_for)
-    except KeyboardInterrupt as error:
-        work.failed(error)
-        raise
     except BaseException as error:
-        # SystemExit too: asyncio would carry it out of the loop, and one handler's sys.exit() would end the worker.
         work.failed(error)
-    else:
-        work.succeeded(result)
+        return error
+    work.succeeded(result)
+    return None
 
 
 def _raising_soft_limit(
