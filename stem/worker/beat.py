@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from stem.contracts import Beat, BeatAnswer, Broker, Lease, Measured
-from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
+from stem.errors import BrokerError, UnknownOutcomeError
 from stem.messages.heartbeat import MAX_ROWS, Heartbeat, RunningTask
 from stem.signals import StemSignals, WorkerHeartbeat
 from stem.worker import host
@@ -152,12 +152,13 @@ class Beater:
         try:
             async with asyncio.timeout(max(1.0, 1.5 * self._interval_s)):
                 answer = await self._broker.presence.beat(beat)
-        except TimeoutError as error:
-            raise UnknownOutcomeError("the heartbeat got no answer in time") from error
-        except (BrokerUnreachableError, BrokerRefusedError):
-            self._unsent = measured[-MEASURED_KEPT:]
+        except (BrokerError, TimeoutError) as error:
             for task_id, packed in progress.items():
                 board.progress.setdefault(task_id, packed)
+            if isinstance(error, TimeoutError):
+                raise UnknownOutcomeError("the heartbeat got no answer in time") from error
+            if not isinstance(error, UnknownOutcomeError):  # what may have arrived would be counted twice
+                self._unsent = measured[-MEASURED_KEPT:]
             raise
         self._outage.over()
         self.confirmed_at = sent_at

@@ -190,6 +190,8 @@ class Worker:
         if self._started:
             raise ConfigError("this worker was started before: make a new Worker for a new start")
         isolation.check(self._registry, self._app, self._lifecycle)
+        if self._lifecycle.install_signal_handlers and threading.current_thread() is not threading.main_thread():
+            raise ConfigError("install_signal_handlers=True: only the main thread can, start the worker there")
         if self._health_port is not None:
             self._health = HealthPort(listen(self._config.health_host or "", self._health_port))
         self._started = True
@@ -198,9 +200,11 @@ class Worker:
         self._install_signals()
         try:
             ready = await asyncio.wrap_future(self._vitals.start())
-        except BaseException:
+        except BaseException as error:
             self._vitals.ask(Level.HARD, "the start failed")
             await self._clear()
+            if isinstance(error, Exception) and self._stopped is not None and not self._stopped.done():
+                self._stopped.set_result(1)  # the thread has ended, and says nothing more
             raise
         if not ready:
             return
@@ -367,8 +371,6 @@ class Worker:
     def _install_signals(self) -> None:
         if not self._lifecycle.install_signal_handlers:
             return
-        if threading.current_thread() is not threading.main_thread():
-            raise ConfigError("install_signal_handlers=True: only the main thread can, start the worker there")
         loop = asyncio.get_running_loop()
 
         def react(number: int) -> None:

@@ -6,6 +6,10 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
+
+from stem.contracts import Beat, BeatAnswer
+from stem.errors import UnknownOutcomeError
 from stem.options import TaskOptions
 from stem.signals import StemSignals, WorkerHeartbeat
 from stem.task import TaskContext
@@ -37,6 +41,37 @@ async def test_a_lease_shorter_than_four_beats_is_renewed_in_time(house: House) 
 
     status = await house.stem.wait_for(task_id, 10)
     assert (status.state.value, status.attempt) == ("succeeded", 0)
+
+
+async def test_progress_of_a_beat_without_an_answer_comes_with_the_next(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, lost = asyncio.Event(), list[str]()
+    presence = memory_house.broker.presence
+    real = presence.beat
+
+    async def no_answer(beat: Beat) -> BeatAnswer:
+        if beat.progress and not lost:
+            lost.extend(beat.progress)
+            raise UnknownOutcomeError("no answer")
+        return await real(beat)
+
+    monkeypatch.setattr(type(presence), "beat", lambda self, beat: no_answer(beat))
+
+    async def tells(context: TaskContext, args: Mapping[str, Any]) -> None:
+        context.progress({"phase": 1})
+        await told.wait()
+
+    on_loop(memory_house.registry, "tells", tells)
+    await memory_house.worker()
+    task_id = await memory_house.stem.enqueue("tells")
+
+    async def known() -> bool:
+        return (await memory_house.stem.status(task_id)).progress == {"phase": 1}
+
+    await eventually(known, what="the progress in the record")
+    assert lost == [task_id]
+    told.set()
 
 
 def _beats() -> list[WorkerHeartbeat]:

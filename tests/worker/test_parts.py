@@ -21,6 +21,7 @@ from stem.contracts import Delivery, Outcome, ServerInfo
 from stem.errors import (
     BrokerRefusedError,
     BrokerUnreachableError,
+    ConfigError,
     DecodeError,
     NewerVersionError,
     SignatureError,
@@ -29,7 +30,7 @@ from stem.errors import (
 )
 from stem.messages.status import TaskState
 from stem.registry import SimpleTaskRegistry
-from stem.worker import Worker, banner, host, logs, stacks, verdict
+from stem.worker import Worker, WorkerLifecycleConfig, banner, host, logs, stacks, verdict
 from stem.worker.executor.threads import ThreadExecutor
 from stem.worker.loops import keep_alive
 from stem.worker.outage import Outages
@@ -398,12 +399,44 @@ async def test_the_stack_shows_where_a_coroutine_waits() -> None:
 
 
 async def test_a_worker_is_started_once(memory_house: House) -> None:
-    from stem.errors import ConfigError
-
     worker = await memory_house.worker()
 
     with pytest.raises(ConfigError, match="started before"):
         await worker.start()
+
+
+async def test_a_worker_that_the_broker_does_not_let_in_is_over(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(self: object, beat: object) -> None:
+        raise BrokerRefusedError("no rights", code="NOPERM")
+
+    monkeypatch.setattr(type(memory_house.broker.presence), "beat", refuse)
+    worker = await memory_house.worker(start=False, health_port=0, config={"health_host": "127.0.0.1"})
+
+    with pytest.raises(BrokerRefusedError):
+        await worker.start()
+
+    async with asyncio.timeout(5):
+        assert await worker.shutdown() == await worker.wait() == 1
+
+
+async def test_a_worker_that_may_not_react_to_signals_takes_nothing(memory_house: House) -> None:
+    worker = await memory_house.worker(
+        start=False,
+        health_port=0,
+        config={"health_host": "127.0.0.1"},
+        lifecycle=WorkerLifecycleConfig(install_signal_handlers=True),
+    )
+
+    async def elsewhere() -> int:
+        with pytest.raises(ConfigError, match="only the main thread"):
+            await worker.start()
+        async with asyncio.timeout(5):
+            return await worker.shutdown()
+
+    assert await asyncio.to_thread(lambda: asyncio.run(elsewhere())) == 0
+    assert worker._health is None
 
 
 async def test_a_loop_of_the_worker_that_dies_does_not_stop_it(
