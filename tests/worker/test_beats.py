@@ -67,7 +67,7 @@ async def test_progress_of_a_beat_without_an_answer_comes_with_the_next(
     task_id = await memory_house.stem.enqueue("tells")
 
     async def known() -> bool:
-        return (await memory_house.stem.status(task_id)).progress == {"phase": 1}
+        return bool((await memory_house.stem.status(task_id)).progress == {"phase": 1})
 
     await eventually(known, what="the progress in the record")
     assert lost == [task_id]
