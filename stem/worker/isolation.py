@@ -27,15 +27,15 @@ def check(registry: TaskRegistry, app: str | None, lifecycle: WorkerLifecycleCon
         ConfigError: no application is named, it cannot be imported, or it has no such task.
     """
     wanting = [name for name in registry.names() if kind_of(registry.get(name)) == "process"]
+    if not wanting and (lifecycle.max_tasks_per_child is not None or lifecycle.max_memory_per_child is not None):
+        hint = "max_tasks_per_child and max_memory_per_child concern child processes, and no task here asks for one"
+        log.warning("worker.no_children", extra={"hint": hint})
     if app is None:
         if wanting:
             raise ConfigError(
                 f"task {wanting[0]} wants isolation='process', and a child process has to import the application: "
                 "give Worker(app='package.module:attribute'), or use stem-worker"
             )
-        if lifecycle.max_tasks_per_child is not None or lifecycle.max_memory_per_child is not None:
-            hint = "max_tasks_per_child and max_memory_per_child concern child processes: none run here"
-            log.warning("worker.no_children", extra={"hint": hint})
         return
     if not wanting:
         return

@@ -257,3 +257,11 @@ async def test_work_is_failed_with_the_reason_when_no_child_can_start(memory_hou
     assert status.error is not None
     assert "no child process can start" in status.error.message
     assert worker._processes.counters["unusable"] >= 3
+
+
+async def test_limits_of_children_that_nobody_asks_for_are_told(
+    memory_house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    await memory_house.worker(app="tests.worker.isolated:app", lifecycle=WorkerLifecycleConfig(max_tasks_per_child=5))
+
+    assert "no task here asks for one" in caplog.text
