@@ -387,19 +387,22 @@ class Task(Generic[P, R, C]):
     """A function that can be enqueued; `@app.task` makes it. Called directly, it is still the function.
 
     Attributes:
-        name: of the task; `options`: as given to the decorator; `function`: as written.
+        name: of the task; `options`: as given to the decorator; `function`: as written, that of a task decorated again.
     """
 
     __name__: str
     __qualname__: str
 
     def __init__(self, function: Callable[C, R], *, name: str, options: TaskOptions, publisher: Publisher) -> None:
+        if isinstance(function, Task):
+            function = function.function
         self.name: Final = check_name("task", name)
         self.options: Final = options
-        self.function: Final = function
+        self.function: Final[Callable[C, R]] = function
         self.parameters: Final = Parameters(function, task=name)
         self._plain: Final[TaskVariant[P]] = TaskVariant(Signature(name=name), self.parameters, publisher)
-        functools.update_wrapper(self, function)
+        # What others hung on the function stays there: `f.name` or `f.options` would take the place of the task's own.
+        functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *args: C.args, **kwargs: C.kwargs) -> R:
         """Call the function here and now; nothing is enqueued."""

@@ -11,7 +11,7 @@ from stem.client import Stem
 from stem.errors import ConfigError, DecodeError, InvalidArgumentsError, InvalidInputError, InvalidNameError, Retry
 from stem.options import NO_OPTIONS, UNSET, TaskOptions, given, seconds
 from stem.retry import ExponentialJitterRetryStrategy, FixedRetryStrategy
-from stem.task import Parameters, Task, TaskContext
+from stem.task import Parameters, Signature, Task, TaskContext
 from stem.task import TaskContext as Ctx
 from tests.parts import CountingBroker, FakePort
 
@@ -255,6 +255,40 @@ async def test_a_decorated_coroutine_function_is_still_one(app: Stem) -> None:
         return f"{context.task}:{report_id}"
 
     assert await build(context(FakePort()), "x") == "t:x"
+
+
+def test_what_others_hung_on_the_function_leaves_the_task_its_own(app: Stem) -> None:
+    def build(report_id: str) -> str:
+        return report_id
+
+    for name in ("name", "options", "function", "parameters", "_plain"):
+        setattr(build, name, "theirs")
+    task = app.task("report.build", max_retries=5)(build)
+
+    assert (task.name, task.options, task.function) == ("report.build", TaskOptions(max_retries=5), build)
+    assert task.signature("x") == Signature(name="report.build", args={"report_id": "x"})
+    assert task("x") == "x"
+
+
+async def test_a_task_decorated_again_is_another_task_of_the_same_function(app: Stem) -> None:
+    other_broker = CountingBroker()
+    other = Stem(broker=CountingBroker.typed(other_broker))
+
+    @app.task("first", max_retries=5)
+    async def first(context: TaskContext, report_id: str) -> str:
+        return f"{context.task}:{report_id}"
+
+    second = other.task("second", queue="slow")(first)
+    third = app.task("third")(first)
+
+    assert (first.name, second.name, third.name) == ("first", "second", "third")
+    assert (first.options.max_retries, second.options, third.options) == (5, TaskOptions(queue="slow"), TaskOptions())
+    assert second.function is first.function
+    assert (app.registry.names(), other.registry.names()) == (["first", "third"], ["second"])
+    for registry, name in ((other.registry, "second"), (app.registry, "third")):
+        assert (registry.get(name).kind, registry.get(name).takes_context) == ("async", True)
+    assert await second.enqueue("x") == other_broker.batches[0][0]
+    assert await second(context(FakePort()), "x") == "t:x"
 
 
 def module_level(a: int) -> int:
