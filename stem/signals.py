@@ -293,10 +293,7 @@ class Signal(Generic[E]):
         for receiver in self._receivers if self.enabled else ():
             answer = self._call(receiver, event, context)
             if inspect.isawaitable(answer):
-                try:
-                    await answer
-                except Exception:
-                    self._report(receiver)
+                await self._finish(receiver, answer)
 
     def emit_nowait(self, event: E, context: object = None) -> None:
         """Call the callbacks; `async` ones are started on the running loop and not waited for."""
@@ -317,13 +314,16 @@ class Signal(Generic[E]):
     async def _finish(self, receiver: _Receiver[E], answer: Any) -> None:
         try:
             await answer
-        except Exception:
+        except _RAISED as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # not the callback's own: whoever emits, or the loop, is to end
             self._report(receiver)
 
     def _call(self, receiver: _Receiver[E], event: E, context: object) -> object:
         try:
             return receiver.callback(event, context) if receiver.wants(event) else None
-        except Exception:
+        except _RAISED:
             self._report(receiver)
             return None
 
@@ -331,6 +331,9 @@ class Signal(Generic[E]):
         name = getattr(receiver.callback, "__qualname__", type(receiver.callback).__name__)
         _log.exception("signal %s: callback %s failed", self.name, name)
 
+
+_RAISED: Final = (Exception, asyncio.CancelledError, SystemExit)
+"""What a callback may raise without effect: also what would end the task, or the process, that emits."""
 
 # The loop holds tasks weakly: these are kept until they are done.
 _started: set[asyncio.Task[None]] = set()

@@ -122,6 +122,53 @@ async def test_a_failing_callback_is_logged_and_stops_nobody(caplog: pytest.LogC
     assert all("task_succeeded: callback" in record.message for record in caplog.records)
 
 
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(3)], ids=repr)
+async def test_what_ends_tasks_and_processes_is_only_logged_too(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[str] = []
+
+    def bad(event: object, context: object) -> None:
+        raise error
+
+    async def bad_async(event: object, context: object) -> None:
+        raise error
+
+    StemSignals.on_task_succeeded(bad)
+    StemSignals.on_task_succeeded(bad_async)
+    StemSignals.on_task_succeeded(lambda event, context: seen.append("reached"))
+
+    with caplog.at_level(logging.ERROR, "stem.signals"):
+        await StemSignals.emit("task_succeeded", succeeded())
+        StemSignals.emit_nowait("task_succeeded", succeeded())
+        await eventually(lambda: len(caplog.records) == 4)
+
+    assert seen == ["reached", "reached"]
+
+
+def test_a_plain_callback_that_would_cancel_is_only_logged_where_no_loop_runs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def bad(event: object, context: object) -> None:
+        raise asyncio.CancelledError
+
+    StemSignals.on_task_succeeded(bad)
+
+    StemSignals.emit_nowait("task_succeeded", succeeded())
+
+    assert len(caplog.records) == 1
+
+
+def test_an_interrupt_passes() -> None:
+    def interrupted(event: object, context: object) -> None:
+        raise KeyboardInterrupt
+
+    StemSignals.on_task_succeeded(interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        StemSignals.emit_nowait("task_succeeded", succeeded())
+
+
 async def test_a_cancelled_emit_is_cancelled() -> None:
     began = asyncio.Event()
 
