@@ -48,8 +48,7 @@ class Producer:
             options = TaskOptions(priority=request.priority).over(options)
         base = self._checked(name, args)
         travelling = options.travelling()
-        if base.redact is not UNSET and request.task_id is None:
-            # Not with an id of the caller's: the same call made again is the same task, also after a change of this.
+        if base.redact is not UNSET:
             travelling["redact"] = sorted({*base.redact, *travelling.get("redact", ())})
         if request.unique_key is not None:
             travelling["unique_key"] = check_name("unique key", request.unique_key)
