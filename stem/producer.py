@@ -10,6 +10,7 @@ from typing import Any, Final
 from stem.config import StemConfig
 from stem.contracts import Enqueued, NewTask
 from stem.errors import MAX_DURATION_S, InvalidArgumentsError, InvalidInputError, QueueFull, TaskConflictError
+from stem.messages.codec import in_order
 from stem.messages.envelope import Envelope, new_task_id
 from stem.messages.names import check_name
 from stem.options import NO_OPTIONS, UNSET, Duration, TaskOptions, given, shown, to_seconds
@@ -52,6 +53,12 @@ class Producer:
             travelling["redact"] = sorted({*base.redact, *travelling.get("redact", ())})
         if request.unique_key is not None:
             travelling["unique_key"] = check_name("unique key", request.unique_key)
+        headers = {} if request.headers is None else _headers(request.headers)
+        meta = {} if request.meta is None else _plain_map("meta", request.meta)
+        args = args if type(args) is dict else dict(args)
+        if request.task_id is not None:
+            # The same call made again is the same task, whatever the order in which it names things.
+            args, headers, meta = in_order(args), in_order(headers), in_order(meta)
         delay_ms, eta_ms = _due(request.delay, request.eta)
         expires_in_ms, expires_ms = _expiry(request.expires)
         task_id = new_task_id() if request.task_id is None else check_name("task id", request.task_id)
@@ -59,9 +66,9 @@ class Producer:
         body = Envelope(
             id=task_id,
             task=name,
-            args=args if type(args) is dict else dict(args),
-            headers={} if request.headers is None else _headers(request.headers),
-            meta={} if request.meta is None else _plain_map("meta", request.meta),
+            args=args,
+            headers=headers,
+            meta=meta,
             options=travelling,
             delay_ms=delay_ms,
             eta_ms=eta_ms,

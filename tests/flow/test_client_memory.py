@@ -306,6 +306,20 @@ async def test_the_same_id_and_body_is_the_same_task_and_another_body_a_conflict
         await stem.enqueue("t", {"a": 2}, task_id="mine")
 
 
+async def test_with_its_own_id_the_order_of_keys_makes_no_other_task(stem: Stem, broker: CountingBroker) -> None:
+    def reverse(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return dict(reversed(pairs))
+
+    for turn in (dict, reverse):
+        inner = [turn([("x", 1), ("y", [turn([("p", None), ("q", b"")])])])]
+        args = turn([("a", inner), ("b", 2)])
+        headers, meta = turn([("h", "1"), ("i", "2")]), turn([("m", turn([("n", 1), ("o", 2)])), ("l", 3)])
+        await stem.enqueue("t", args, headers=headers, meta=meta, task_id="mine")
+
+    body = await envelope_of(broker, "mine")
+    assert (body.args, body.headers, body.meta) == (args, headers, meta)
+
+
 async def test_a_full_queue_refuses_those_over_its_limit() -> None:
     stem = Stem(broker=InMemoryBroker(limits=Limits(queue_length=2)))
 
