@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, ov
 from stem.config import StemConfig, check_url
 from stem.contracts import Broker, ChangeItem, ResultBackend, RevokeTasks
 from stem.decorator import TaskDecorator
-from stem.errors import BrokerError
+from stem.errors import BrokerError, BrokerUnreachableError
 from stem.lanes import Lane, Lanes
 from stem.messages.names import check_name
 from stem.messages.status import TaskStatus
@@ -260,7 +260,7 @@ class Stem:
             timeout: how long at most; None waits for ever. Cancelling the wait leaves the task alone.
 
         Raises:
-            WaitTimeoutError: it was not final in time; it goes on.
+            WaitTimeoutError: it was not final in time (it goes on), or the broker could not tell.
             TaskNotFoundError: neither the broker nor the result backend knows it.
             BrokerUnreachableError, UnknownOutcomeError: the broker was away for the whole patience (5 s).
         """
@@ -269,9 +269,11 @@ class Stem:
         lane = await self._lanes.open()
         while True:
             try:
-                status = await lane.broker.wait(task_id, waiting.slice_s())
-            except BrokerError as error:
-                await asyncio.sleep(waiting.failed(error))
+                async with asyncio.timeout(waiting.limit_s()):
+                    status = await lane.broker.wait(task_id, waiting.slice_s())
+            except (BrokerError, TimeoutError) as error:
+                silent = BrokerUnreachableError(f"{lane.broker.url} does not answer")
+                await asyncio.sleep(waiting.failed(error if isinstance(error, BrokerError) else silent))
                 continue
             if status is None:
                 return await self._kept(lane, task_id)

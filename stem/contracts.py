@@ -885,7 +885,12 @@ class BlockingBroker(Protocol):
 
     def statuses(self, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]: ...
 
-    def wait(self, task_id: str, timeout_s: float) -> TaskStatus | None: ...
+    def wait(self, task_id: str, timeout_s: float, *, limit_s: float | None = None) -> TaskStatus | None:
+        """Return a task's status once it is final, or as it is after `timeout_s`; None if there is no record.
+
+        Args:
+            limit_s: a server that does not answer is given up after this long, with a `BrokerError`.
+        """
 
     def cancel(self, task_id: str, command: Command) -> ChangeItem: ...
 

@@ -170,7 +170,7 @@ class SyncStem:
         waiting = Waiting(task_id, timeout, self._patience_s)
         while True:
             try:
-                status = self.broker.wait(task_id, waiting.slice_s())
+                status = self.broker.wait(task_id, waiting.slice_s(), limit_s=waiting.limit_s())
             except BrokerError as error:
                 time.sleep(waiting.failed(error))
                 continue

@@ -17,6 +17,8 @@ from stem.outbox import passing, pause_s
 
 SLICE_S: Final = 5.0
 """The longest single wait for a task's end: a wake-up that got lost costs no more than this."""
+_GRACE_S: Final = 0.5
+"""How long past the deadline the last answer may take."""
 
 
 class Waiting:
@@ -38,6 +40,10 @@ class Waiting:
         self._began = time.monotonic()
         return SLICE_S if self._deadline is None else max(0.0, min(SLICE_S, self._deadline - self._began))
 
+    def limit_s(self) -> float | None:
+        """Return how long a broker may take to answer at most, that wait included; None without a deadline."""
+        return None if self._deadline is None else max(0.05, self._deadline + _GRACE_S - time.monotonic())
+
     def not_yet(self, status: TaskStatus) -> float:
         """Return the pause before the next slice; raises `WaitTimeoutError` when there is none."""
         self._failures = 0
@@ -51,17 +57,24 @@ class Waiting:
         return 0.0 if now - self._began >= 0.05 else 0.05
 
     def failed(self, error: BrokerError) -> float:
-        """Return the pause before asking again; raises `error` when that is of no use (any more)."""
+        """Return the pause before asking again.
+
+        Raises:
+            WaitTimeoutError: there is no time left for it.
+            BrokerError: `error`, when asking again is of no use (any more).
+        """
         now = time.monotonic()
         if not self._failures:
             self._away_since = self._began
         self._failures += 1
-        if not passing(error) or now - self._away_since >= self._patience_s:
+        if not passing(error):
             raise error
         if self._deadline is not None and now >= self._deadline:
             raise WaitTimeoutError(
                 f"the broker could not be asked about task {self._task_id} within {self._timeout_s:g} s: {error}"
             ) from error
+        if now - self._away_since >= self._patience_s:
+            raise error
         return pause_s(self._failures)
 
 

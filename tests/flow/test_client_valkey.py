@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 
 import pytest
 
 from stem.adapters.redis import RedisResultBackend, RedisStreamsBroker
 from stem.client import Stem
-from stem.errors import BrokerUnreachableError, UnknownOutcomeError
+from stem.errors import BrokerError, BrokerUnreachableError, UnknownOutcomeError, WaitTimeoutError
 from stem.messages.status import TaskState
 from stem.sync import SyncStem
 from tests.conftest import OwnServer
@@ -130,6 +131,49 @@ async def test_no_server_is_an_error_that_names_the_place_and_no_secret() -> Non
 
     assert "hunter2" not in str(caught.value)
     await app.close()
+
+
+FROZEN = pytest.mark.parametrize("connected", [True, False], ids=["connected", "to connect"])
+
+
+@FROZEN
+@pytest.mark.parametrize("transport", ["unix", "tcp"])
+async def test_a_wait_on_a_frozen_server_keeps_its_time(own_server: OwnServer, transport: str, connected: bool) -> None:
+    server = own_server(tcp=True, aof=False)
+    async with Stem.connect(server.url if transport == "unix" else server.tcp_url) as app:
+        task_id = await app.enqueue("t") if connected else "mine"
+        server.sigstop()
+        began = time.monotonic()
+
+        with pytest.raises(WaitTimeoutError, match="could not be asked") as caught:
+            await app.wait_for(task_id, timeout=0.5)
+
+        assert 0.5 <= time.monotonic() - began < 1.5
+        assert isinstance(caught.value.__cause__, BrokerError)
+        server.sigcont()
+        with pytest.raises(WaitTimeoutError, match="still queued"):
+            await app.wait_for(await app.enqueue("t"), timeout=0.05)
+
+
+@FROZEN
+@pytest.mark.parametrize("transport", ["unix", "tcp"])
+def test_a_blocking_wait_on_a_frozen_server_keeps_its_time(
+    own_server: OwnServer, transport: str, connected: bool
+) -> None:
+    server = own_server(tcp=True, aof=False)
+    with SyncStem.connect(server.url if transport == "unix" else server.tcp_url) as sync:
+        task_id = sync.enqueue("t") if connected else "mine"
+        server.sigstop()
+        began = time.monotonic()
+
+        with pytest.raises(WaitTimeoutError, match="could not be asked") as caught:
+            sync.wait_for(task_id, timeout=0.5)
+
+        assert 0.5 <= time.monotonic() - began < 1.5
+        assert isinstance(caught.value.__cause__, BrokerError)
+        server.sigcont()
+        with pytest.raises(WaitTimeoutError, match="still queued"):
+            sync.wait_for(sync.enqueue("t"), timeout=0.05)
 
 
 def test_the_blocking_client_waits_out_a_restart_too(own_server: OwnServer) -> None:

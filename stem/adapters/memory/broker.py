@@ -201,7 +201,7 @@ class InMemoryBlockingBroker:
     def statuses(self, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]:
         return statuses(self._core, ids, timeline=timeline)
 
-    def wait(self, task_id: str, timeout_s: float) -> TaskStatus | None:
+    def wait(self, task_id: str, timeout_s: float, *, limit_s: float | None = None) -> TaskStatus | None:
         waiter = ThreadWaiter()
         if watch_end(self._core, task_id, waiter):
             try:

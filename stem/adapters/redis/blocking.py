@@ -50,11 +50,11 @@ class BlockingRedisBroker:
     def url(self) -> str:
         return str(self._address)
 
-    def _admit(self, *, writes: bool) -> None:
+    def _admit(self, *, writes: bool, within_s: float | None = None) -> None:
         """Look at the keyspace's version before the first call, as `RedisClient` does."""
         key = self._keys.schema
         try:
-            found = ask_blocking(self._pool, "GET", key)
+            found = ask_blocking(self._pool, "GET", key, within_s=within_s)
             if found is None and writes:
                 with contextlib.suppress(redis.ResponseError):
                     found = ask_blocking(self._pool, *schema.mark(key))
@@ -105,16 +105,30 @@ class BlockingRedisBroker:
         with reading("HMGET"):
             return [status_of(task_id, row, timeline=timeline) for task_id, row in zip(ids, rows, strict=True)]
 
-    def wait(self, task_id: str, timeout_s: float) -> TaskStatus | None:
-        deadline = time.monotonic() + timeout_s
+    def wait(self, task_id: str, timeout_s: float, *, limit_s: float | None = None) -> TaskStatus | None:
+        began = time.monotonic()
         pause = _FIRST_LOOK_S
         while True:
-            status = self.statuses([task_id])[0]
-            left = deadline - time.monotonic()
+            within_s = None if limit_s is None else max(0.05, began + limit_s - time.monotonic())
+            status = self._look(task_id, within_s)
+            left = began + timeout_s - time.monotonic()
             if status is None or status.state.final or left <= 0:
                 return status
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, _LAST_LOOK_S)
+
+    def _look(self, task_id: str, within_s: float | None) -> TaskStatus | None:
+        """Return what the broker knows of one task; `within_s` as for `ask_blocking`."""
+        if not self._readable:
+            self._admit(writes=False, within_s=within_s)
+        row: Any = None
+        try:
+            with contextlib.suppress(redis.ResponseError):
+                row = ask_blocking(self._pool, "HMGET", self._keys.task(task_id), *FIELDS, within_s=within_s)
+        except (redis.RedisError, OSError, *MISREAD) as error:
+            raise translate(error, what="HMGET", address=self._address) from error
+        with reading("HMGET"):
+            return status_of(task_id, row, timeline=True)
 
     def cancel(self, task_id: str, command: Command) -> ChangeItem:
         reply = self._run("issue", *issue_args(command, RevokeTasks(ids=[task_id])))

@@ -174,7 +174,10 @@ async def ask_many(pool: Pool, many: Sequence[Sequence[str | bytes | int]], *, w
 class BlockingPool(redis.ConnectionPool):
     """The same for the blocking client, whose pool and measurements take as long as the rest of a small command."""
 
-    def get_connection(self, command_name: object = None, *keys: object, **options: object) -> Any:
+    def get_connection(
+        self, command_name: object = None, *keys: object, within_s: float | None = None, **options: object
+    ) -> Any:
+        """Return a connection that is well; one that has to be made answers `within_s` or is given up."""
         self._checkpid()
         with self._lock:
             connection = self._available_connections.pop() if self._available_connections else None
@@ -191,7 +194,27 @@ class BlockingPool(redis.ConnectionPool):
             if well:
                 return connection
             self.release(connection)  # it was closed, or carries what nobody asked for: made anew below
-        return super().get_connection()
+        return super().get_connection() if within_s is None else self._made(within_s)
+
+    def _made(self, within_s: float) -> Any:
+        """Make a connection, or an idle one anew, with other time-outs than the library's way has."""
+        with self._lock:
+            connection: Any = (
+                self._available_connections.pop() if self._available_connections else self.make_connection()
+            )
+            self._in_use_connections.add(connection)
+        usual = connection.socket_timeout, connection.socket_connect_timeout
+        try:
+            connection.disconnect()
+            connection.socket_timeout = connection.socket_connect_timeout = min(within_s, *usual)
+            connection.connect()
+        except BaseException:
+            self.release(connection)
+            raise
+        finally:
+            connection.socket_timeout, connection.socket_connect_timeout = usual
+            connection.update_current_socket_timeout(usual[0])
+        return connection
 
     def release(self, connection: Any) -> None:
         self._checkpid()
@@ -204,12 +227,16 @@ class BlockingPool(redis.ConnectionPool):
                 self._available_connections.append(connection)
 
 
-def ask_blocking(pool: BlockingPool, *args: str | bytes | int) -> Any:
-    """As `ask`, for code without a loop."""
-    connection = pool.get_connection()
+def ask_blocking(pool: BlockingPool, *args: str | bytes | int, within_s: float | None = None) -> Any:
+    """As `ask`, for code without a loop.
+
+    Args:
+        within_s: what the server may take to answer, instead of the pool's own time-out.
+    """
+    connection = pool.get_connection(within_s=within_s)
     try:
         connection.send_command(*args)
-        return connection.read_response()
+        return connection.read_response() if within_s is None else connection.read_response(timeout=within_s)
     finally:
         pool.release(connection)
 
