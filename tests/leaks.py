@@ -17,7 +17,7 @@ KNOWN_KEYS: Final = re.compile(
     r"""\{[A-Za-z0-9_.-]{1,64}\}:(?:
         (?:task|result|worker|request|reply|wake):[A-Za-z0-9_.-]{1,64}
       | q:[A-Za-z0-9_.-]{1,64}:(?:p[0-9]|delayed|retry|lease|dead|held|meta|bell)
-      | unique:[A-Za-z0-9_.:/-]+
+      | unique:[0-9]+:[A-Za-z0-9_.:/-]+
       | desired:(?:pause|drain|shutdown)
       | stats:[0-9]+
       | queues | workers | fleet | redact | epoch | fence | control:log | events | watch | history | audit | probe

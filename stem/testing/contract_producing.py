@@ -384,6 +384,19 @@ class BrokerContractUnique:
 
         assert (await put(broker_case.broker, new_task(task="b", unique_key="k"))).outcome == "queued"
 
+    async def test_name_and_key_are_told_apart_whatever_is_in_them(self, broker_case: BrokerCase) -> None:
+        """Both may contain colons; each is released by itself."""
+        broker, hand = broker_case.broker, Hand(broker=broker_case.broker, id="w-1")
+        await enqueue(broker, task_id="t-1", task="billing", unique_key="eu:42")
+        await enqueue(broker, task_id="t-2", task="billing:eu", unique_key="42")
+        await hand.end(await hand.take())
+
+        freed = await put(broker, new_task("t-3", task="billing", unique_key="eu:42"))
+        held = await put(broker, new_task("t-4", task="billing:eu", unique_key="42"))
+
+        assert (freed.id, freed.outcome) == ("t-3", "queued")
+        assert (held.id, held.outcome) == ("t-2", "duplicate")
+
     async def test_repeating_the_holder_is_no_duplicate_of_itself(self, broker_case: BrokerCase) -> None:
         """A lost reply is told apart from a second task."""
         task = new_task("t-1", unique_key="k")

@@ -147,7 +147,7 @@ def endless_record(ward: Ward) -> None:
 
 
 def unheld_unique(ward: Ward) -> None:
-    ward.server.command("SET", ward.key("unique:mail.send:k"), "t-gone")
+    ward.server.command("SET", ward.key("unique:9:mail.send:k"), "t-gone")
 
 
 def stuck_lease(ward: Ward) -> None:
@@ -187,7 +187,7 @@ def unregistered(ward: Ward) -> None:
         (strange_key, "keys-unknown", "somebody-elses"),
         (endless_reply, "keys-endless", "result:t-1"),
         (endless_record, "keys-endless", "task:t-1"),
-        (unheld_unique, "keys-orphan", "unique:mail.send:k"),
+        (unheld_unique, "keys-orphan", "unique:9:mail.send:k"),
         (stuck_lease, "stuck-leases", "default"),
         (leftover_consumer, "leftover-consumers", "ghost-1"),
         (no_taker, "no-taker", "nobodys"),

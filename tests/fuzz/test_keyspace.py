@@ -133,7 +133,7 @@ def spoil_keys(client: redis.Redis, stored: Stored) -> str:
         ),
         ("SET", f"{P}epoch", random.choice((value, edge.encode()))),
         ("SET", f"{P}fence", random.choice((value, edge.encode()))),
-        ("SET", f"{P}unique:a:u", value),
+        ("SET", f"{P}unique:1:a:u", value),
         ("ZADD", f"{P}watch", "inf", name),
         ("XADD", f"{P}reply:c-1", "*", random.choice((b"r", name)), value),
         ("HSET", f"{P}request:c-2", random.choice((b"epoch", b"items")), value),

@@ -29,7 +29,7 @@ _NAME: Final = r"[A-Za-z0-9_.-]{1,64}"
 _FORMS: Final = re.compile(
     rf"""(?:
         (?P<task>task:{_NAME})
-      | (?P<unique>unique:[A-Za-z0-9_.:/-]+)
+      | (?P<unique>unique:[0-9]+:[A-Za-z0-9_.:/-]+)
       | (?P<ends>(?:result|worker|request|reply|wake):{_NAME} | stats:[0-9]+ | events | watch | probe)
       | q:{_NAME}:(?:p[0-9]|delayed|retry|lease|dead|held|meta|bell)
       | desired:(?:pause|drain|shutdown)

@@ -9,7 +9,7 @@
 | `{ns}:q:<queue>:bell` | list of at most 1 | none: the wake-up for one idle worker |
 | `{ns}:wake:<reader>` | list of at most 1 | 10 seconds: ends one worker's wait for bells |
 | `{ns}:queues` | set | none: the known queues |
-| `{ns}:unique:<task>:<key>` | string | released with the task's final state |
+| `{ns}:unique:<length of task>:<task>:<key>` | string | released with the task's final state |
 | `{ns}:workers`, `{ns}:worker:<id>` | zset, hash | an hour after the last beat |
 | `{ns}:fleet` | hash | none: when anybody beat last |
 | `{ns}:redact` | hash | none: by task name, arguments that nobody is shown; capped |

@@ -71,7 +71,7 @@ while i <= #ARGV do
     -- A purged one has no body to compare with any more: the id decides.
     outcome = (not seen[2] or seen[2] == body) and 'exists' or 'conflict'
   elseif not seen[1] and set.u then
-    local other = redis.call('GET', P .. 'unique:' .. task .. ':' .. set.u)
+    local other = redis.call('GET', unique_key(task, set.u))
     if other then
       local state = redis.pcall('HGET', task_key(other), 'st')
       if type(state) == 'string' and not FINAL[state] then outcome, holder = 'duplicate', other end
@@ -90,7 +90,7 @@ while i <= #ARGV do
     else
       if set.u then
         add(extra, 'u', set.u)
-        redis.call('SET', P .. 'unique:' .. task .. ':' .. set.u, id)
+        redis.call('SET', unique_key(task, set.u), id)
       end
       if due > now then
         outcome, field, value = 'scheduled', 'du', due

@@ -37,6 +37,8 @@ local function rank(value)
   return n >= 0 and n <= 9 and n or 0
 end
 local function task_key(id) return P .. 'task:' .. id end
+-- Both may contain colons: the length says where the name of the task ends.
+local function unique_key(task, unique) return P .. 'unique:' .. #(task or '') .. ':' .. (task or '') .. ':' .. unique end
 local function queue_key(queue, part) return P .. 'q:' .. (queue or '') .. ':' .. part end
 local streams = {}
 local function stream_key(queue, priority)

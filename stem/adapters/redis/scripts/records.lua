@@ -55,7 +55,7 @@ end
 
 local function release_unique(task, unique, id)
   if unique and unique ~= '' then
-    local key = P .. 'unique:' .. (task or '') .. ':' .. unique
+    local key = unique_key(task, unique)
     if redis.call('GET', key) == id then redis.call('DEL', key) end
   end
 end

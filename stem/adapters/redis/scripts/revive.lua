@@ -15,7 +15,7 @@ for i = 3, #ARGV do
     redis.call('HSET', key, 'st', 'queued', 'a', '0', 'c', '0', 'e', make_ready(id, queue, r[3]))
     redis.call('HDEL', key, 'f1', 'ds', 're', 'rv', 'gb', 'g1', 'pg', 'x')
     redis.call('PERSIST', key)
-    if r[7] then redis.call('SET', P .. 'unique:' .. (r[4] or '') .. ':' .. r[7], id, 'NX') end
+    if r[7] then redis.call('SET', unique_key(r[4], r[7]), id, 'NX') end
     add_timeline(key, line(now, 'replayed', '', r[5]))
     redis.call('ZREM', queue_key(queue, 'dead'), id)
     count(queue, r[4], 'enqueued')
