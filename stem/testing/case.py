@@ -88,6 +88,10 @@ class BrokerCase(ABC):
         """Remove a waiting task from its queue behind the broker's back, leaving its record."""
         pytest.skip("this adapter's case does not say how to misplace a task")
 
+    async def set_back(self, seconds: float) -> None:
+        """Set the broker's clock back: what it has stored until now lies ahead of it then."""
+        pytest.skip("this adapter's case does not say how to set the broker's clock back")
+
     def needs_hours(self) -> None:
         """Skip this test where time is real."""
         if self.real_time:

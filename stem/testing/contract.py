@@ -7,6 +7,7 @@ suite's own: `pytest.register_assert_rewrite("stem.testing")` before it is impor
 from stem.testing.case import BrokerCase
 from stem.testing.contract_adoption import BrokerContractAdopt
 from stem.testing.contract_audit import BrokerContractAudit, BrokerContractExamine
+from stem.testing.contract_clock import BrokerContractClock
 from stem.testing.contract_control import (
     BrokerContractControlLog,
     BrokerContractDesired,
@@ -53,6 +54,7 @@ class BrokerContract(
     BrokerContractHandles,
     BrokerContractReclaim,
     BrokerContractRenew,
+    BrokerContractClock,
     BrokerContractAdopt,
     BrokerContractTimeOfEnqueue,
     BrokerContractDeadLetters,

@@ -386,16 +386,13 @@ class BrokerContractUnique:
 
     async def test_name_and_key_are_told_apart_whatever_is_in_them(self, broker_case: BrokerCase) -> None:
         """Both may contain colons; each is released by itself."""
-        broker, hand = broker_case.broker, Hand(broker=broker_case.broker, id="w-1")
-        await enqueue(broker, task_id="t-1", task="billing", unique_key="eu:42")
-        await enqueue(broker, task_id="t-2", task="billing:eu", unique_key="42")
+        hand, pairs = Hand(broker=broker_case.broker, id="w-1"), [("billing", "eu:42"), ("billing:eu", "42")]
+        await hand.broker.enqueue([new_task(f"t-{len(key)}", task=name, unique_key=key) for name, key in pairs])
         await hand.end(await hand.take())
 
-        freed = await put(broker, new_task("t-3", task="billing", unique_key="eu:42"))
-        held = await put(broker, new_task("t-4", task="billing:eu", unique_key="42"))
+        answers = await hand.broker.enqueue([new_task(f"u-{len(key)}", task=name, unique_key=key) for name, key in pairs])
 
-        assert (freed.id, freed.outcome) == ("t-3", "queued")
-        assert (held.id, held.outcome) == ("t-2", "duplicate")
+        assert [(one.id, one.outcome) for one in answers] == [("u-5", "queued"), ("t-2", "duplicate")]
 
     async def test_repeating_the_holder_is_no_duplicate_of_itself(self, broker_case: BrokerCase) -> None:
         """A lost reply is told apart from a second task."""

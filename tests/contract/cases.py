@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from stem.adapters.memory import InMemoryBroker
 from stem.adapters.redis.broker import RedisStreamsBroker
@@ -42,6 +43,9 @@ class MemoryCase(BrokerCase):
     async def misplace(self, task_id: str, queue: str) -> None:
         core = self.broker._core
         core.lines[queue].take(core.records[task_id])
+
+    async def set_back(self, seconds: float) -> None:
+        self.clock.set_wall_ms(self.clock.wall_ms() - round(seconds * 1_000))
 
     async def close(self) -> None:
         for broker in self._made:
@@ -91,6 +95,20 @@ class RedisCase(BrokerCase):
             self._server.command("ZREM", self._key("q", queue, part), task_id)
         for priority in range(10):
             self._server.command("DEL", self._key("q", queue, f"p{priority}"))
+
+    async def set_back(self, seconds: float) -> None:
+        """A server's clock cannot be set: what it has stored is moved ahead instead."""
+        by = round(seconds * 1_000)
+        client: Any
+        with self._server.client() as client:
+            for key in client.scan_iter(match=f"[{{]{self._namespace}}}:*", count=1_000):
+                part = key.rpartition(":")[2]
+                if part in ("workers", "lease", "delayed", "retry", "held", "dead"):
+                    for member in client.zrange(key, 0, -1):
+                        client.zincrby(key, by, member)
+                elif part in ("meta", "fleet"):
+                    for field in {"sw", "hs", "rp", "last", "resumed"} & {*client.hkeys(key)}:
+                        client.hincrby(key, field, by)
 
     def _key(self, *parts: str) -> str:
         return ":".join((f"{{{self._namespace}}}", *parts))

@@ -77,7 +77,7 @@ BROKERS: Final = (
     Mutant(
         id="X12",
         bug="after an outage of the server everybody's tasks are taken at once",
-        edits=[Edit(LUA + "sweep.lua", "  or fleet[2] and now - num(fleet[2]) < lost_after * 2 / 3 then", "  then")],
+        edits=[Edit(LUA + "sweep.lua", "  or within(fleet[2], lost_after * 2 / 3) then", "  then")],
         tests=[VALKEY + "test_after_an_outage_nobody_is_robbed_at_once"],
     ),
     Mutant(

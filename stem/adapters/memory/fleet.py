@@ -68,7 +68,7 @@ class Fleet:
         """Say whether the whole fleet is silent, or was until less than two beats ago."""
         if self._last_ms is not None and now - self._last_ms > self._lost_after_ms:
             return True
-        return self._resumed_ms is not None and now - self._resumed_ms < self._lost_after_ms * 2 // 3
+        return self._resumed_ms is not None and 0 <= now - self._resumed_ms < self._lost_after_ms * 2 // 3
 
     def alive(self, worker: str, now: int) -> bool:
         """Say whether a worker beats, and has not said goodbye."""

@@ -38,8 +38,8 @@ end
 -- held ones, so that each look sees others. Returns when to look again, where that may find more.
 local function release_held(queue, pauses)
   local held, meta = queue_key(queue, 'held'), queue_key(queue, 'meta')
-  local looked = num(redis.call('HGET', meta, 'hs'))
-  if now - looked < 100 then return looked + 100 end
+  local looked = redis.call('HGET', meta, 'hs')
+  if within(looked, 100) then return num(looked) + 100 end
   local released = false
   for _, id in ipairs(redis.call('ZRANGE', held, 0, 99)) do
     local key = task_key(id)

@@ -8,7 +8,7 @@ local dead_cap, dead_keep, max_crashes = tonumber(ARGV[2]), tonumber(ARGV[3]), t
 local lost_after, lost_error = tonumber(ARGV[5]), ARGV[6]
 local fleet = redis.call('HMGET', P .. 'fleet', 'last', 'resumed')
 if fleet[1] and now - num(fleet[1]) > lost_after
-  or fleet[2] and now - num(fleet[2]) < lost_after * 2 / 3 then
+  or within(fleet[2], lost_after * 2 / 3) then
   return { 0, 0, 'outage' }
 end
 -- Who said goodbye took its consumers along. Those of workers that nobody has heard of for an hour go here.
@@ -31,7 +31,7 @@ local requeued, buried, looked = 0, 0, false
 for i = 8, #ARGV do
   local queue = ARGV[i]
   local meta, leases = queue_key(queue, 'meta'), queue_key(queue, 'lease')
-  if now - num(redis.call('HGET', meta, 'sw')) >= lost_after / 6 then
+  if not within(redis.call('HGET', meta, 'sw'), lost_after / 6) then
     looked = true
     redis.call('HSET', meta, 'sw', now)
     local woke = false
@@ -82,7 +82,7 @@ for i = 8, #ARGV do
       redis.call('ZREM', leases, id)
     end
     if woke then ring(queue) end
-    if now - num(redis.call('HGET', meta, 'rp')) >= 60000 and reap(queue) then redis.call('HSET', meta, 'rp', now) end
+    if not within(redis.call('HGET', meta, 'rp'), 60000) and reap(queue) then redis.call('HSET', meta, 'rp', now) end
   end
 end
 write_history()
