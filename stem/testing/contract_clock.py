@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from stem.contracts import ClearPause, SetPause
-from stem.testing.case import FLEET, BrokerCase, Hand, Operator, enqueue, new_task, sweep_until, until
+from stem.contracts import ClearPause, Limits, SetPause
+from stem.testing.case import (
+    FLEET,
+    BrokerCase,
+    Hand,
+    Operator,
+    enqueue,
+    make_dead,
+    new_task,
+    sweep_until,
+    until,
+)
 
 HOUR_S: int = 3_600
 SOON: int = FLEET.lost_after_ms // 3
@@ -67,3 +77,16 @@ class BrokerContractClock:
             return back == 250
 
         await until(all_back, what="the held ones came back")
+
+    async def test_who_died_after_the_clock_was_set_back_is_the_newest(self, broker_case: BrokerCase) -> None:
+        """Where there are too many dead letters the oldest leaves, and not the one that has just come."""
+        broker = broker_case.limits(Limits(dead_count=2))
+        await make_dead(broker, task_id="a")
+        await make_dead(broker, task_id="b")
+        await broker_case.set_back(HOUR_S)
+        await make_dead(broker, task_id="z")
+        await make_dead(broker, task_id="c")
+
+        page = await broker.census.tasks("dead")
+
+        assert [item.id for item in page.items] == ["c", "z"]

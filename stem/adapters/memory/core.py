@@ -223,7 +223,8 @@ class Core:
         self.disown(record)
         record.state, record.finished_ms, record.reason, record.due_ms = state, now, reason, None
         if ttl_ms is None:
-            line.put(record, Place.DEAD, now)
+            # Behind all others, whatever the clock says: the newest is never the one that leaves.
+            line.put(record, Place.DEAD, max(now, -(line.dead.first_score() or 0)))
         else:
             line.take(record)
             self.leave_at(record, now + ttl_ms)
@@ -234,11 +235,11 @@ class Core:
         self.history.add(record, now, error_type)
         self.waits.fire_all(f"done:{record.id}")
         if ttl_ms is None:
-            self.trim_dead(line, now)
+            self.trim_dead(line, now, but=record.id)
 
-    def trim_dead(self, line: Line, now: int) -> None:
+    def trim_dead(self, line: Line, now: int, *, but: str = "") -> None:
         """Let go of the dead letters that are too old or too many, with their records."""
-        while (oldest := line.dead.last()) is not None:
+        while (oldest := line.dead.last()) is not None and oldest != but:
             record = self.records[oldest]
             too_old = (record.finished_ms or 0) <= now - self.limits.dead_ttl_ms
             if not too_old and len(line.dead) <= self.limits.dead_count:

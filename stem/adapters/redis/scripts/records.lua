@@ -60,15 +60,20 @@ local function release_unique(task, unique, id)
   end
 end
 
--- Buries a task. The oldest dead letters leave first, by age and by count; their records go with them.
+-- Buries a task. The oldest dead letters leave first, by age and by count; their records go with them. The newest stands
+-- behind all others, whatever the clock says: it is never the one that leaves.
 local function bury(queue, id, cap, keep)
   local dead = queue_key(queue, 'dead')
-  redis.call('ZADD', dead, now, id)
+  local last = redis.call('ZRANGE', dead, -1, -1, 'WITHSCORES')
+  local latest = last[1] ~= id and tonumber(last[2] or '') or 0
+  redis.call('ZADD', dead, latest >= now and latest + 1 or now, id)
   local gone = redis.call('ZRANGE', dead, '-inf', now - keep, 'BYSCORE', 'LIMIT', 0, 100)
   local over = redis.call('ZCARD', dead) - #gone - cap
   if over > 0 then gone = redis.call('ZRANGE', dead, 0, math.min(#gone + over, 500) - 1) end
   for _, old in ipairs(gone) do
-    redis.call('ZREM', dead, old)
-    redis.call('DEL', task_key(old))
+    if old ~= id then
+      redis.call('ZREM', dead, old)
+      redis.call('DEL', task_key(old))
+    end
   end
 end
