@@ -94,6 +94,8 @@ class UnknownOutcomeError(BrokerError, ConnectionError):
 class BrokerRefusedError(BrokerError):
     """The server answered with a refusal: rights, memory, disk, or it is a replica. Nothing was applied.
 
+    Where an earlier try of the same call may have been applied, the call raises `UnknownOutcomeError`, from this.
+
     Attributes:
         code: the first word of the server's error, such as ``OOM``, ``NOPERM``, ``READONLY``, ``MISCONF``.
     """

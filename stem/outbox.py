@@ -42,7 +42,7 @@ def gave_up(tasks: Sequence[NewTask], error: BrokerError, *, unknown: bool, afte
     Args:
         unknown: one of the tries may have been applied.
     """
-    what = f"task {tasks[0].id}" if len(tasks) == 1 else f"{len(tasks)} tasks from {tasks[0].id} on"
+    what = _named(tasks)
     if unknown:
         return UnknownOutcomeError(
             f"{what}: no answer from the broker for {after_s:g} s, may or may not be enqueued ({error}). Enqueue again "
@@ -54,6 +54,27 @@ def gave_up(tasks: Sequence[NewTask], error: BrokerError, *, unknown: bool, afte
         f"{what}: not enqueued, the broker could not be reached for {after_s:g} s: {error}. Check the server and "
         "STEM_BROKER_URL, then enqueue again"
     )
+
+
+def refused(tasks: Sequence[NewTask], error: BrokerError, *, unknown: bool) -> BrokerError:
+    """Return the error for a caller whose tasks met a refusal that does not pass: that one, if it is the whole truth.
+
+    A refusal speaks of its own try only. Told alone after a try that may have been applied, it would make the caller do
+    elsewhere, or under another id, what has been enqueued.
+
+    Args:
+        unknown: one of the tries before may have been applied.
+    """
+    if not unknown:
+        return error
+    return UnknownOutcomeError(
+        f"{_named(tasks)}: one try got no answer, the next one was refused ({error}): may or may not be enqueued. See "
+        "to the refusal, then enqueue again with the same task_id, which is safe, or look with status()"
+    )
+
+
+def _named(tasks: Sequence[NewTask]) -> str:
+    return f"task {tasks[0].id}" if len(tasks) == 1 else f"{len(tasks)} tasks from {tasks[0].id} on"
 
 
 class _Parcel:
@@ -88,7 +109,7 @@ class Outbox:
 
         Raises:
             UnknownOutcomeError, BrokerUnreachableError: not possible in `patience_s`.
-            BrokerRefusedError: refused by the server.
+            BrokerRefusedError: refused by the server, and no earlier try may have been applied.
         """
         return (await self._put([task]))[0]
 
@@ -209,7 +230,10 @@ class Outbox:
             if again and now < parcel.deadline:
                 kept.append(parcel)
                 continue
-            failure = gave_up(parcel.tasks, error, unknown=parcel.unknown, after_s=self._patience_s) if again else error
+            if again:
+                failure = gave_up(parcel.tasks, error, unknown=parcel.unknown, after_s=self._patience_s)
+            else:
+                failure = refused(parcel.tasks, error, unknown=parcel.unknown)
             failure.__cause__ = error if failure is not error else error.__cause__
             parcel.future.set_exception(failure)
         self._parcels.extendleft(reversed(kept))

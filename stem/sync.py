@@ -15,7 +15,7 @@ from stem.errors import BrokerError, ConfigError, UnknownOutcomeError
 from stem.messages.names import check_name
 from stem.messages.status import TaskStatus
 from stem.options import NO_OPTIONS, Duration, TaskOptions, to_seconds
-from stem.outbox import BATCH, PATIENCE_S, gave_up, passing, pause_s
+from stem.outbox import BATCH, PATIENCE_S, gave_up, passing, pause_s, refused
 from stem.producer import Producer, accept, after_event, as_signatures, before_event, refuse_full
 from stem.registry import SimpleTaskRegistry, TaskRegistry
 from stem.signals import StemSignals
@@ -209,7 +209,8 @@ class SyncStem:
                 return self.broker.enqueue(tasks)
             except BrokerError as error:
                 if not passing(error):
-                    raise
+                    failure = refused(tasks, error, unknown=unknown)
+                    raise failure from (error if failure is not error else error.__cause__)
                 failures += 1
                 unknown = unknown or isinstance(error, UnknownOutcomeError)
                 if time.monotonic() >= deadline:

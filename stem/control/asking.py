@@ -15,7 +15,7 @@ from stem.contracts import Broker, Change, Issued
 from stem.control import outcome, target
 from stem.control.answer import Answers, PingResult
 from stem.control.collect import AGAIN_S, APPLIED, EFFECT, Request, parties
-from stem.errors import BrokerUnreachableError, InvalidInputError, UnknownOutcomeError
+from stem.errors import BrokerRefusedError, BrokerUnreachableError, InvalidInputError, UnknownOutcomeError
 from stem.messages.command import Command, Reply
 from stem.messages.envelope import new_task_id
 
@@ -133,6 +133,13 @@ class Asker:
             except BrokerUnreachableError:
                 if unknown is None:
                     raise  # certainly not stored; after an unknown outcome that would be a guess
+            except BrokerRefusedError as error:
+                if unknown is None:
+                    raise
+                raise UnknownOutcomeError(  # it speaks of this try only
+                    f"one try to send {command.type} got no answer, the next one was refused ({error}): it may or may "
+                    "not have been done. See to the refusal, look, then ask again"
+                ) from error
             if self._clock.monotonic() >= until - AGAIN_S:
                 raise unknown
             await asyncio.sleep(AGAIN_S)

@@ -59,7 +59,7 @@ async def insist(call: Callable[[], Awaitable[None]]) -> None:
     """Make a call that is safe to send twice, and make it again when its answer got lost: it has no later occasion.
 
     Raises:
-        BrokerError: it was certainly not applied, or the third answer got lost, too.
+        BrokerError: of the last try; where there was one before, that one may have been applied.
     """
     for _ in range(TRIES - 1):
         with contextlib.suppress(UnknownOutcomeError):

@@ -7,7 +7,7 @@ import pytest
 from stem.contracts import ChangeItem, Pause, RevokeTasks, Seen, SetDrain, SetPause, SetShutdown
 from stem.control.asking import Asker
 from stem.control.controller import Controller
-from stem.errors import InvalidInputError, InvalidNameError, UnknownOutcomeError
+from stem.errors import BrokerRefusedError, InvalidInputError, InvalidNameError, UnknownOutcomeError
 from stem.messages.status import TaskState, TaskStatus
 from tests.control.channel import START_MS, ScriptedBroker, beat, seen
 
@@ -139,6 +139,21 @@ async def test_a_lost_answer_to_the_issue_is_asked_for_again_with_the_same_id() 
     await controller(broker).ping()
 
     assert len(broker.issued) == 1
+
+
+async def test_a_refusal_after_a_lost_answer_is_not_the_whole_truth() -> None:
+    """The first one may have been stored; a refusal of the very first one is certain."""
+    broker = ScriptedBroker([])
+    refusal = BrokerRefusedError("out of memory", code="OOM")
+
+    broker.errors = [UnknownOutcomeError("cut off"), refusal]
+    with pytest.raises(UnknownOutcomeError, match=r"ping got no answer.*out of memory.*may or may not") as caught:
+        await controller(broker).ping()
+    assert caught.value.__cause__ is refusal
+
+    broker.errors = [refusal]
+    with pytest.raises(BrokerRefusedError, match="out of memory"):
+        await controller(broker).ping()
 
 
 async def test_a_worker_that_says_goodbye_while_it_is_asked_is_named_stopped() -> None:

@@ -178,6 +178,35 @@ async def test_a_refusal_is_heard_at_once(stem: Stem, broker: CountingBroker) ->
     assert len(broker.batches) == 1
 
 
+async def test_a_refusal_after_an_unknown_try_leaves_the_outcome_unknown(stem: Stem, broker: CountingBroker) -> None:
+    """The first try was applied: "refused, nothing was applied" of the second one would be wrong of the task."""
+    broker.apply_first = True
+    refusal = BrokerRefusedError("out of memory", code="OOM")
+    broker.failures = [UnknownOutcomeError("no answer"), refusal]
+
+    with pytest.raises(
+        UnknownOutcomeError, match=r"id-1: .*no answer.*out of memory.*may or may not.*same task_id"
+    ) as it:
+        await stem.enqueue("t", task_id="id-1")
+
+    assert it.value.__cause__ is refusal
+    assert (await stem.status("id-1")).state is TaskState.QUEUED
+
+
+async def test_a_refusal_is_certain_for_those_who_came_after_the_unknown_try(broker: CountingBroker) -> None:
+    """They were sent with the repetition only: what is unknown of the first one is certain of them."""
+    broker.failures = [UnknownOutcomeError("no answer"), BrokerRefusedError("no rights", code="NOPERM")]
+    async with Stem(broker=CountingBroker.typed(broker)) as stem:
+        first = asyncio.create_task(stem.enqueue("t", task_id="first"))
+        await eventually(lambda: broker.batches)
+        later = asyncio.create_task(stem.enqueue("t", task_id="later"))
+
+        outcomes = await asyncio.gather(first, later, return_exceptions=True)
+
+    assert broker.batches == [["first"], ["first", "later"]]
+    assert [type(outcome) for outcome in outcomes] == [UnknownOutcomeError, BrokerRefusedError]
+
+
 async def test_a_refusal_that_passes_is_waited_for(stem: Stem, broker: CountingBroker) -> None:
     broker.failures = [BrokerRefusedError("loading", code="LOADING"), BrokerRefusedError("disk", code="MISCONF")]
 

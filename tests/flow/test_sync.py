@@ -198,6 +198,19 @@ def test_an_outage_past_the_patience_is_an_error_that_says_what_to_do() -> None:
         sync.enqueue("t")
 
 
+def test_a_refusal_after_an_unknown_try_leaves_the_outcome_unknown() -> None:
+    broker, sync = flaky()
+    refusal = BrokerRefusedError("out of memory", code="OOM")
+    broker.failures = [UnknownOutcomeError("no answer"), refusal]
+
+    with pytest.raises(
+        UnknownOutcomeError, match=r"mine: .*no answer.*out of memory.*may or may not.*same task_id"
+    ) as it:
+        sync.enqueue("t", task_id="mine")
+
+    assert it.value.__cause__ is refusal
+
+
 def test_publish_signals_are_emitted_without_a_loop() -> None:
     sync = SyncStem(InMemoryBroker().blocking())
     seen: list[tuple[str, str]] = []
