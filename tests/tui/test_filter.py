@@ -6,7 +6,7 @@ import pytest
 
 from stem.observe.rows import TaskLine
 from stem_tui.filter import FilterError, parse
-from stem_tui.tasks import TABS
+from stem_tui.tasks import TABS, short_id
 from tests.observe.builders import NOW
 
 FIELDS = TABS["all"].fields
@@ -24,7 +24,7 @@ def task(**fields: object) -> TaskLine:
     "text",
     [
         "mail", "MAIL", "!report", "/^mail/", "name:mail.*", "name:send", "task:mail.send", "state:running",
-        "state:run", "state:failed,running", "q:default", "queue:def", "w:api", "id:0193", "age>10s", "age<2m",
+        "state:run", "state:failed,running", "q:default", "queue:def", "w:api", "id:0193", "id:-abc", "id:ABC", "age>10s", "age<2m",
         "took>=12s", "took<1h", "tries=1", "mail q:default took>10s", "!state:failed !/etl/", "age>0.5m", '"mail.send"',
     ],
 )  # fmt: skip
@@ -38,7 +38,7 @@ def test_these_let_the_row_through(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "report", "!mail", "/^send/", "name:etl.*", "state:failed", "state:unning", "q:other", "id:abc", "age>2m",
+        "report", "!mail", "/^send/", "name:etl.*", "state:failed", "state:unning", "q:other", "id:193", "age>2m",
         "took>13s", "tries>1", "mail q:other", "!/mail/",
     ],
 )  # fmt: skip
@@ -58,6 +58,16 @@ def test_nothing_is_no_filter(text: str) -> None:
 def test_a_bad_filter_says_what_is_wrong(text: str) -> None:
     with pytest.raises(FilterError, match=r"\w"):
         parse(text, FIELDS)
+
+
+def test_an_id_is_found_by_what_lists_show_of_it() -> None:
+    row = task(id="0193f2c1-7a41-7c1e-9d57-b3a12e0581bd")
+    test = parse(f"id:{short_id(row)}", FIELDS)
+
+    assert test is not None
+    assert short_id(row) == "2e0581bd"
+    assert test(row, NOW)
+    assert not test(task(), NOW)
 
 
 def test_a_missing_number_passes_no_comparison() -> None:

@@ -93,7 +93,7 @@ def _field(name: str, wanted: str, fields: Fields) -> Test:
     options = [option.casefold() for option in wanted.split(",") if option]
     if not options:
         raise FilterError(f"{name}: needs a value")
-    by_start = ALIASES.get(name, name) in ("state", "id")
+    field = ALIASES.get(name, name)
 
     def matches(value: str) -> bool:
         if name in ("state", "s") and value == "dead" and "failed" in options:
@@ -105,7 +105,7 @@ def _field(name: str, wanted: str, fields: Fields) -> Test:
             elif any(each in option for each in "*?["):
                 if fnmatchcase(value, option):
                     return True
-            elif value.startswith(option) if by_start else option in value:
+            elif _is_meant(field, value, option):
                 return True
         return False
 
@@ -114,6 +114,13 @@ def _field(name: str, wanted: str, fields: Fields) -> Test:
         return isinstance(value, str) and matches(value.casefold())
 
     return test
+
+
+def _is_meant(field: str, value: str, option: str) -> bool:
+    """Say whether a value is meant by a part of it: of an id also by its end, which is what lists show of it."""
+    if field == "id":
+        return value.startswith(option) or value.endswith(option)
+    return value.startswith(option) if field == "state" else option in value
 
 
 def _comparison(name: str, sign: str, number: str, *, term: str, fields: Fields) -> Test:

@@ -16,7 +16,7 @@ _FILTER: Final = (
     ("/re/", "a column matches the pattern"),
     ("name:mail.*", "name of a task, queue or worker, with * and ?; name:=mail.send is all of it"),
     ("state:failed,retry", "one of these states; the beginning is enough"),
-    ("q: w: id: error:", "queue, worker, id, error"),
+    ("q: w: id: error:", "queue, worker, id (its beginning, or the end that lists show), error"),
     ("age>10s took>1s tries>=3", "numbers and times: 500ms 10s 5m 2h 1d"),
 )
 
