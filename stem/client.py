@@ -281,7 +281,7 @@ class Stem:
                 return status
             await asyncio.sleep(waiting.not_yet(status))
 
-    async def cancel(self, task_id: str, *, terminate: bool = False, reason: str = "") -> ChangeItem:
+    async def cancel(self, task_id: str, *, terminate: bool = False, reason: str | None = "") -> ChangeItem:
         """Revoke a task: it never starts (again), also when it is unknown yet.
 
         Args:
@@ -289,6 +289,9 @@ class Stem:
 
         Returns:
             What that did: `revoked`, `running` (its worker is told), `stored`, `already` or `final`.
+
+        Raises:
+            InvalidInputError: refused before anything was sent.
         """
         command = revoke_command(task_id, terminate=terminate, reason=reason)
         lane = await self._lanes.open()

@@ -180,7 +180,7 @@ class SyncStem:
                 return status
             time.sleep(waiting.not_yet(status))
 
-    def cancel(self, task_id: str, *, terminate: bool = False, reason: str = "") -> ChangeItem:
+    def cancel(self, task_id: str, *, terminate: bool = False, reason: str | None = "") -> ChangeItem:
         """Revoke a task; see `Stem.cancel`."""
         _refuse_loop("cancel")
         return self.broker.cancel(task_id, revoke_command(task_id, terminate=terminate, reason=reason))

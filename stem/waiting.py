@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 from stem.errors import BrokerError, TaskNotFoundError, WaitTimeoutError
-from stem.messages.command import Command
+from stem.messages.command import Command, checked_reason, revoke_args
 from stem.messages.envelope import new_task_id
 from stem.messages.names import check_name
 from stem.messages.status import TaskStatus
@@ -78,15 +78,15 @@ class Waiting:
         return pause_s(self._failures)
 
 
-def revoke_command(task_id: str, *, terminate: bool, reason: str) -> Command:
-    """Return the command that revokes one task."""
+def revoke_command(task_id: str, *, terminate: bool, reason: str | None) -> Command:
+    """Return the command that revokes one task; `InvalidInputError` where something of it is none."""
     check_name("task id", task_id)
     return Command(
         id=new_task_id(),
         type="revoke",
-        args={"ids": [task_id], "terminate": terminate},
+        args=revoke_args([task_id], terminate=terminate),
         actor=f"client@{socket.gethostname()}:{os.getpid()}",
-        reason=reason,
+        reason=checked_reason(reason),
     )
 
 

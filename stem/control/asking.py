@@ -16,7 +16,7 @@ from stem.control import outcome, target
 from stem.control.answer import Answers, PingResult
 from stem.control.collect import AGAIN_S, APPLIED, EFFECT, Request, parties
 from stem.errors import BrokerRefusedError, BrokerUnreachableError, InvalidInputError, UnknownOutcomeError
-from stem.messages.command import Command, Reply
+from stem.messages.command import Command, Reply, checked_reason
 from stem.messages.envelope import new_task_id
 
 INSPECT: Final = ("active", "reserved", "revoked", "registered", "queues", "children", "config", "stack")
@@ -100,7 +100,7 @@ class Asker:
             args=args,
             timeout_ms=round(1000 * max(self._timeout_s, wait_s or 0.0)),
             actor=self._actor[:200],
-            reason=reason[:500],
+            reason=checked_reason(reason)[:500],
         )
 
     async def _issue(self, command: Command, change: Change | None = None, wait_s: float | None = None) -> Request:

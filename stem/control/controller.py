@@ -26,7 +26,7 @@ from stem.control.answer import CommandItem, CommandResult
 from stem.control.asking import Asker
 from stem.control.collect import EFFECT, Party, Request, parties
 from stem.errors import InvalidInputError
-from stem.messages.command import Command
+from stem.messages.command import Command, revoke_args
 from stem.messages.names import check_name
 from stem.messages.status import TaskStatus
 
@@ -65,7 +65,7 @@ class Controller(Asker):
             raise InvalidInputError(f"{len(ids)} task ids: give 1 to {MAX_IDS} of them")
         if dry_run:
             return await self._foresee_revoke(ids)
-        command = self._command("revoke", (), {"ids": ids, "terminate": terminate}, reason, wait_s)
+        command = self._command("revoke", (), revoke_args(ids, terminate=terminate), reason, wait_s)
         request = await self._issue(command, RevokeTasks(ids=ids, terminate=terminate), wait_s)
         running = {item.worker for item in request.issued.items if item.outcome == "running"}
         runners = [seen for seen in request.issued.workers if seen.heartbeat.id in running]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any, Final
 
-from stem.errors import DecodeError
+from stem.errors import DecodeError, InvalidInputError
 from stem.messages.codec import VERSION, Fields, pack
 from stem.messages.names import is_name
 from stem.record import record
@@ -47,6 +47,11 @@ class Command:
     signature: bytes = b""
 
     def encode(self) -> bytes:
+        """Return the bytes that travel.
+
+        Raises:
+            InvalidInputError: no worker could read them, and its sender would hear of success.
+        """
         body = {
             "v": VERSION,
             "id": self.id,
@@ -59,7 +64,12 @@ class Command:
         }
         if self.expires_at_ms:
             body |= {"issued_at_ms": self.issued_at_ms, "expires_at_ms": self.expires_at_ms}
-        return pack(body, what="command")
+        data = pack(body, what="command")
+        try:
+            Command.decode(data)
+        except DecodeError as error:
+            raise InvalidInputError(f"this cannot be sent: {error}") from error
+        return data
 
     @classmethod
     def decode(cls, data: bytes) -> Command:
@@ -83,6 +93,20 @@ class Command:
             issued_at_ms=fields.integer("issued_at_ms", 0),
             expires_at_ms=fields.integer("expires_at_ms", 0),
         )
+
+
+def revoke_args(ids: Sequence[str], *, terminate: bool) -> dict[str, Any]:
+    """Return the args of a revoke; `InvalidInputError` where workers would refuse them."""
+    if not isinstance(terminate, bool):
+        raise InvalidInputError(f"terminate={ascii(terminate)[:80]}: give True or False")
+    return {"ids": list(ids), "terminate": terminate}
+
+
+def checked_reason(reason: str | None) -> str:
+    """Return why somebody commands something, none as ""; `InvalidInputError` where it is no text."""
+    if reason is not None and not isinstance(reason, str):
+        raise InvalidInputError(f"reason={ascii(reason)[:80]}: give text")
+    return reason or ""
 
 
 @record

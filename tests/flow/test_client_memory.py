@@ -13,6 +13,7 @@ from stem.adapters.memory import InMemoryBroker, InMemoryResultBackend
 from stem.client import Stem
 from stem.config import StemConfig
 from stem.contracts import FetchRequest, Limits, Outcome, Settlement
+from stem.control.controller import Controller
 from stem.errors import (
     BodyTooLargeError,
     BrokerUnreachableError,
@@ -28,6 +29,7 @@ from stem.errors import (
     WaitTimeoutError,
 )
 from stem.messages.codec import pack
+from stem.messages.command import Command
 from stem.messages.envelope import Envelope
 from stem.messages.status import TaskState, TaskStatus
 from stem.options import TaskOptions
@@ -434,3 +436,30 @@ async def test_cancel_revokes_what_waits_and_remembers_what_is_unknown(stem: Ste
     assert (status.state, status.reason) == (TaskState.REVOKED, "not needed")
     assert unknown.outcome == "stored"
     assert (await stem.status("not-yet")).state is TaskState.REVOKED
+
+
+WRONG: list[tuple[str, Any]] = [("reason", 5), ("reason", b"x"), ("terminate", 1), ("terminate", None)]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG)
+async def test_a_revoke_that_no_worker_could_read_is_refused_before_it_is_sent(
+    stem: Stem, broker: CountingBroker, field: str, value: Any
+) -> None:
+    task_id = await stem.enqueue("t")
+
+    with pytest.raises(InvalidInputError, match=field):
+        await stem.cancel(task_id, **{field: value})
+    with pytest.raises(InvalidInputError, match=field):
+        await Controller(broker.inner).revoke([task_id], **{field: value})
+
+    assert (await stem.status(task_id)).state is TaskState.QUEUED
+
+
+async def test_no_reason_may_be_said_as_none(stem: Stem, broker: CountingBroker) -> None:
+    first, second = await stem.enqueue("t"), await stem.enqueue("t")
+
+    await stem.cancel(first, reason=None)
+    await Controller(broker.inner).revoke([second], reason=None)  # type: ignore[arg-type]  # from untyped code
+
+    logged = (await broker.inner.control.read(0)).log
+    assert [Command.decode(each.command).reason for each in logged] == ["", ""]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stem.errors import BodyTooLargeError, DecodeError, InvalidArgumentsError
+from stem.errors import BodyTooLargeError, DecodeError, InvalidArgumentsError, InvalidInputError
 from stem.messages.codec import pack, unpack
 from stem.messages.command import QUESTIONS, Command, Reply
 from stem.messages.event import Event, decode_events, encode_events
@@ -178,6 +178,17 @@ def test_a_command_comes_back_as_it_was() -> None:
 
     assert Command.decode(command.encode()) == command
     assert Command.decode(replace(command, type="from-the-future").encode()).type == "from-the-future"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("id", "a b"), ("type", 5), ("targets", (1,)), ("timeout_ms", 1.5), ("actor", 1), ("reason", None)],
+)
+def test_a_command_that_no_worker_could_read_is_not_sent(field: str, value: Any) -> None:
+    command = Command(**{"id": "c", "type": "ping", field: value})
+
+    with pytest.raises(InvalidInputError, match=f"command: '{field}'"):
+        command.encode()
 
 
 def test_questions_change_nothing() -> None:
