@@ -13,7 +13,7 @@ from stem import RedisResultBackend, RedisStreamsBroker, SimpleTaskRegistry, Ste
 
 async def main() -> None:
     broker_url = os.environ.get("STEM_BROKER_URL", "redis://localhost:6379")
-    backend_url = os.environ.get("STEM_RESULT_BACKEND_URL", f"{broker_url}/1")
+    backend_url = os.environ.get("STEM_RESULT_BACKEND_URL", broker_url)
     broker = await RedisStreamsBroker.connect(broker_url)
     backend = await RedisResultBackend.connect(backend_url)
 

@@ -48,7 +48,7 @@ async def main() -> None:
         style="console", level="info", worker="worker_redis"
     )  # a program that has logging of its own leaves it
     broker_url = os.environ.get("STEM_BROKER_URL", "redis://localhost:6379")
-    backend_url = os.environ.get("STEM_RESULT_BACKEND_URL", f"{broker_url}/1")
+    backend_url = os.environ.get("STEM_RESULT_BACKEND_URL", broker_url)
     registry = SimpleTaskRegistry()
     registry.register(EmailTask())
     registry.register(ReportTask())

@@ -25,7 +25,7 @@ def example(name: str, *arguments: str) -> list[str]:
 
 @pytest.fixture
 def server_url(own_server: OwnServer) -> str:
-    """A server on TCP, as in the samples, because they use its second database too."""
+    """A server on TCP, as in the samples."""
     return own_server(tcp=True, aof=False, options=("--maxmemory-policy", "noeviction")).tcp_url
 
 
@@ -75,6 +75,19 @@ def test_producer_signed(server_url: str, keys: dict[str, str], word: str) -> No
     done = run(example("producer_signed"), env=environment(STEM_BROKER_URL=server_url, **keys))
 
     assert re.fullmatch(rf"Enqueued {UUID} \({word}\)\n", done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("form", ["unix", "with a database"])
+def test_a_broker_url_of_any_form_does_for_the_samples(own_server: OwnServer, form: str) -> None:
+    server = own_server(tcp=True, aof=False, options=("--maxmemory-policy", "noeviction"))
+    env = environment(STEM_BROKER_URL=server.url if form == "unix" else f"{server.tcp_url}/2")
+    produced = run(example("producer_redis"), env=env)
+
+    assert re.fullmatch(rf"Enqueued {UUID}\n", produced.stdout), produced.stderr
+    with running(example("worker_redis", "reports"), env=env) as worker:
+        worker.await_output("Generating monthly-2025-10\n")
+
+        assert worker.stop() == 0
 
 
 @pytest.mark.timeout(60)
