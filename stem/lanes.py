@@ -121,13 +121,19 @@ class Lanes:
             await lane.backend.close()
 
     async def _close_bare_root(self) -> None:
-        """Close a broker that was handed out (`Stem.broker`) but never became anybody's lane."""
+        """Close what was handed out (`Stem.broker`, `Stem.backend`) but never became anybody's lane."""
         with self._guard:
-            root = self._root
-            if root is None or self._root_taken or not self._owned:
+            if self._root_taken:
                 return
-            self._root = None
-        await root.close()
+            root, backend = self._root if self._owned else None, self._root_backend if self._backend_owned else None
+            if root is not None:
+                self._root = None
+            if backend is not None:
+                self._root_backend = None
+        if root is not None:
+            await root.close()
+        if backend is not None:
+            await backend.close()
 
     def _made(self) -> Broker:
         if self._root is None:

@@ -63,6 +63,39 @@ async def test_an_application_closes_what_it_opened(valkey_server: Server, names
         wait_until(lambda: all(row["name"] != name for row in client.client_list()), what="connections closed")
 
 
+@pytest.mark.parametrize("broker_too", [True, False], ids=["broker too", "alone"])
+async def test_a_backend_that_was_only_handed_out_is_closed_too(
+    valkey_server: Server, namespace: str, broker_too: bool
+) -> None:
+    app = Stem.connect(valkey_server.url, namespace=namespace, backend=valkey_server.url)
+    if broker_too:
+        assert await app.broker.statuses(["t"]) == [None]
+    assert app.backend is not None
+    assert await app.backend.get("t") is None
+
+    await app.close()
+
+    with valkey_server.client() as client:
+        wait_until(
+            lambda: not [row for row in client.client_list() if row["name"].startswith(f"stem-{namespace}")],
+            what="connections closed",
+        )
+    assert app.backend is not None, "used again, it connects again"
+
+
+async def test_a_backend_that_was_given_stays_open(valkey_server: Server, namespace: str) -> None:
+    given = RedisResultBackend(valkey_server.url, namespace=namespace)
+    app = Stem.connect(valkey_server.url, namespace=namespace, backend=given)
+    assert app.backend is given
+    await given.get("t")
+
+    await app.close()
+
+    with valkey_server.client() as client:
+        assert [row for row in client.client_list() if row["name"].startswith(f"stem-{namespace}")]
+    await given.close()
+
+
 def test_each_event_loop_has_connections_of_its_own(valkey_url: str, namespace: str) -> None:
     app = Stem.connect(valkey_url, namespace=namespace)
 
