@@ -13,14 +13,16 @@ from tests.reference.markdown import code, table
 ALL: Final = "all"
 PROGRAM: Final = "application"
 """Whoever builds a `Stem` with the settings: producers, and workers, which import the application."""
+PRODUCER: Final = "application, stemctl"
+"""`stemctl enqueue` and `stemctl result` do what a producer does; `stemctl doctor` judges by limits."""
 WORKER: Final = "worker"
 OPERATOR: Final = "stemctl, stem-tui"
 
 MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "STEM_BROKER_URL": ("the broker; a database number is its path (`redis://host:6379/1`, `unix:///path?db=1`)", ALL),
-    "STEM_RESULT_BACKEND_URL": ("where a copy of results goes; unset, the broker keeps them", PROGRAM),
+    "STEM_RESULT_BACKEND_URL": ("where a copy of results goes; unset, the broker keeps them", PRODUCER),
     "STEM_NAMESPACE": ("prefix of every key and channel: one per installation on a shared server", ALL),
-    "STEM_DEFAULT_QUEUE": ("queue of tasks that name none", PROGRAM),
+    "STEM_DEFAULT_QUEUE": ("queue of tasks that name none", PRODUCER),
     "STEM_WORKER_QUEUES": ("queues a worker takes from; unset, the default queue; `--queue` overrides", WORKER),
     "STEM_WORKER_NAME": ("a worker's stable name; unset, made from host and process; `--name` overrides", WORKER),
     "STEM_WORKER_CONCURRENCY": ("handlers at a time; unset, chosen by cores; `--concurrency` overrides", WORKER),
@@ -38,15 +40,15 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
         "how long the work loop may stand still until the worker gives up; `--wedged-timeout` overrides",
         WORKER,
     ),
-    "STEM_MAX_QUEUE_LENGTH": ("tasks waiting in one queue; more are refused with `QueueFull`", PROGRAM),
-    "STEM_DEAD_MAX": ("dead letters kept per queue, the newest", WORKER),
+    "STEM_MAX_QUEUE_LENGTH": ("tasks waiting in one queue; more are refused with `QueueFull`", PRODUCER),
+    "STEM_DEAD_MAX": ("dead letters kept per queue, the newest", "worker, stemctl"),
     "STEM_DEAD_TTL": ("how long dead letters are kept", WORKER),
-    "STEM_MAX_BODY": ("size of one encoded task", PROGRAM),
-    "STEM_SIGNING_ALGORITHM": ("how tasks are signed", PROGRAM),
-    "STEM_SIGNING_KEYS": ("secrets that sign and check tasks, `id:base64` each", PROGRAM),
-    "STEM_SIGNING_ACTIVE_KEY": ("id of the key that signs tasks", PROGRAM),
+    "STEM_MAX_BODY": ("size of one encoded task", PRODUCER),
+    "STEM_SIGNING_ALGORITHM": ("how tasks are signed", PRODUCER),
+    "STEM_SIGNING_KEYS": ("secrets that sign and check tasks, `id:base64` each", PRODUCER),
+    "STEM_SIGNING_ACTIVE_KEY": ("id of the key that signs tasks", PRODUCER),
     "STEM_SIGNING_PUBLIC_KEYS": ("Ed25519 keys that check tasks, `id:base64` each", WORKER),
-    "STEM_SIGNING_PRIVATE_KEYS": ("Ed25519 keys that sign tasks, `id:base64` each", PROGRAM),
+    "STEM_SIGNING_PRIVATE_KEYS": ("Ed25519 keys that sign tasks, `id:base64` each", PRODUCER),
     "STEM_CONTROL_KEYS": ("secrets that sign and check commands, `id:role:base64` each", "worker, " + OPERATOR),
     "STEM_CONTROL_PUBLIC_KEYS": ("Ed25519 keys that check commands, `id:role:base64` each", WORKER),
     "STEM_CONTROL_PRIVATE_KEYS": ("Ed25519 keys that sign commands, `id:base64` each", OPERATOR),
