@@ -48,14 +48,16 @@ class Output:
 
     Args:
         command: its name, such as `tasks ls`.
+
+    Attributes:
         secrets: texts that must never appear, such as a password from the URL.
     """
 
-    def __init__(self, command: str, *, as_json: bool, quiet: bool, secrets: Sequence[str] = ()) -> None:
+    def __init__(self, command: str, *, as_json: bool, quiet: bool) -> None:
         self.command = command
         self.as_json = as_json
         self.quiet = quiet
-        self.secrets: list[str] = [secret for secret in secrets if secret]
+        self.secrets: list[str] = []
 
     # ------------------------------------------------------------------------------------------------- talk, to stderr
 

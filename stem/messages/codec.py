@@ -219,9 +219,6 @@ class Fields:
             self._wrong(key, "bytes")
         return value
 
-    def optional_bytes(self, key: str) -> bytes | None:
-        return None if self._map.get(key) is None else self.bytes_(key)
-
     def mapping(self, key: str) -> Mapping[str, Any]:
         """Return the map under `key`; a missing one is empty. Its keys are text."""
         value = self._map.get(key)

@@ -242,10 +242,6 @@ class MinuteBook:
             points = min(points, (self._newest_ms - min(self._minutes)) // 60_000 + 1)
         return [self._minute(self._newest_ms - back * 60_000, queue) for back in range(points - 1, -1, -1)]
 
-    def by_minute(self, name: str, points: int = MINUTES_KEPT, *, queue: str | None = None) -> list[int]:
-        """Return this outcome per minute, oldest first, up to this minute; quiet minutes are 0."""
-        return [flow.count(name) for flow in self.each_minute(points, queue=queue)]
-
 
 def percentile_ms(buckets: Mapping[int, int], share: float) -> float | None:
     """Return the run time that `share` of the tasks stayed under, from a log2 histogram; None when it is empty.

@@ -15,6 +15,7 @@ from stemctl.demo.ledger import Ledger
 TICK_S: Final = 0.1
 VIDEO_S: Final = 6.0
 BLOCK_EVERY_S: Final = 30.0
+REVOKE_EVERY_S: Final = 0.8
 
 
 class Shop:
@@ -110,9 +111,9 @@ class Operator:
         self._shop = shop
         self._ledger = ledger
 
-    async def run(self, stop: asyncio.Event, *, every_s: float = 0.8) -> None:
+    async def run(self, stop: asyncio.Event) -> None:
         """Withdraw one waiting task and stop one running task, again and again until `stop` is set."""
-        while not await wait_for(stop, every_s):
+        while not await wait_for(stop, REVOKE_EVERY_S):
             ids = [line.pop() for line in (self._shop.scheduled, self._shop.long) if line]
             if ids:
                 await self._revoke(ids)

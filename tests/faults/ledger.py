@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -215,15 +215,6 @@ class Account:
             if line.kind == "start":
                 tokens[line.id].append(line.token)
         return {task_id: run for task_id, run in tokens.items() if run != sorted(set(run))}
-
-    def most_at_once(self, include: Callable[[Line], bool] = lambda line: True) -> int:
-        """Return how many handlers ran at the same moment."""
-        now = most = 0
-        for line in self.lines:
-            if include(line):
-                now += (line.kind == "start") - (line.kind in ENDS)
-                most = max(most, now)
-        return most
 
     def check(self, *, started_once: bool = True) -> None:
         """Assert what holds of every run, whatever happened to workers and servers (I1 to I5)."""

@@ -150,7 +150,6 @@ GETTERS: dict[str, tuple[Callable[[Fields], object], list[object]]] = {
     "optional_number": (lambda fields: fields.optional_number("k"), ["1", True, []]),
     "boolean": (lambda fields: fields.boolean("k"), [0, 1, None, "true", []]),
     "bytes": (lambda fields: fields.bytes_("k"), ["x", None, 1, []]),
-    "optional_bytes": (lambda fields: fields.optional_bytes("k"), ["x", 1, []]),
     "mapping": (lambda fields: fields.mapping("k"), [1, "x", [], [["a", 1]], {b"a": 1}, {1: 2}]),
     "texts": (lambda fields: fields.texts("k"), [1, "x", {}, ["a", 1], [None], [b"a"]]),
     "maps": (lambda fields: fields.maps("k"), [1, "x", {}, [1], [[]], [{}, None]]),
