@@ -844,14 +844,14 @@ class Broker(Protocol):
         """Give dead letters a new life: same id, attempt and crashes 0, the token goes on.
 
         Returns:
-            Per id `queued`, `not-dead` or `unknown`.
+            Per id `queued`, `not-dead`, `duplicate` (another unfinished task holds its unique key) or `unknown`.
         """
 
     async def retry_now(self, ids: Sequence[str]) -> dict[str, str]:
         """Make scheduled and retrying tasks due at once; replay dead ones.
 
         Returns:
-            Per id `queued`, `already` (waits or runs), `final` or `unknown`.
+            Per id `queued`, `already` (waits or runs), `final`, `duplicate` (as `replay`) or `unknown`.
         """
 
     async def purge(self, queue: str, what: Literal["waiting", "dead"], *, limit: int = 500) -> int:

@@ -24,6 +24,7 @@ TELL_S: Final = 1.0
 REFUSED: Final = {
     "final": "it has ended and is no dead letter: enqueue it anew",
     "not-dead": "it is no dead letter",
+    "duplicate": "another unfinished task has its unique key: replay it once that one has ended",
     "unknown": "there is no such task",
 }
 """What tasks answer to a deed that did nothing to them, with the reason in words."""

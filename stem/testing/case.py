@@ -254,12 +254,12 @@ def settlement(delivery: Delivery, outcome: Outcome = Outcome.SUCCEEDED, **set_:
 
 
 async def make_dead(
-    broker: Broker, *, task_id: str | None = None, reason: str = "failed", queue: str = QUEUE
+    broker: Broker, *, task_id: str | None = None, reason: str = "failed", queue: str = QUEUE, **set_: Any
 ) -> Delivery:
     """Enqueue a task and bury it; return the delivery it ended with."""
     hand = Hand(broker=broker, id="undertaker")
     await hand.catch_up()
-    await enqueue(broker, task_id=task_id, queue=queue)
+    await enqueue(broker, task_id=task_id, queue=queue, **set_)
     delivery = await hand.take(queues=[queue])
     assert await hand.end(delivery, Outcome.DEAD, reason=reason) == "applied"
     return delivery

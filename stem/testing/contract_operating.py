@@ -130,6 +130,36 @@ class BrokerContractDeadLetters:
         assert answers == {"done": "not-dead", "waits": "not-dead", "nobody": "unknown"}
         assert len(await hand.fetch()) == 1
 
+    async def test_a_replay_takes_the_unique_key_again(self, broker_case: BrokerCase) -> None:
+        """The next of that key is a duplicate of it."""
+        broker = broker_case.broker
+        await make_dead(broker, task_id="t-1", unique_key="k")
+
+        answers = await broker.replay(["t-1"])
+        next_one = await put(broker, new_task("t-2", unique_key="k"))
+
+        assert answers == {"t-1": "queued"}
+        assert (next_one.id, next_one.outcome) == ("t-1", "duplicate")
+
+    @pytest.mark.parametrize("way", ["replay", "retry_now"])
+    async def test_no_second_task_of_a_unique_key_comes_by_a_replay(self, broker_case: BrokerCase, way: str) -> None:
+        """While another one holds the key a dead letter stays what it is; afterwards only the first of two comes back."""
+        broker = broker_case.broker
+        hand, revive = Hand(broker=broker, id="w-1"), broker.replay if way == "replay" else broker.retry_now
+        for task_id in ("t-1", "t-2"):
+            await make_dead(broker, task_id=task_id, unique_key="k")
+        await enqueue(broker, task_id="t-3", unique_key="k")
+
+        refused = await revive(["t-1"])
+        state = await state_of(broker, "t-1")
+        await hand.end(await hand.take())
+        answers = await revive(["t-1", "t-2"])
+
+        assert (refused, state) == ({"t-1": "duplicate"}, "failed")
+        assert answers == {"t-1": "queued", "t-2": "duplicate"}
+        assert [item.id for item in (await broker.census.tasks("dead")).items] == ["t-2"]
+        assert [one.id for one in await hand.fetch()] == ["t-1"]
+
     async def test_discarding_removes_dead_letters_only(self, broker_case: BrokerCase) -> None:
         """Those named, of this queue; the count says how many there were, and a repetition finds none."""
         broker = broker_case.broker

@@ -276,7 +276,7 @@ def finish_items(call: Call, outcomes: dict[str, str], *, warnings: Sequence[str
     """Print what became of each id and return the exit code.
 
     Args:
-        outcomes: by id `queued`, `discarded`, `already`, or one that failed: `final`, `not-dead`, `unknown`.
+        outcomes: by id `queued`, `discarded`, `already`, or one that failed: `final`, `not-dead`, `duplicate`, `unknown`.
     """
     from stem.control.audit import REFUSED
 
@@ -292,7 +292,7 @@ def finish_items(call: Call, outcomes: dict[str, str], *, warnings: Sequence[str
         }
         for task_id, outcome in outcomes.items()
     ]
-    failed = [item for item in items if item["outcome"] in ("final", "not-dead")]
+    failed = [item for item in items if item["outcome"] in ("final", "not-dead", "duplicate")]
     unknown = [item for item in items if item["outcome"] == "unknown"]
     problem = None
     if failed:

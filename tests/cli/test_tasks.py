@@ -235,6 +235,19 @@ def test_dead_letters_are_listed_shown_and_replayed(cli: Cli, work: Settle) -> N
     assert cli("dlq", "show", task_id).code == 3
 
 
+def test_a_dead_letter_whose_unique_key_is_held_is_not_replayed(cli: Cli, work: Settle) -> None:
+    """The answer says so, and fails."""
+    task_id = cli("enqueue", "mail.send", "--unique-key", "k", "--json").data["id"]
+    work(Outcome.DEAD, error=BOOM)
+    cli("enqueue", "mail.send", "--unique-key", "k")
+
+    ran = cli("dlq", "replay", task_id, "--json")
+
+    (item,) = ran.data["items"]
+    assert (ran.code, item["outcome"], item["changed"]) == (1, "duplicate", False)
+    assert "unique key" in item["error"]
+
+
 def test_replaying_many_asks_with_samples(cli: Cli, work: Settle) -> None:
     ids = {enqueue(cli) for _ in range(3)}
     work(Outcome.DEAD, error=BOOM)

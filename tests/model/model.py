@@ -211,10 +211,12 @@ class Model:
             return "unknown"
         if not record.dead:
             return "not-dead"
+        if (key := (record.new.task, record.new.unique_key)) in self.unique:
+            return "duplicate"
         record.state, record.attempt, record.crashes, record.give_backs = "queued", 0, 0, 0
         record.expires, record.revoking, record.dead = None, False, False
         if record.new.unique_key is not None:
-            self.unique.setdefault((record.new.task, record.new.unique_key), task_id)
+            self.unique[key] = task_id
         return "queued"
 
     def retry_now(self, task_id: str) -> str:
@@ -223,7 +225,7 @@ class Model:
             record.state = "queued"
             return "queued"
         answer = self.replay(task_id)
-        if record is None or answer == "queued":
+        if record is None or answer != "not-dead":
             return answer
         return "final" if record.state in FINAL else "already"
 

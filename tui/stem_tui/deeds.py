@@ -38,6 +38,7 @@ _ANSWERS: Final = {
     "unknown": "is not known (any more)",
     "discarded": "is removed for good",
     "not-dead": "is no dead letter (any more)",
+    "duplicate": "stays dead: another unfinished task has its unique key",
 }
 _DONE: Final = {
     "pause": "paused", "resume": "resumed", "drain": "drained", "undrain": "takes work again", "revoke": "revoked",

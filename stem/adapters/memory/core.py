@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Literal
 
 from stem.adapters.memory.audit import Audit
 from stem.adapters.memory.batches import Batches
@@ -251,14 +251,25 @@ class Core:
         self.lines[record.queue].take(record)
         self.leave_at(record, now + GONE_SOON_MS)
 
-    def replay(self, record: Record, now: int) -> None:
-        """Give a dead letter a new life under its id; the token goes on, so its old owner stays locked out."""
+    def holder(self, task: str, unique_key: str | None, now: int) -> Record | None:
+        """Return the unfinished task that holds a unique key."""
+        holder = self.record(self.unique.get((task, unique_key), ""), now) if unique_key is not None else None
+        return None if holder is None or holder.state.final else holder
+
+    def replay(self, record: Record, now: int) -> Literal["queued", "duplicate"]:
+        """Give a dead letter a new life under its id; the token goes on, so its old owner stays locked out.
+
+        Refused while another unfinished task holds its unique key.
+        """
+        if self.holder(record.task, record.unique_key, now) is not None:
+            return "duplicate"
         record.attempt = record.crashes = record.give_backs = record.first_give_back_ms = 0
         record.finished_ms = record.gone_ms = record.expires_ms = None
         record.reason, record.revoking, record.progress = "", False, b""
         if record.unique_key is not None:
-            self.unique.setdefault((record.task, record.unique_key), record.id)
+            self.unique[record.task, record.unique_key] = record.id
         record.note(now, "replayed")
         self.stats.count(now, record.queue, record.task, "enqueued")
         self.make_ready(record, now)
         self.bells.ring(record.queue)
+        return "queued"

@@ -41,10 +41,9 @@ def _take(core: Core, task: NewTask, now: int, rung: dict[str, None]) -> Enqueue
         record = _record(core, task, now)
         core.finish(record, TaskState.REVOKED, now, ttl_ms=DAY_MS, reason=tombstone)
         return Enqueued(task.id, "revoked")
-    if task.unique_key is not None:
-        holder = core.record(core.unique.get((task.task, task.unique_key), ""), now)
-        if holder is not None and not holder.state.final:
-            return Enqueued(holder.id, "duplicate")
+    holder = core.holder(task.task, task.unique_key, now)
+    if holder is not None:
+        return Enqueued(holder.id, "duplicate")
     line = core.line(task.queue)
     limit = core.limits.queue_length
     if limit is not None and line.waiting >= limit:

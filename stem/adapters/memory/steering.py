@@ -100,8 +100,7 @@ def _replay(core: Core, task_id: str, now: int) -> str:
         return "unknown"
     if record.place is not Place.DEAD:
         return "not-dead"
-    core.replay(record, now)
-    return "queued"
+    return core.replay(record, now)
 
 
 def retry_now(core: Core, ids: Sequence[str], now: int) -> dict[str, str]:
@@ -114,8 +113,7 @@ def _retry_now(core: Core, task_id: str, now: int) -> str:
     if record is None:
         return "unknown"
     if record.place is Place.DEAD:
-        core.replay(record, now)
-        return "queued"
+        return core.replay(record, now)
     if record.state.final:
         return "final"
     if record.place not in (Place.DELAYED, Place.RETRYING):

@@ -1,21 +1,29 @@
 #!lua flags=allow-oom
 -- Run tasks again or now. ARGV[2]: 'replay' (dead letters only) or 'now' (also scheduled and retrying ones), then ids.
--- Returns per id: queued, already, final, not-dead or unknown.
+-- Returns per id: queued, already, final, not-dead, duplicate (another unfinished task holds its unique key) or unknown.
 local out = {}
+local function held_by_another(unique, id)
+  local holder = redis.call('GET', unique)
+  local state = holder and holder ~= id and redis.pcall('HGET', task_key(holder), 'st')
+  return type(state) == 'string' and not FINAL[state]
+end
 for i = 3, #ARGV do
   local id = ARGV[i]
   local key = task_key(id)
   local r = redis.pcall('HMGET', key, 'st', 'q', 'p', 'n', 'a', 'tb', 'u', 'at', 'e')
   local state, queue, answer = r[1], queue_of(r[2]), nil
+  local unique = r[7] and unique_key(r[4], r[7])
   if r.err or not state or not queue or r[6] then
     answer = 'unknown'
+  elseif state == 'failed' and redis.call('ZSCORE', queue_key(queue, 'dead'), id) and unique and held_by_another(unique, id) then
+    answer = 'duplicate'
   elseif state == 'failed' and redis.call('ZSCORE', queue_key(queue, 'dead'), id) then
     -- A new life with the same id: attempt and crashes start over, the token goes on so that nobody older can settle it.
     keep_time(key, r[8], r[9])
     redis.call('HSET', key, 'st', 'queued', 'a', '0', 'c', '0', 'e', make_ready(id, queue, r[3]))
     redis.call('HDEL', key, 'f1', 'ds', 're', 'rv', 'gb', 'g1', 'pg', 'x')
     redis.call('PERSIST', key)
-    if r[7] then redis.call('SET', unique_key(r[4], r[7]), id, 'NX') end
+    if unique then redis.call('SET', unique, id) end
     add_timeline(key, line(now, 'replayed', '', r[5]))
     redis.call('ZREM', queue_key(queue, 'dead'), id)
     count(queue, r[4], 'enqueued')
