@@ -201,11 +201,15 @@ class Exchange:
 
 @record
 class Swept:
-    """What one sweep for lost leases did: how many went back to their queue, and how many were buried as poison."""
+    """What one sweep for lost leases did: how many went back to their queue, and how many were buried as poison.
+
+    `more`: it took as many as one sweep may; the next one looks at once.
+    """
 
     requeued: int = 0
     buried: int = 0
     skipped: Literal["", "recent", "outage"] = ""
+    more: bool = False
 
 
 # ------------------------------------------------------------------------------------------------------------ presence
@@ -821,7 +825,7 @@ class Broker(Protocol):
     async def sweep(self, queues: Sequence[str], *, max_crashes: int = 3, worker: str = "") -> Swept:
         """Give tasks whose lease ran out back to their queues; crashes + 1 if their owner is lost.
 
-        Bounded, rate-limited over the fleet, and put off for two beats after a gap in the whole fleet's heartbeats (the
+        Bounded (`more` asks for another at once), rate-limited over the fleet, and put off for two beats after a gap in the whole fleet's heartbeats (the
         server was away, nobody could renew).
         """
 

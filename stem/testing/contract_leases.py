@@ -251,6 +251,23 @@ class BrokerContractReclaim:
 
         assert (first.skipped, second.skipped) == ("", "recent")
 
+    async def test_what_is_more_than_a_sweep_takes_is_taken_by_the_next_at_once(self, broker_case: BrokerCase) -> None:
+        """A worker that had many is lost: a sweep that took as many as it may says so, and puts off no other."""
+        broker = broker_case.broker
+        owner = Hand(broker=broker, id="owner")
+        await broker.enqueue([new_task() for _ in range(250)])
+        await owner.beat()
+        while await owner.fetch(lease_ms=20):
+            pass
+        await broker_case.advance(0.04)
+
+        swept = [await broker.sweep([QUEUE], worker="owner") for _ in range(4)]
+
+        assert [(one.requeued, one.more, one.skipped) for one in swept] == [
+            *((100, True, ""), (100, True, ""), (50, False, "")),
+            (0, False, "recent"),
+        ]
+
     async def test_a_sweep_takes_several_tasks_and_queues(self, broker_case: BrokerCase) -> None:
         """Whatever ran out in the queues named goes back; other queues are not looked at."""
         broker = broker_case.broker

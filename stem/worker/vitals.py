@@ -415,6 +415,9 @@ class Vitals:
                 swept = await self._broker.sweep(self._board.queues, worker=self._identity.id)
                 if swept.requeued or swept.buried:
                     log.info("tasks.reclaimed", extra={"requeued": swept.requeued, "buried": swept.buried})
+                if swept.more:  # somebody lost many: they do not wait for the next turn, a part at a time
+                    wait_s = 0.0
+                    continue
                 turn += 1
                 if cursor != "0" or turn % RECONCILE_EVERY_SWEEPS == 0 or self._missing:
                     self._missing = False

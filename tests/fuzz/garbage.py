@@ -29,7 +29,7 @@ RIGHT: Final[Mapping[str, Any]] = {
     "enqueue": [b"t", b"queued"],
     "exchange": [5, [1], [0, 0, -1, [ROW], [b"u"]]],
     "adopt": [5, [ROW]],
-    "sweep": [1, 1, b""],
+    "sweep": [1, 1, b"", 0],
     "beat": [5, 1, 1, [b"t"], [b"t"], 1, 1],
     "issue": [1, 5, [b"t", b"revoked", b"1", b"w", b"queued"], [b"w", b"5", b"beat"], b"1-0"],
     "read": [1, 1, 5, [b"1", b"5", b"command", b"signature"], [b"queue:q", b"1\t0\tme\t"], [b"w"], [b"w", b"warm"]],

@@ -165,3 +165,22 @@ async def test_each_worker_of_a_large_fleet_sweeps_less_often(
 
     assert swept
     assert (len(swept) == 1) is seldom
+
+
+async def test_a_worker_sweeps_again_at_once_while_there_is_more(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a lost worker had does not come back a part every few seconds."""
+    answers = [Swept(requeued=100, more=True)] * 3 + [Swept(requeued=1)]
+    swept: list[float] = []
+
+    async def counted(broker: InMemoryBroker, *args: Any, **options: Any) -> Swept:
+        swept.append(time.monotonic())
+        return answers[len(swept) - 1] if len(swept) <= len(answers) else Swept()
+
+    monkeypatch.setattr(InMemoryBroker, "sweep", counted)
+    monkeypatch.setattr(vitals, "SHORTEST_SWEEP_S", 0.1)
+    await memory_house.worker(config={"visibility_timeout_s": 10.0})
+    await asyncio.sleep(1.5)
+
+    assert len(swept) == len(answers)

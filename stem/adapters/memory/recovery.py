@@ -41,7 +41,7 @@ def sweep(core: Core, queues: Sequence[str], max_crashes: int, now: int) -> Swep
     if core.fleet.outage(now):
         return Swept(skipped="outage")
     requeued = buried = 0
-    looked = False
+    looked = more = False
     for queue in dict.fromkeys(queues):
         line = core.lines.get(queue)
         if line is None:
@@ -51,18 +51,23 @@ def sweep(core: Core, queues: Sequence[str], max_crashes: int, now: int) -> Swep
         # clock was set back since.
         if line.swept_ms is not None and 0 <= now - line.swept_ms < core.limits.lost_after_ms // 6:
             continue
-        looked, line.swept_ms = True, now
+        looked = True
         core.trim_dead(line, now)
-        back, dead = _sweep_line(core, line, max_crashes, now)
-        requeued, buried = requeued + back, buried + dead
-    return Swept(requeued=requeued, buried=buried, skipped="" if looked or not queues else "recent")
+        back, dead, full = _sweep_line(core, line, max_crashes, now)
+        requeued, buried, more = requeued + back, buried + dead, more or full
+        if not full:
+            line.swept_ms = now
+    return Swept(requeued=requeued, buried=buried, skipped="" if looked or not queues else "recent", more=more)
 
 
-def _sweep_line(core: Core, line: Line, max_crashes: int, now: int) -> tuple[int, int]:
+def _sweep_line(core: Core, line: Line, max_crashes: int, now: int) -> tuple[int, int, bool]:
+    """Return how many went back, how many were buried, and whether there may be more."""
     requeued = buried = 0
+    full = True
     for _ in range(SWEEP_LIMIT):
         deadline, task_id = line.leased.first_score(), line.leased.first()
         if deadline is None or task_id is None or deadline > now:
+            full = False
             break
         if _reclaim(core, core.records[task_id], max_crashes, now):
             buried += 1
@@ -70,7 +75,7 @@ def _sweep_line(core: Core, line: Line, max_crashes: int, now: int) -> tuple[int
             requeued += 1
     if requeued:
         core.bells.ring(line.name)
-    return requeued, buried
+    return requeued, buried, full
 
 
 def _reclaim(core: Core, record: Record, max_crashes: int, now: int) -> bool:

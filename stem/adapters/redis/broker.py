@@ -180,8 +180,10 @@ class RedisStreamsBroker:
             *queues,
         )
         with reading("sweep"):
-            requeued, buried, skipped = reply
-            return Swept(requeued=whole(requeued), buried=whole(buried), skipped=skipped.decode())
+            requeued, buried, skipped, more = reply
+            return Swept(
+                requeued=whole(requeued), buried=whole(buried), skipped=skipped.decode(), more=whole(more) == 1
+            )
 
     async def leave(self, worker: str, queues: Sequence[str]) -> None:
         await self._client.run("leave", worker, *queues)

@@ -1,15 +1,18 @@
 #!lua flags=allow-oom
 -- Give tasks whose lease ran out back to their queues. Crashes + 1 only when the owner is lost (no beat, or goodbye); at
 -- the limit the task is poison. ARGV from 2: dead letters kept, for how long, crashes until poison, lost after, packed
--- error of a lost worker, caller, then queues. Returns {requeued, buried, why nothing was looked at}.
--- Forget consumers, too, once a minute. Bounded (100 tasks and 500 consumers a queue); rate-limited over the fleet; and
--- put off while a gap in all heartbeats is younger than two beats.
+-- error of a lost worker, caller, then queues. Returns {requeued, buried, why nothing was looked at, whether there may be
+-- more}.
+-- Forget consumers, too, once a minute. Bounded (100 tasks and 500 consumers a queue); rate-limited over the fleet, but
+-- for a queue of which as many were taken as one call may; and put off while a gap in all heartbeats is younger than two
+-- beats.
+local LIMIT = 100
 local dead_cap, dead_keep, max_crashes = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local lost_after, lost_error = tonumber(ARGV[5]), ARGV[6]
 local fleet = redis.call('HMGET', P .. 'fleet', 'last', 'resumed')
 if fleet[1] and now - num(fleet[1]) > lost_after
   or within(fleet[2], lost_after * 2 / 3) then
-  return { 0, 0, 'outage' }
+  return { 0, 0, 'outage', 0 }
 end
 -- Who said goodbye took its consumers along. Those of workers that nobody has heard of for an hour go here.
 local function reap(queue)
@@ -27,15 +30,15 @@ local function reap(queue)
   return left > 0
 end
 
-local requeued, buried, looked = 0, 0, false
+local requeued, buried, looked, more = 0, 0, false, 0
 for i = 8, #ARGV do
   local queue = ARGV[i]
   local meta, leases = queue_key(queue, 'meta'), queue_key(queue, 'lease')
   if not within(redis.call('HGET', meta, 'sw'), lost_after / 6) then
     looked = true
-    redis.call('HSET', meta, 'sw', now)
-    local woke = false
-    for _, id in ipairs(redis.call('ZRANGE', leases, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)) do
+    local woke, over = false, redis.call('ZRANGE', leases, '-inf', now, 'BYSCORE', 'LIMIT', 0, LIMIT)
+    if #over < LIMIT then redis.call('HSET', meta, 'sw', now) else more = 1 end
+    for _, id in ipairs(over) do
       local key = task_key(id)
       local r = redis.pcall('HMGET', key, 'st', 'o', 'p', 'e', 'n', 'a', 'c', 'rv', 's1', 'u', 'w', 'at', 'k')
       if not r.err and r[1] == 'running' then
@@ -87,4 +90,4 @@ for i = 8, #ARGV do
 end
 write_history()
 write_counts()
-return { requeued, buried, looked and '' or 'recent' }
+return { requeued, buried, looked and '' or 'recent', more }
