@@ -825,8 +825,8 @@ class Broker(Protocol):
     async def sweep(self, queues: Sequence[str], *, max_crashes: int = 3, worker: str = "") -> Swept:
         """Give tasks whose lease ran out back to their queues; crashes + 1 if their owner is lost.
 
-        Bounded (`more` asks for another at once), rate-limited over the fleet, and put off for two beats after a gap in the whole fleet's heartbeats (the
-        server was away, nobody could renew).
+        Bounded (`more` asks for another at once), rate-limited over the fleet, and put off for two beats after a gap in
+        the whole fleet's heartbeats (the server was away, nobody could renew).
         """
 
     async def leave(self, worker: str, queues: Sequence[str]) -> None:

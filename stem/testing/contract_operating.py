@@ -143,7 +143,7 @@ class BrokerContractDeadLetters:
 
     @pytest.mark.parametrize("way", ["replay", "retry_now"])
     async def test_no_second_task_of_a_unique_key_comes_by_a_replay(self, broker_case: BrokerCase, way: str) -> None:
-        """While another one holds the key a dead letter stays what it is; afterwards only the first of two comes back."""
+        """While another one holds the key a dead letter stays one; afterwards only the first of two comes back."""
         broker = broker_case.broker
         hand, revive = Hand(broker=broker, id="w-1"), broker.replay if way == "replay" else broker.retry_now
         for task_id in ("t-1", "t-2"):

@@ -390,9 +390,9 @@ class BrokerContractUnique:
         await hand.broker.enqueue([new_task(f"t-{len(key)}", task=name, unique_key=key) for name, key in pairs])
         await hand.end(await hand.take())
 
-        answers = await hand.broker.enqueue([new_task(f"u-{len(key)}", task=name, unique_key=key) for name, key in pairs])
+        again = await hand.broker.enqueue([new_task(f"u-{len(key)}", task=name, unique_key=key) for name, key in pairs])
 
-        assert [(one.id, one.outcome) for one in answers] == [("u-5", "queued"), ("t-2", "duplicate")]
+        assert [(one.id, one.outcome) for one in again] == [("u-5", "queued"), ("t-2", "duplicate")]
 
     async def test_repeating_the_holder_is_no_duplicate_of_itself(self, broker_case: BrokerCase) -> None:
         """A lost reply is told apart from a second task."""

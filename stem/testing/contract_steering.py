@@ -155,6 +155,20 @@ class BrokerContractPause:
 
         assert [(d.id, d.priority) for d in await hand.fetch()] == [("urgent", 9), ("plain", 0)]
 
+    async def test_a_resumed_name_is_found_behind_many_of_another(self, broker_case: BrokerCase) -> None:
+        """Whoever looks is told to look again soon, until all that is held was looked at."""
+        operator, hand = Operator(broker_case.broker), Hand(broker=broker_case.broker, id="w-1")
+        await operator.issue("pause", SetPause(kind="task", targets=["x", "y"]))
+        await hand.catch_up()
+        await hand.broker.enqueue([*(new_task(task="x") for _ in range(450)), new_task("last", task="y")])
+        assert [len(await hand.fetch()) for _ in range(4)] == [0] * 4
+        await operator.issue("resume", ClearPause(kind="task", targets=["y"]))
+        await hand.catch_up()
+        while not (answer := await hand.exchange()).deliveries:
+            assert (answer.next_due_ms or 9_999) <= 100
+            await broker_case.advance(0.1)
+        assert [each.id for each in answer.deliveries] == ["last"]
+
     @pytest.mark.parametrize("how", ["whole", "fields"])
     async def test_a_broken_record_stops_no_held_task(self, broker_case: BrokerCase, how: Corruption) -> None:
         """After the resume the others come back."""

@@ -276,7 +276,8 @@ def finish_items(call: Call, outcomes: dict[str, str], *, warnings: Sequence[str
     """Print what became of each id and return the exit code.
 
     Args:
-        outcomes: by id `queued`, `discarded`, `already`, or one that failed: `final`, `not-dead`, `duplicate`, `unknown`.
+        outcomes: by id `queued`, `discarded`, `already`, or one that failed: `final`, `not-dead`, `duplicate`,
+            `unknown`.
     """
     from stem.control.audit import REFUSED
 

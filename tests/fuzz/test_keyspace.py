@@ -113,7 +113,12 @@ def spoil_keys(client: redis.Redis, stored: Stored) -> str:
     name = random.choice(TEXTS)[:200]
     edge = str(random.choice(EDGES))
     commands: list[tuple[Any, ...]] = [
-        ("HSET", f"{P}q:{QUEUE}:meta", random.choice((b"in", b"hs", b"hd", b"sw", b"p3", b"p", name)), value),
+        (
+            "HSET",
+            f"{P}q:{QUEUE}:meta",
+            random.choice((b"in", b"hs", b"hl", b"hp", b"hd", b"sw", b"p3", b"p", name)),
+            value,
+        ),
         ("HSET", f"{P}stats:{int(time.time()) // 60}", b"|".join((b"q", name, b"n")), value),
         ("HSET", f"{P}stats:{int(time.time()) // 60}", name, edge),
         ("LPUSH", f"{P}history", value),

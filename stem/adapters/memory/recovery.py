@@ -47,8 +47,8 @@ def sweep(core: Core, queues: Sequence[str], max_crashes: int, now: int) -> Swep
         if line is None:
             looked = True
             continue
-        # One look a second (of a heartbeat every two) is enough for the whole fleet. One that lies ahead is long ago: the
-        # clock was set back since.
+        # One look a second (of a heartbeat every two) is enough for the whole fleet. One that lies ahead is long ago:
+        # the clock was set back since.
         if line.swept_ms is not None and 0 <= now - line.swept_ms < core.limits.lost_after_ms // 6:
             continue
         looked = True

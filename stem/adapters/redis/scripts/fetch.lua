@@ -4,7 +4,8 @@
 -- Each delivery is id, name, token, queue, body, priority, attempt, lease, time of enqueue; and only where one of them is
 -- set: signature, crashes, give-backs, time of the first one. They start at the answer's own time.
 local FETCHED = { 'st', 'e', 'k', 'x', 'n', 'a', 'c', 'l', 'b', 'sg', 'at', 'gb', 'g1', 'q', 'p' }
-local SKIP_LIMIT, PROMOTE_LIMIT = 200, 200
+local SKIP_LIMIT, PROMOTE_LIMIT, HELD_LIMIT = 200, 200, 200
+local HELD_LOOK = 2000
 -- So many crashes, and one more buries the task. A worker holds only one such task at a time: whatever runs beside a
 -- poisonous one shares its crashes, and would be buried with it. The others are put off, for whoever is free then.
 local LAST_CHANCE, SUSPECT_DELAY = math.max(1, tonumber(ARGV[5]) - 1), 1000
@@ -35,31 +36,43 @@ local function promote(queue, part)
 end
 
 -- Puts back what was held for a paused task name that is not paused any more. Those still paused go to the end of the
--- held ones, so that each look sees others. Returns when to look again, where that may find more.
+-- held ones, so that each look sees others. Whenever other names are paused than before (`hp`) there is a round: so many
+-- are still to be looked at (`hl`), a part every 100 ms. Between two rounds there is nothing to find; a look now and then
+-- is for what went wrong. Returns when to look again, where that may find more.
 local function release_held(queue, pauses)
-  local held, meta = queue_key(queue, 'held'), queue_key(queue, 'meta')
-  local looked = redis.call('HGET', meta, 'hs')
-  if within(looked, 100) then return num(looked) + 100 end
-  local released = false
-  for _, id in ipairs(redis.call('ZRANGE', held, 0, 99)) do
+  local held, meta, names = queue_key(queue, 'held'), queue_key(queue, 'meta'), {}
+  for target in pairs(pauses) do
+    if target:sub(1, 5) == 'task:' then names[#names + 1] = target end
+  end
+  table.sort(names)
+  local paused = redis.sha1hex(table.concat(names, '\n'))
+  local before, size = redis.call('HMGET', meta, 'hp', 'hl', 'hs'), redis.call('ZCARD', held)
+  local left = before[1] == paused and math.min(num(before[2]), size) or size
+  if before[1] == paused and within(before[3], left > 0 and 100 or HELD_LOOK) then
+    return left > 0 and num(before[3]) + 100 or nil
+  end
+  local last = tonumber(redis.call('ZRANGE', held, -1, -1, 'WITHSCORES')[2] or '') or 0
+  local behind = last >= now and last + 1 or now
+  local ids = redis.call('ZRANGE', held, 0, HELD_LIMIT - 1)
+  for _, id in ipairs(ids) do
     local key = task_key(id)
     local r = redis.pcall('HMGET', key, 'st', 'p', 'n')
     if r[1] ~= 'queued' then
       redis.call('ZREM', held, id)
     elseif pauses['task:' .. (r[3] or '')] then
-      redis.call('ZADD', held, now, id)
+      redis.call('ZADD', held, behind, id)
     else
       redis.call('HSET', key, 'e', make_ready(id, queue, r[2]))
       redis.call('ZREM', held, id)
-      released = true
     end
   end
-  redis.call('HSET', meta, 'hs', now)
   if redis.call('ZCARD', held) == 0 then
-    redis.call('HDEL', meta, 'hs', 'hd')
-  elseif released then
-    return now + 100
+    redis.call('HDEL', meta, 'hs', 'hd', 'hp', 'hl')
+    return nil
   end
+  left = math.max(left - #ids, 0)
+  redis.call('HSET', meta, 'hp', paused, 'hl', left, 'hs', now)
+  return left > 0 and now + 100 or nil
 end
 
 local mended = {}
