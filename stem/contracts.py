@@ -134,6 +134,18 @@ class FetchRequest:
     epoch: int = 0
 
 
+@record
+class Expired:
+    """A task that a fetch found too late to start: final now, and never handed out. `attempt` as of a delivery."""
+
+    id: str
+    task: str
+    queue: str
+    body: bytes
+    signature: bytes = b""
+    attempt: int = 0
+
+
 class Outcome(StrEnum):
     """How a delivery ends."""
 
@@ -188,6 +200,7 @@ class Exchange:
         stale: nothing was handed out, because the worker's epoch is behind the fence; read the control log first.
         next_due_ms: in how many milliseconds the next delayed task of these queues is due; None if there is none.
         mended: queues that had lost a part that is never removed, and got it anew: look for tasks that stand nowhere.
+        expired: tasks that this fetch ended because they came too late; no other answer tells of them.
     """
 
     settled: Sequence[SettleAnswer] = ()
@@ -197,6 +210,7 @@ class Exchange:
     next_due_ms: int | None = None
     now_ms: int = 0
     mended: Sequence[str] = ()
+    expired: Sequence[Expired] = ()
 
 
 @record

@@ -17,6 +17,7 @@ from stem.testing.contract_control import (
     BrokerContractWakeUp,
 )
 from stem.testing.contract_enqueued import BrokerContractTimeOfEnqueue
+from stem.testing.contract_expiry import BrokerContractExpiry
 from stem.testing.contract_leases import BrokerContractReclaim, BrokerContractRenew
 from stem.testing.contract_listings import BrokerContractListings
 from stem.testing.contract_observing import (
@@ -47,6 +48,7 @@ class BrokerContract(
     BrokerContractDue,
     BrokerContractUnique,
     BrokerContractQueueLimit,
+    BrokerContractExpiry,
     BrokerContractFetch,
     BrokerContractSettle,
     BrokerContractIdle,

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from stem.contracts import Measured, Pause
+from stem.contracts import Expired, Measured, Pause
 from stem.messages.event import Event
 from stem.worker.job import Job
 
@@ -146,23 +146,25 @@ class Board:
             self._skipped += 1
         return False
 
-    def note(self, kind: str, job: Job | None, detail: Mapping[str, Any] = NO_DETAIL) -> None:
-        """Keep an event for the watchers. Ask `wants` first."""
+    def note(
+        self, kind: str, job: Job | None, detail: Mapping[str, Any] = NO_DETAIL, *, expired: Expired | None = None
+    ) -> None:
+        """Keep an event for the watchers: of a job, of a task that came too late, or of neither. Ask `wants` first."""
         self._sequence += 1
         at_ms = self.now_ms()
-        if job is None:
+        about = expired if job is None else job.delivery
+        if about is None:
             event = Event(kind=kind, at_ms=at_ms, worker=self.worker_id, seq=self._sequence, detail=detail)
         else:
-            delivery = job.delivery
             event = Event(
                 kind=kind,
                 at_ms=at_ms,
                 worker=self.worker_id,
                 seq=self._sequence,
-                task_id=delivery.id,
-                task=delivery.task,
-                queue=delivery.queue,
-                attempt=delivery.attempt,
+                task_id=about.id,
+                task=about.task,
+                queue=about.queue,
+                attempt=about.attempt,
                 detail=detail,
             )
         self.events.append(event)

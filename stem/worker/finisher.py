@@ -18,7 +18,7 @@ from stem.contracts import Outcome, ResultBackend, SettleAnswer, Settlement
 from stem.errors import DecodeError, StemError
 from stem.messages.codec import unpack
 from stem.messages.status import ErrorInfo, TaskState, TaskStatus
-from stem.signals import StemSignals, TaskExpired, TaskFailed, TaskRetry, TaskRevoked, TaskSucceeded
+from stem.signals import StemSignals, TaskFailed, TaskRetry, TaskRevoked, TaskSucceeded
 from stem.text import clean
 from stem.worker.board import Board
 from stem.worker.job import Job
@@ -35,7 +35,6 @@ COUNTED: Final = {
     Outcome.GIVE_BACK: "handed_back",
     Outcome.CRASHED: "handed_back",
     Outcome.REVOKED: "revoked",
-    Outcome.EXPIRED: "expired",
 }
 EVENT: Final = {
     Outcome.SUCCEEDED: "task.succeeded",
@@ -44,13 +43,11 @@ EVENT: Final = {
     Outcome.GIVE_BACK: "task.handed_back",
     Outcome.CRASHED: "task.handed_back",
     Outcome.REVOKED: "task.revoked",
-    Outcome.EXPIRED: "task.expired",
 }
 FINAL: Final = {
     Outcome.SUCCEEDED: TaskState.SUCCEEDED,
     Outcome.DEAD: TaskState.FAILED,
     Outcome.REVOKED: TaskState.REVOKED,
-    Outcome.EXPIRED: TaskState.EXPIRED,
 }
 
 
@@ -198,8 +195,6 @@ class Finisher:
                 StemSignals.task_revoked.emit_nowait(
                     TaskRevoked(**common, how=job.how, reason=settlement.reason), job.context
                 )
-            case Outcome.EXPIRED if StemSignals.task_expired.wanted:
-                StemSignals.task_expired.emit_nowait(TaskExpired(**common), job.context)
             case _:
                 pass
 

@@ -16,6 +16,7 @@ from stem.contracts import Broker, Exchange, FetchRequest
 from stem.errors import BrokerError, UnknownOutcomeError
 from stem.worker.board import Board
 from stem.worker.dispatch import Dispatcher
+from stem.worker.expiry import Expiry
 from stem.worker.finisher import Finisher
 from stem.worker.job import Job
 from stem.worker.loops import happens
@@ -42,6 +43,7 @@ class Intake:
         board: Board,
         dispatcher: Dispatcher,
         finisher: Finisher,
+        expiry: Expiry,
         worker_id: str,
         lease_ms: int,
         leases: dict[str, int],
@@ -53,6 +55,7 @@ class Intake:
         self._board = board
         self._dispatcher = dispatcher
         self._finisher = finisher
+        self._expiry = expiry
         self._worker_id = worker_id
         self._lease_ms = lease_ms
         self._leases = leases
@@ -254,6 +257,8 @@ class Intake:
                 self._hungry.set()
             if due_ms is not None and due_ms <= 0:
                 self._dry = False
+        if answer.expired:
+            self._expiry.tell(answer.expired)
         if answer.deliveries:
             if self._idle is not None and self._free() <= 0:
                 self._idle.cancel()

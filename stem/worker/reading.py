@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from stem.contracts import Delivery, Settlement
+from stem.contracts import Delivery, Expired, Settlement
 from stem.errors import ConfigError, DecodeError, InvalidArgumentsError, StemError, UnknownTaskError
 from stem.messages.codec import MAX_BODY
 from stem.messages.envelope import Envelope
@@ -43,16 +43,27 @@ class Reader:
         Raises:
             StemError: what is wrong with it; see `refusal`.
         """
-        if self._signer is not None:
-            self._signer.verify("task", self._namespace, delivery.queue, delivery.body, delivery.signature)
-        envelope = Envelope.decode(delivery.body, limit=self._max_body)
-        if envelope.id != delivery.id or envelope.task != delivery.task:
-            raise DecodeError("the body is another task's than its record says")
+        envelope = self._opened(delivery)
         plan = self._planner.plan(delivery.task, envelope.options)
         plan.registered.validate(envelope.args)
         if plan.isolated and not self._isolates:
             raise ConfigError("its producer wants a child process, and this worker has no application to import there")
         return envelope, plan
+
+    def told(self, expired: Expired) -> Envelope | None:
+        """Return what a task that ended before it was handed out says of itself; None where that cannot be trusted."""
+        try:
+            return self._opened(expired)
+        except StemError:
+            return None
+
+    def _opened(self, task: Delivery | Expired) -> Envelope:
+        if self._signer is not None:
+            self._signer.verify("task", self._namespace, task.queue, task.body, task.signature)
+        envelope = Envelope.decode(task.body, limit=self._max_body)
+        if envelope.id != task.id or envelope.task != task.task:
+            raise DecodeError("the body is another task's than its record says")
+        return envelope
 
     def refusal(self, delivery: Delivery, error: StemError, *, now_ms: int) -> Settlement:
         """Return what becomes of a delivery that cannot be read or run here."""

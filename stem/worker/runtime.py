@@ -33,6 +33,7 @@ from stem.worker.board import Board
 from stem.worker.dispatch import Dispatcher
 from stem.worker.executor.processes import ProcessExecutor
 from stem.worker.executor.threads import ThreadExecutor
+from stem.worker.expiry import Expiry
 from stem.worker.finisher import Finisher
 from stem.worker.health import HealthPort, listen
 from stem.worker.identity import new_identity
@@ -274,15 +275,10 @@ class Worker:
             result_ttl_ms=round(config.result_ttl_s * 1000),
         )
         planner = Planner(self._registry, defaults)
+        reader = self._reader(planner)
         self._dispatcher = Dispatcher(
             board=board,
-            reader=Reader(
-                planner,
-                signer=self._signer,
-                namespace=self._broker.namespace,
-                isolates=self._processes.usable,
-                max_body=config.max_body,
-            ),
+            reader=reader,
             finisher=self._finisher,
             threads=self._threads,
             processes=self._processes,
@@ -307,6 +303,7 @@ class Worker:
             board=board,
             dispatcher=self._dispatcher,
             finisher=self._finisher,
+            expiry=Expiry(board, reader, worker_id=identity.id, worker_name=identity.name),
             worker_id=identity.id,
             lease_ms=defaults.lease_ms,
             leases=planner.leases(),
@@ -334,6 +331,15 @@ class Worker:
             health=self._health,
         )
         board.on_empty = self._on_empty
+
+    def _reader(self, planner: Planner) -> Reader:
+        return Reader(
+            planner,
+            signer=self._signer,
+            namespace=self._broker.namespace,
+            isolates=self._processes.usable,
+            max_body=self._config.max_body,
+        )
 
     async def _look_at_server(self) -> None:
         """Warn of what will hurt."""

@@ -24,10 +24,11 @@ UNASKED: Final = (
 )
 """Deeper than a client reads, and types of the protocol's other version."""
 
+LATE: Final = [b"x", b"a", b"q", b"body", b"", b""]
 ROW: Final = [b"t", b"a", 1, b"q", b"body", b"", b"5", 0, 0, 30_000, 1, 2, 0, 0]
 RIGHT: Final[Mapping[str, Any]] = {
     "enqueue": [b"t", b"queued"],
-    "exchange": [5, [1], [0, 0, -1, [ROW], [b"u"]]],
+    "exchange": [5, [1], [0, 0, -1, [ROW], [b"u"], [LATE]]],
     "adopt": [5, [ROW]],
     "sweep": [1, 1, b"", 0],
     "beat": [5, 1, 1, [b"t"], [b"t"], 1, 1],

@@ -118,7 +118,9 @@ class Calls(Comparison):
         assert answer.more or not may
         late = [each for queue in wanted for each, one in model.of(queue).items() if model.expired(one)]
         late = [each for each in late if model.tasks[each].state == "queued"]
-        for task_id in self._shown_as("expired", late):
+        expired = self._shown_as("expired", late)
+        agree(sorted(one.id for one in answer.expired), sorted(expired), "expired")
+        for task_id in expired:
             model.end(task_id, "expired")
             self.seen["expired"] += 1
 

@@ -409,9 +409,8 @@ SAFETY: Final = (
         edits=[
             Edit(
                 "stem/worker/reading.py",
-                "delivery.queue, delivery.body, delivery.signature)",
-                "delivery.queue, __import__('msgpack').packb(__import__('msgpack').unpackb(delivery.body)), "
-                "delivery.signature)",
+                "task.queue, task.body, task.signature)",
+                "task.queue, __import__('msgpack').packb(__import__('msgpack').unpackb(task.body)), task.signature)",
             )
         ],
         tests=[

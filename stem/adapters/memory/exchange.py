@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from stem.adapters.memory.core import DAY_MS, Core
 from stem.adapters.memory.line import Line
 from stem.adapters.memory.record import Record
-from stem.contracts import Delivery, Exchange, FetchRequest, Outcome, SettleAnswer, Settlement
+from stem.contracts import Delivery, Exchange, Expired, FetchRequest, Outcome, SettleAnswer, Settlement
 from stem.messages.status import TaskState
 
 SKIP_LIMIT: Final = 200
@@ -99,42 +100,51 @@ def _run_again(core: Core, record: Record, settlement: Settlement, outcome: Outc
 # ------------------------------------------------------------------------------------------------------------ fetching
 
 
+@dataclass(slots=True)
+class _Taken:
+    """What one fetch took out of the queues, to tell of it."""
+
+    deliveries: list[Delivery] = field(default_factory=list)
+    expired: list[Expired] = field(default_factory=list)
+
+
 def _fetch(core: Core, worker: str, request: FetchRequest, now: int) -> Exchange:
     if request.epoch < core.log.fence:
         return Exchange(stale=True, now_ms=now)
     next_due = core.desired.next_end_ms()
     if core.desired.paused("worker", worker) or core.desired.paused("worker", core.fleet.name(worker)):
         return Exchange(next_due_ms=_in(next_due, now), now_ms=now)
-    deliveries: list[Delivery] = []
+    taken = _Taken()
     skips, more = SKIP_LIMIT, False
     for queue in dict.fromkeys(request.queues):
         line = core.lines.get(queue)
         if line is None or core.desired.paused("queue", queue):
             continue
         core.promote(line, now)
-        skips -= _take(core, line, worker, request, skips, deliveries, now)
+        skips -= _take(core, line, worker, request, skips, taken, now)
         due = line.next_due_ms()  # some may just have been put off
         if due is not None and (next_due is None or due < next_due):
             next_due = due
-        if line.ready and (len(deliveries) >= request.count or skips <= 0):
+        if line.ready and (len(taken.deliveries) >= request.count or skips <= 0):
             more = True
             # Whoever leaves work behind wakes the next one; this worker has what it asked for.
             core.bells.ring(queue)
-    return Exchange(deliveries=deliveries, more=more, next_due_ms=_in(next_due, now), now_ms=now)
+    return Exchange(
+        deliveries=taken.deliveries, more=more, next_due_ms=_in(next_due, now), now_ms=now, expired=taken.expired
+    )
 
 
-def _take(
-    core: Core, line: Line, worker: str, request: FetchRequest, skips: int, deliveries: list[Delivery], now: int
-) -> int:
+def _take(core: Core, line: Line, worker: str, request: FetchRequest, skips: int, taken: _Taken, now: int) -> int:
     """Hand out from one queue, 9 to 0; return how many were taken out because they must not run now."""
     skipped = 0
-    while len(deliveries) < request.count and skipped < skips:
+    while len(taken.deliveries) < request.count and skipped < skips:
         task_id = line.ready.first()
         if task_id is None:
             break
         record = core.records[task_id]
         if record.expires_ms is not None and record.expires_ms <= now:
             core.finish(record, TaskState.EXPIRED, now, ttl_ms=DAY_MS, reason="expired before it could start")
+            taken.expired.append(record.expired())
             skipped += 1
         elif core.desired.paused("task", record.task):
             core.hold(record)
@@ -145,7 +155,7 @@ def _take(
         else:
             lease_ms = record.lease_ms or request.leases.get(record.task, request.lease_ms)
             core.start(record, worker, lease_ms, now)
-            deliveries.append(record.delivery())
+            taken.deliveries.append(record.delivery())
     return skipped
 
 

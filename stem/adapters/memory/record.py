@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from stem.contracts import Delivery
+from stem.contracts import Delivery, Expired
 from stem.errors import DecodeError
 from stem.messages.codec import unpack
 from stem.messages.envelope import Envelope
@@ -101,6 +101,17 @@ class Record:
             started_at_ms=self.started_ms or 0,
             give_backs=self.give_backs,
             first_give_back_ms=self.first_give_back_ms,
+        )
+
+    def expired(self) -> Expired:
+        """Return what a worker is told of its end when it came too late."""
+        return Expired(
+            id=self.id,
+            task=self.task,
+            queue=self.queue,
+            body=self.body,
+            signature=self.signature,
+            attempt=self.attempt,
         )
 
     def status(self, *, timeline: bool) -> TaskStatus:

@@ -17,7 +17,7 @@ from stem.adapters.redis.events import RedisEvents
 from stem.adapters.redis.keys import Keys
 from stem.adapters.redis.presence import RedisPresence
 from stem.adapters.redis.reading import reading, whole
-from stem.adapters.redis.record import FIELDS, delivery_of, number, status_of
+from stem.adapters.redis.record import FIELDS, delivery_of, expired_of, number, status_of
 from stem.adapters.redis.waiting import Bell, Waits
 from stem.contracts import (
     Delivery,
@@ -146,7 +146,7 @@ class RedisStreamsBroker:
             settled += [_ANSWERS[answer] for answer in answers]
             if not fetched:
                 return Exchange(settled=settled, now_ms=whole(now_ms))
-            stale, more, due, rows, mended = fetched
+            stale, more, due, rows, mended, late = fetched
             now_ms = whole(now_ms)
             return Exchange(
                 settled=settled,
@@ -156,6 +156,7 @@ class RedisStreamsBroker:
                 next_due_ms=due if whole(due) >= 0 else None,
                 now_ms=now_ms,
                 mended=[queue.decode() for queue in mended],
+                expired=[expired_of(row) for row in late] if late else (),
             )
 
     async def idle(self, queues: Sequence[str], timeout_s: float) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from stem.contracts import Delivery, FinalRow, Pause, PauseKind
+from stem.contracts import Delivery, Expired, FinalRow, Pause, PauseKind
 from stem.errors import DecodeError
 from stem.messages.codec import MAX_BODY, unpack
 from stem.messages.envelope import Envelope
@@ -162,6 +162,19 @@ def delivery_of(row: Sequence[Any], now_ms: int) -> Delivery:
     if len(row) > 13:
         delivery.started_at_ms = number(row[13]) or 0
     return delivery
+
+
+def expired_of(row: Sequence[Any]) -> Expired:
+    """Build what `fetch` tells of a task that came too late; it always is one, as for a delivery."""
+    task_id, task, queue, body, attempt, signature = row
+    return Expired(
+        id=text(task_id),
+        task=text(task),
+        queue=text(queue),
+        body=body if isinstance(body, bytes) else b"",
+        signature=signature if isinstance(signature, bytes) else b"",
+        attempt=number(attempt) or 0,
+    )
 
 
 def pauses_of(flat: Sequence[Any]) -> list[Pause]:

@@ -3,7 +3,8 @@
 -- ARGV from 2: worker, dead letters kept, for how long, crashes until poison, number of settlements and of their
 --   arguments, settlements (settle.lua), then nothing or: epoch, count, lease, number of queues, queues, pairs of task
 --   name and lease.
--- Returns now, answers, and nothing or {stale, more, next due in, deliveries, queues whose group was made anew}.
+-- Returns now, answers, and nothing or {stale, more, next due in, deliveries, queues whose group was made anew, tasks that
+--   came too late}.
 local worker = ARGV[2]
 local places, at = entries_from(8, tonumber(ARGV[6]))
 -- Changed on its way, an outcome could make the others be taken for what they are not.

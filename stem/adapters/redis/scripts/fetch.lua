@@ -3,9 +3,13 @@
 --
 -- Each delivery is id, name, token, queue, body, priority, attempt, lease, time of enqueue; and only where one of them is
 -- set: signature, crashes, give-backs, time of the first one. They start at the answer's own time.
+-- Each task that came too late is id, name, queue, body, attempt, signature: its end is told to this worker alone.
 local FETCHED = { 'st', 'e', 'k', 'x', 'n', 'a', 'c', 'l', 'b', 'sg', 'at', 'gb', 'g1', 'q', 'p' }
 local SKIP_LIMIT, PROMOTE_LIMIT, HELD_LIMIT = 200, 200, 200
 local HELD_LOOK = 2000
+-- A task that came too late is told with its body: each such piece of one counts as another task skipped, so that many
+-- large ones are told in several answers.
+local BODY_PIECE = 10240
 -- So many crashes, and one more buries the task. A worker holds only one such task at a time: whatever runs beside a
 -- poisonous one shares its crashes, and would be buried with it. The others are put off, for whoever is free then.
 local LAST_CHANCE, SUSPECT_DELAY = math.max(1, tonumber(ARGV[5]) - 1), 1000
@@ -75,7 +79,7 @@ local function release_held(queue, pauses)
   return left > 0 and now + 100 or nil
 end
 
-local mended = {}
+local mended, expired = {}, {}
 local function read_stream(queue, stream, worker, want)
   local reply = redis.pcall('XREADGROUP', 'GROUP', 'stem', worker, 'COUNT', want, 'STREAMS', stream, '>')
   if reply and reply.err then
@@ -106,7 +110,7 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
     if flags[slot] then stream, rank = stream_key(queue, priority), tostring(priority) end
     while stream and got < want and skipped < skips do
       local asked = want - got
-      local entries, drop = read_stream(queue, stream, worker, asked), {}
+      local entries, drop, told = read_stream(queue, stream, worker, asked), {}, 0
       for _, entry in ipairs(entries) do
         local id = entry[2] and entry[2][2]
         local key = id and task_key(id)
@@ -122,6 +126,8 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
           count(queue, r[5], 'expired')
           add_history(id, 'expired', r[5], queue, more[4], r[6], enqueued(r[11], r[2]), more[3], '')
           drop[#drop + 1] = entry[1]
+          expired[#expired + 1] = { id, r[5] or '', queue, r[9] or '', r[6] or '', r[10] or '' }
+          told = told + #(r[9] or '')
         elseif pauses['task:' .. (r[5] or '')] then
           redis.call('ZADD', queue_key(queue, 'held'), now, id)
           redis.call('HSET', queue_key(queue, 'meta'), 'hd', '1')
@@ -164,7 +170,7 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
       end
       if #drop > 0 then
         in_chunks(drop, 500, function(...) drop_entries(stream, ...) end)
-        skipped = skipped + #drop
+        skipped = skipped + #drop + math.floor(told / BODY_PIECE)
       end
       if #entries < asked then
         if priority > 0 and #entries == 0 and redis.call('XLEN', stream) == 0 then
@@ -182,14 +188,14 @@ end
 local function fetch(worker, i)
   local epoch, want, lease, n = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), ARGV[i + 2], tonumber(ARGV[i + 3])
   local fence = num(redis.call('GET', P .. 'fence'))
-  if fence > epoch then return { 1, 0, -1, {}, {} } end
+  if fence > epoch then return { 1, 0, -1, {}, {}, {} } end
   local leases = {}
   for j = i + 4 + n, #ARGV - 1, 2 do leases[ARGV[j]] = ARGV[j + 1] end
   local pauses, next_due = read_pauses()
   if next(pauses) ~= nil then
     local name = redis.call('HGET', P .. 'worker:' .. worker, 'n')
     if pauses['worker:' .. worker] or name and pauses['worker:' .. name] then
-      return { 0, 0, next_due and math.max(next_due - now, 0) or -1, {}, {} }
+      return { 0, 0, next_due and math.max(next_due - now, 0) or -1, {}, {}, {} }
     end
   end
   local out, got, skipped, more = {}, 0, 0, 0
@@ -218,5 +224,5 @@ local function fetch(worker, i)
       end
     end
   end
-  return { 0, more, next_due and math.max(next_due - now, 0) or -1, out, mended }
+  return { 0, more, next_due and math.max(next_due - now, 0) or -1, out, mended, expired }
 end
