@@ -30,12 +30,14 @@ class Problem:
         code: a stable word for programs.
         message: what was tried and went wrong; may hold untrusted text.
         hint: what to do next.
+        task_id: the task that this is about, where nothing else tells a program.
     """
 
     exit: int
     code: str
     message: str
     hint: str = ""
+    task_id: str = ""
 
 
 class CommandError(errors.StemError):
@@ -66,7 +68,12 @@ _KNOWN: Final[tuple[tuple[type[BaseException], int, str, str], ...]] = (
     (errors.SignatureError, REFUSED, "signature", "check STEM_SIGNING_KEYS and STEM_SIGNING_ACTIVE_KEY"),
     (errors.QueueFull, REFUSED, "queue-full", "wait for workers to catch up, or raise STEM_MAX_QUEUE_LENGTH"),
     (errors.TaskConflictError, FAILED, "task-conflict", "use another --id"),
-    (errors.UnknownOutcomeError, UNREACHABLE, "unknown-outcome", "it may have been applied; running it again is safe"),
+    (
+        errors.UnknownOutcomeError,
+        UNREACHABLE,
+        "unknown-outcome",
+        "it may have been applied: look at `stemctl audit ls` before you run it again",
+    ),
     (errors.BrokerUnreachableError, UNREACHABLE, "broker-unreachable", "the URL is that of --url or STEM_BROKER_URL"),
     (errors.DecodeError, FAILED, "unreadable", "it was written by another program or a newer Stem"),
     (errors.StemError, FAILED, "failed", ""),
@@ -89,10 +96,21 @@ _REFUSALS: Final = {
 }
 
 
-def problem_of(error: BaseException) -> Problem:
-    """Return what to say about an error, and the exit code."""
+_PERHAPS: Final = ": it may or may not have been done"
+"""What an error says of a request without an answer, whatever was asked."""
+
+
+def problem_of(error: BaseException, *, changing: bool = True) -> Problem:
+    """Return what to say about an error, and the exit code.
+
+    Args:
+        changing: the command might have changed something before the error came.
+    """
     if isinstance(error, CommandError):
         return error.problem
+    if isinstance(error, errors.UnknownOutcomeError) and not changing:
+        message = str(error).replace(_PERHAPS, "")
+        return Problem(UNREACHABLE, "unknown-outcome", message, "nothing was changed; see whether the server is well")
     if isinstance(error, errors.BrokerRefusedError):
         return Problem(REFUSED, "refused", str(error), _REFUSALS.get(error.code, ""))
     for kind, exit_code, code, hint in _KNOWN:

@@ -42,7 +42,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No notes on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept with what is stored.", show_default=False)]
-"""Of every command that changes something."""
+"""Of every command that changes something; that it has this is how `command` tells one."""
 
 COMMON: Final[dict[str, tuple[Any, Any]]] = {
     "url": (Url, None),
@@ -235,6 +235,7 @@ class Command(TyperCommand):
 def command(function: Callable[..., Awaitable[int]]) -> Callable[..., None]:
     """Turn `async def f(call, …)` into a command that also takes the common options and ends with the code returned."""
     signature = inspect.signature(function, eval_str=True)
+    changes = "reason" in signature.parameters
     own = [parameter for name, parameter in signature.parameters.items() if name != "call"]
     common = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -255,7 +256,7 @@ def command(function: Callable[..., Awaitable[int]]) -> Callable[..., None]:
         except BrokenPipeError:
             raise
         except Exception as error:  # the border: whatever it is, it is said in one line
-            code = out.failed(error, debug=options.debug)
+            code = out.failed(error, debug=options.debug, changing=changes and not options.dry_run)
         raise typer.Exit(code)
 
     run.__signature__ = signature.replace(  # type: ignore[attr-defined]  # what Typer reads the options from

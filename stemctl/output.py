@@ -75,9 +75,13 @@ class Output:
         hint = f"; {problem.hint}" if problem.hint else ""
         self._talk(f"stemctl: {problem.message}{hint}")
 
-    def failed(self, error: Exception, *, debug: bool = False) -> int:
-        """Say why a command could not run at all, and return the exit code."""
-        problem = problem_of(error)
+    def failed(self, error: Exception, *, debug: bool = False, changing: bool = True) -> int:
+        """Say why a command could not run at all, and return the exit code.
+
+        Args:
+            changing: it is one of those that change something.
+        """
+        problem = problem_of(error, changing=changing)
         if debug:
             import traceback  # here: rarely needed
 
@@ -113,6 +117,8 @@ class Output:
                 "message": self.hide(problem.message),
                 "hint": self.hide(problem.hint),
             }
+            if problem.task_id:
+                whole["error"]["task_id"] = problem.task_id
         self.json(whole)
 
     def json(self, value: object) -> None:

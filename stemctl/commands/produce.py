@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from stem.errors import BrokerError, UnknownOutcomeError
 from stemctl import complete, exits
 from stemctl.commands.tasks import Id
 from stemctl.options import Call, Command, command
@@ -18,6 +19,7 @@ from stemctl.output import inline, moment
 if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it does not print
     from stem.contracts import Broker
     from stem.messages.status import TaskStatus
+    from stem.options import TaskOptions
 
 
 def register(app: typer.Typer) -> None:
@@ -53,10 +55,8 @@ async def enqueue(
     ] = None,
 ) -> int:
     """Enqueue a task by name."""
-    from stem.client import Stem
     from stem.control.lookup import concealed_args
     from stem.options import TaskOptions
-    from stem.signing import PayloadSigner
 
     args = arguments_of(pairs or [], json_args)
     options = TaskOptions() if queue is None else TaskOptions(queue=queue)
@@ -69,17 +69,20 @@ async def enqueue(
         "task_id": task_id,
     }
     config = call.config()
-    signer = PayloadSigner.maybe(config.signing)
     async with call.broker() as broker:
         warnings = await _warnings(call, broker, task, queue or config.default_queue)
         if call.options.dry_run:
             _check(broker, config, task, args, options, when)
             found, known = None, task_id or ""
         else:
-            async with Stem(broker, None, None, signer, config, patience=min(5.0, call.timeout_s())) as stem:
-                known = await stem.enqueue(task, args, options=options, **when)
-                (found,) = await broker.statuses([known], timeline=False)
-        shown = await concealed_args(broker, task, args)  # after the name was found to be one
+            known = await _sent(call, broker, task, args, options, when)
+            found = await _seen(broker, known, warnings)
+        try:
+            shown = await concealed_args(broker, task, args)  # after the name was found to be one
+        except BrokerError:
+            if call.options.dry_run:
+                raise
+            shown = None  # it is enqueued: that its id gets out counts for more
     data = {
         "id": known,
         "state": None if found is None else found.state.value,
@@ -209,6 +212,44 @@ def _expiry(call: Call, text: str) -> float | datetime:
     if len(text) > 8 and text[:4].isdigit() and text[4] == "-":
         return time_of(text, "--expires")
     return call.seconds(text, "--expires")
+
+
+async def _sent(
+    call: Call, broker: Broker, task: str, args: dict[str, Any], options: TaskOptions, when: dict[str, Any]
+) -> str:
+    """Enqueue and return the id.
+
+    Raises:
+        CommandError: nobody knows whether it is enqueued; says the id, under which it is safe to try again.
+    """
+    from stem.client import Stem
+    from stem.messages.envelope import new_task_id
+    from stem.signing import PayloadSigner
+
+    # Made here and not on the way: the same command with --id must mean the same task, byte by byte.
+    task_id = new_task_id() if when["task_id"] is None else str(when["task_id"])
+    again = f"run the same again with --id {task_id}, which is safe, or look: `stemctl why {task_id}`"
+    config = call.config()
+    signer, patience = PayloadSigner.maybe(config.signing), min(5.0, call.timeout_s())
+    try:
+        async with Stem(broker, None, None, signer, config, patience=patience) as stem:
+            return await stem.enqueue(task, args, options=options, **{**when, "task_id": task_id})
+    except UnknownOutcomeError as error:
+        message = f"task {task_id}: the broker at {broker.url} did not answer, it may or may not be enqueued"
+        problem = exits.Problem(exits.UNREACHABLE, "unknown-outcome", message, again, task_id)
+        raise exits.CommandError(problem) from error
+
+
+async def _seen(broker: Broker, task_id: str, warnings: list[str]) -> TaskStatus | None:
+    """Return what became of a task that is enqueued; that this cannot be read is not worth more than a warning."""
+    try:
+        (found,) = await broker.statuses([task_id], timeline=False)
+    except BrokerError as error:
+        warnings.append(
+            f"it is enqueued, but its state cannot be read: {exits.problem_of(error, changing=False).message}"
+        )
+        return None
+    return found
 
 
 def _check(broker: Broker, config: Any, task: str, args: dict[str, Any], options: Any, when: dict[str, Any]) -> None:
