@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
+from stem.text import clean
 from stemctl import exits
 from stemctl.output import Output
 
@@ -184,10 +185,28 @@ class Call:
             raise exits.CommandError(
                 exits.Problem(exits.REFUSED, "needs-yes", f"not without confirmation: {question}", "add --yes")
             )
-        sys.stderr.write(f"{question} [y/N] ")
-        sys.stderr.flush()
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        # A question names what others have stored.
+        if _asked(f"{clean(self.out.hide(question), 2_000)} [y/N] ").strip().lower() not in ("y", "yes"):
             raise exits.CommandError(exits.Problem(exits.REFUSED, "declined", "nothing was changed"))
+
+
+def _asked(question: str) -> str:
+    """Return what is typed at the terminal; the first Ctrl-C ends it."""
+    import signal  # here: few commands ask
+
+    # The event loop's own handler would only make a note of the first Ctrl-C, for a loop that stands still here.
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        sys.stderr.write(question)
+        sys.stderr.flush()
+        return sys.stdin.readline()
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")  # the shell's prompt is not to stand behind the question
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def actor() -> str:

@@ -15,8 +15,12 @@ import time
 
 import pytest
 
+from stem.adapters.redis.keys import Keys
+from stem.contracts import Outcome
 from stemctl.main import MODULES, SECTIONS, main
 from tests.cli.conftest import Cli, Hire
+from tests.cli.work import settle
+from tests.servers import Server
 
 STEMCTL = [sys.executable, "-m", "stemctl"]
 
@@ -212,6 +216,32 @@ def test_a_terminal_is_asked_before_everybody_is_stopped(terminal: dict[str, str
     assert "stop all 1 workers" in asked
 
     assert in_terminal(["shutdown", "--wait", "5s"], terminal, b"y\r")[0] == 0
+
+
+def test_the_first_ctrl_c_at_a_question_ends_it(terminal: dict[str, str], hire: Hire) -> None:
+    worker = hire("web")
+    started = time.monotonic()
+
+    code, asked = in_terminal(["shutdown"], terminal, b"\x03")
+
+    assert (code, worker.heard) == (130, [])
+    assert time.monotonic() - started < 10
+    assert asked.endswith("\n")
+    assert "Traceback" not in asked
+
+
+def test_what_others_have_stored_cannot_steer_the_terminal_from_within_a_question(
+    terminal: dict[str, str], cli: Cli, valkey_server: Server, valkey_url: str, namespace: str
+) -> None:
+    cli("enqueue", "mail.send", "--id", "bad")
+    settle(valkey_url, namespace, Outcome.DEAD)
+    valkey_server.command("HSET", Keys(namespace, 0).task("bad"), "n", "mail.\x1b[2Jsend\u202e")  # another program
+
+    declined, asked = in_terminal(["dlq", "replay", "--all"], terminal, b"n\r")
+
+    assert declined == 5
+    assert r"mail.\x1b[2Jsend\u202e" in asked
+    assert "\x1b" not in asked
 
 
 # --------------------------------------------------------------------------------------------------------- completion
