@@ -5,11 +5,13 @@ Importing it loads Typer and next to nothing of Stem, so that --help and complet
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -49,6 +51,8 @@ MODULES: Final = {name: module for section in SECTIONS.values() for name, module
 
 # A usage error of Typer's own copy of Click; this is the public name of one of them.
 _ClickError: Final = typer.BadParameter.__mro__[2]
+
+_UNWRITTEN: Final = frozenset({errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC})
 
 
 class Program(TyperGroup):
@@ -91,15 +95,56 @@ def build(words: Sequence[str]) -> typer.Typer:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never raises."""
     startup.hurry()
+    _fill_gaps()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    code = 0
     try:
         code = _run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read this has seen enough (`stemctl tasks ls | head`). Python would complain once more at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read this has seen enough (`stemctl tasks ls | head`).
+        _give_up(sys.stdout)
         return 0
+    except OSError as error:  # all others are said where they come from
+        return _cannot_write(error, code)
+    finally:
+        _let_go(sys.stderr)
     return code
+
+
+def _fill_gaps() -> None:
+    """Open what a caller closed of stdin, stdout and stderr, or connections would get these numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
+def _give_up(stream: TextIO | None) -> None:
+    """Throw away what waits to be written, or Python would complain once more at its exit, and change the exit code."""
+    if stream is not None:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _let_go(stream: TextIO | None) -> None:
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        _give_up(stream)
+
+
+def _cannot_write(error: OSError, code: int) -> int:
+    """Say that stdout takes nothing, which undoes nothing; return the exit code of a command that had this one."""
+    from stemctl import exits  # here, as below
+    from stemctl.output import talk
+
+    _give_up(sys.stdout)
+    talk(f"stemctl: cannot write the answer: {error.strerror or error}; what was done stays done")
+    return code or exits.FAILED
 
 
 def _run(arguments: list[str]) -> int:
@@ -125,10 +170,12 @@ def _run(arguments: list[str]) -> int:
 def _report(error: Exception, arguments: Sequence[str]) -> int:
     """Say an error that no command had under its own roof: wrong usage, and what `worker` and `demo` let out."""
     from stemctl import exits  # here: these load Stem's errors and text, which --help does not need
-    from stemctl.output import Output
+    from stemctl.output import CannotWriteError, Output
 
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError | CannotWriteError):
         raise error
+    if isinstance(error, OSError) and error.errno in _UNWRITTEN and "worker" not in arguments:
+        raise CannotWriteError(error)  # printing the help is all that is done outside of commands
     if isinstance(error, typer.Abort):
         return exits.INTERRUPTED
     if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help

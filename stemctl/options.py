@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 
 from stem.text import clean
 from stemctl import exits
-from stemctl.output import Output
+from stemctl.output import CannotWriteError, Output, on_terminal
 
 if TYPE_CHECKING:  # only for annotations: nothing of Stem is loaded for --help
     from stem.config import StemConfig
@@ -162,10 +162,15 @@ class Call:
         problem: exits.Problem | None = None,
     ) -> int:
         """Print the outcome as asked for and return the exit code."""
-        if self.out.as_json:
-            self.out.envelope(data, warnings, problem)
-        else:
-            show()
+        try:
+            if self.out.as_json:
+                self.out.envelope(data, warnings, problem)
+            else:
+                show()
+        except CannotWriteError:
+            if problem is not None:
+                self.out.problem(problem)
+            raise
         for warning in warnings:
             self.out.warn(warning)
         if problem is None:
@@ -181,7 +186,7 @@ class Call:
         """
         if self.options.yes or self.options.dry_run:
             return
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not on_terminal(sys.stdin, sys.stderr):
             raise exits.CommandError(
                 exits.Problem(exits.REFUSED, "needs-yes", f"not without confirmation: {question}", "add --yes")
             )
@@ -272,7 +277,7 @@ def command(function: Callable[..., Awaitable[int]]) -> Callable[..., None]:
 
         try:
             code = asyncio.run(_awaited(function(Call(options, out), **given)))
-        except BrokenPipeError:
+        except (BrokenPipeError, CannotWriteError):
             raise
         except Exception as error:  # the border: whatever it is, it is said in one line
             code = out.failed(error, debug=options.debug, changing=changes and not options.dry_run)

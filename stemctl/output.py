@@ -12,8 +12,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final, TextIO
 
 from stem.text import clean
 from stemctl.exits import Problem, problem_of
@@ -41,6 +42,36 @@ STYLES: Final = {
     "paused": "yellow",
 }
 """Words that are coloured on a terminal wherever a cell is exactly that word."""
+
+
+class CannotWriteError(OSError):
+    """stdout takes nothing: it is closed, or what is behind it is full. A reader that left is none of these."""
+
+    def __init__(self, cause: OSError | None = None) -> None:
+        super().__init__("stdout is closed" if cause is None else cause.strerror or str(cause))
+
+
+@contextmanager
+def writing() -> Iterator[TextIO]:
+    """Give stdout to write to.
+
+    Raises:
+        CannotWriteError: it takes nothing.
+        BrokenPipeError: its reader has left.
+    """
+    if sys.stdout is None:
+        raise CannotWriteError
+    try:
+        yield sys.stdout
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CannotWriteError(error) from error
+
+
+def on_terminal(*streams: TextIO | None) -> bool:
+    """Say whether all of these are there, and a terminal."""
+    return all(stream is not None and not stream.closed and stream.isatty() for stream in streams)
 
 
 class Output:
@@ -87,15 +118,16 @@ class Output:
 
             # The message of an error may hold what was typed, or came from the server.
             for line in self.hide("".join(traceback.format_exception(error))).splitlines():
-                sys.stderr.write(clean(line, 4_000) + "\n")
-        if self.as_json:
-            self.envelope(None, problem=problem)
-        self.problem(problem)
+                talk(clean(line, 4_000))
+        try:
+            if self.as_json:
+                self.envelope(None, problem=problem)
+        finally:
+            self.problem(problem)
         return problem.exit
 
     def _talk(self, text: str) -> None:
-        sys.stderr.write(clean(self.hide(text), 1_000) + "\n")
-        sys.stderr.flush()
+        talk(clean(self.hide(text), 1_000))
 
     def hide(self, text: str) -> str:
         """Return `text` without the secrets of this call."""
@@ -123,16 +155,19 @@ class Output:
 
     def json(self, value: object) -> None:
         """Print one value as one line of JSON."""
-        sys.stdout.write(json.dumps(plain(value), separators=(",", ":")) + "\n")
-        sys.stdout.flush()
+        with writing() as stdout:
+            stdout.write(json.dumps(plain(value), separators=(",", ":")) + "\n")
+            stdout.flush()
 
     def line(self, text: object = "") -> None:
         """Print one cleaned line of data."""
-        sys.stdout.write(clean(text, 4_000) + "\n")
+        with writing() as stdout:
+            stdout.write(clean(text, 4_000) + "\n")
 
     def flush(self) -> None:
         """Let a reader see now what was printed."""
-        sys.stdout.flush()
+        with writing() as stdout:
+            stdout.flush()
 
     def block(self, text: str) -> None:
         """Print text of several lines, each of them cleaned."""
@@ -147,17 +182,18 @@ class Output:
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[Cell]], *, right: Sequence[str] = ()) -> None:
         """Print a table; `right` names the columns of numbers."""
-        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        if on_terminal(sys.stdout) and os.environ.get("TERM") != "dumb":
             self._rich_table(head, rows, right)
             return
         shown = [list(head), *([_shown(cell) for cell in row] for row in rows)]
         widths = [max(len(row[column]) for row in shown) for column in range(len(head))]
-        for row in shown:
-            cells = [
-                f"{cell:>{width}}" if name in right else f"{cell:<{width}}"
-                for cell, width, name in zip(row, widths, head, strict=True)
-            ]
-            sys.stdout.write("  ".join(cells).rstrip() + "\n")
+        with writing() as stdout:
+            for row in shown:
+                cells = [
+                    f"{cell:>{width}}" if name in right else f"{cell:<{width}}"
+                    for cell, width, name in zip(row, widths, head, strict=True)
+                ]
+                stdout.write("  ".join(cells).rstrip() + "\n")
 
     def _rich_table(self, head: Sequence[str], rows: Sequence[Sequence[Cell]], right: Sequence[str]) -> None:
         # Here, because importing Rich takes longer than asking all workers.
@@ -175,7 +211,16 @@ class Output:
             )
         for row in rows:
             table.add_row(*(Text(text := _shown(cell), style=STYLES.get(text, "")) for cell in row))
-        Console(highlight=False, markup=False, emoji=False).print(table)
+        with writing() as stdout:
+            Console(file=stdout, highlight=False, markup=False, emoji=False).print(table)
+
+
+def talk(line: str) -> None:
+    """Write one line to stderr; where that takes nothing there is nobody left to tell."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
 
 
 def _shown(cell: Cell, limit: int = CELL_LIMIT) -> str:

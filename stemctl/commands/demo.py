@@ -9,6 +9,7 @@ import typer
 
 from stemctl import exits
 from stemctl.options import Call, Command, command
+from stemctl.output import on_terminal
 
 Headless = Annotated[bool, typer.Option("--headless", help="No dashboard: run for --seconds and print the summary.")]
 Seconds = Annotated[
@@ -45,7 +46,7 @@ async def demo(
     """
     from stemctl.demo.run import DemoInterruptedError, Plan, show  # here: these load the producer and the controller
 
-    dashboard = not (headless or call.out.as_json) and sys.stdin.isatty() and sys.stdout.isatty()
+    dashboard = not (headless or call.out.as_json) and on_terminal(sys.stdin, sys.stdout)
     plan = Plan(
         seconds=seconds if dashboard else seconds or 10.0,
         workers=workers,

@@ -11,6 +11,7 @@ import typer
 
 from stemctl import exits
 from stemctl.options import Call, Command, command, group
+from stemctl.output import on_terminal
 
 if TYPE_CHECKING:  # only for annotations
     from stem.adapters.embedded import EmbeddedStatus
@@ -70,7 +71,7 @@ async def stop(call: Call, folder: Folder = None) -> int:
     if not call.options.dry_run:
         outcome = await asyncio.to_thread(EmbeddedServer.stop, folder, force=call.options.yes)
         if outcome == "in-use":
-            if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            if not on_terminal(sys.stdin, sys.stderr):
                 problem = exits.Problem(
                     exits.REFUSED, "in-use", f"processes use the server in {found.folder}", "add --yes"
                 )

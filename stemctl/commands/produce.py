@@ -165,8 +165,10 @@ def arguments_of(pairs: Sequence[str], json_args: str | None) -> dict[str, Any]:
     """
     args: dict[str, Any] = {}
     if json_args is not None:
-        text = sys.stdin.read() if json_args == "-" else json_args
+        if json_args == "-" and sys.stdin is None:
+            raise exits.usage("--json-args - reads stdin, which is closed", "write the JSON in place of the -")
         try:
+            text = sys.stdin.read() if json_args == "-" else json_args
             value = json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
             raise exits.usage(f"--json-args is not JSON: {error}", """write it as '{"n": 3}'""") from error
