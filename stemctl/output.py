@@ -21,6 +21,8 @@ from stemctl.exits import Problem, problem_of
 
 SCHEMA: Final = "stem/1"
 CELL_LIMIT: Final = 80
+WHOLE: Final = sys.maxsize
+"""The limit of text that is printed to be used, and would be wrong if it was cut."""
 
 Cell = object
 """What a table shows; everything is cleaned. None is shown as a dash."""
@@ -170,9 +172,10 @@ class Output:
             stdout.flush()
 
     def block(self, text: str) -> None:
-        """Print text of several lines, each of them cleaned."""
-        for line in text.split("\n"):
-            self.line(line.rstrip("\r"))
+        """Print text of several lines whole, each of them cleaned."""
+        with writing() as stdout:
+            for line in text.split("\n"):
+                stdout.write(clean(line.rstrip("\r"), WHOLE) + "\n")
 
     def fields(self, rows: Sequence[tuple[str, Cell]]) -> None:
         """Print names and values, one pair a line."""

@@ -14,7 +14,7 @@ from stem.errors import BrokerError, UnknownOutcomeError
 from stemctl import complete, exits
 from stemctl.commands.tasks import Id
 from stemctl.options import Call, Command, command
-from stemctl.output import inline, moment
+from stemctl.output import WHOLE, inline, moment
 
 if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it does not print
     from stem.contracts import Broker
@@ -126,7 +126,7 @@ async def result(
 
     def text() -> None:
         if status.succeeded:
-            call.out.block(status.result if isinstance(status.result, str) else inline(status.result, 100_000))
+            call.out.block(status.result if isinstance(status.result, str) else inline(status.result, WHOLE))
         elif status.error is not None:
             call.out.block(status.error.traceback.rstrip() or f"{status.error.type}: {status.error.message}")
 

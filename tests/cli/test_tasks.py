@@ -108,6 +108,25 @@ def test_a_result_is_printed_as_it_is(cli: Cli, work: Settle) -> None:
     assert cli("result", first, "--wait", "5s", "--json").data["result"] == {"pages": 3}
 
 
+@pytest.mark.parametrize(
+    ("result", "printed"),
+    [
+        ("x" * 300_000, "x" * 300_000),
+        ("ä" * 150_000 + "\n\x1b", "ä" * 150_000 + "\n" + r"\x1b"),
+        (["y" * 200_000], '["' + "y" * 200_000 + '"]'),
+    ],
+    ids=["text", "lines", "list"],
+)
+def test_a_long_result_is_printed_whole(cli: Cli, work: Settle, result: object, printed: str) -> None:
+    task_id = enqueue(cli)
+    work(Outcome.SUCCEEDED, result=result)
+
+    ran = cli("result", task_id)
+
+    assert ran.code == 0
+    assert ran.out == printed + "\n"
+
+
 def test_the_result_of_a_failed_task_fails(cli: Cli, work: Settle) -> None:
     task_id = enqueue(cli)
     work(Outcome.DEAD, error=BOOM)
