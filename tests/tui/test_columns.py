@@ -113,3 +113,17 @@ def test_tabs_count_what_the_broker_counts() -> None:
         "succeeded": None, "failed": None, "revoked": None, "expired": None,
     }  # fmt: skip
     assert tasks.tab_count(state, "queued", "reports") == 880
+
+
+def test_an_hour_has_no_fewer_failures_than_five_minutes_of_it() -> None:
+    state = fleet()
+    for attempt in range(87):
+        state.failures.add(
+            task="mail.send", error="TimeoutError", task_id="t-1", attempt=attempt, at_ms=NOW - attempt * 1_000
+        )
+
+    words = [cell.text for cell in select.failure_note(state, NOW)]
+    hour, minutes = (int(word.replace("≥ ", "").split()[0].replace(",", "")) for word in words[:2])
+
+    assert minutes >= 87
+    assert hour >= minutes

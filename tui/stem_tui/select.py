@@ -259,7 +259,9 @@ def failure_note(state: ClusterState, now_ms: int) -> list[Cell]:
     counted = sum(state.minutes.recent(name, now_ms, WINDOW_MS) for name in ("failed", "retried"))
     total = max(grouped, counted)
     least = "≥ " if state.incomplete(now_ms) and counted <= grouped else ""
-    parts = [Cell(f"{state.minutes.flow().count('failed', 'retried'):,} in 1h", "dim")]
+    # The statistics are asked for now and then: what they do not know of yet is a part of the hour too.
+    hour = max(state.minutes.flow().count("failed", "retried"), sum(group.count(now_ms, KEPT_MS) for group in groups))
+    parts = [Cell(f"{max(hour, total):,} in 1h", "dim")]
     parts.append(Cell(f"{least}{total:,} in 5m", "bad" if total else "dim"))
     if recent:
         parts.append(Cell(f"{len(recent)} {'kind' if len(recent) == 1 else 'kinds'}", "bad"))
