@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
+from stem_tui.patterns import PatternError, searcher
+
 Field = Callable[[Any, int], "str | float | None"]
 """Return what a row has in this field: text to match, or a number (of times: seconds). The second is now, in ms."""
 Fields = Mapping[str, Field]
@@ -23,7 +25,6 @@ _COMPARISON: Final = re.compile(r"([a-z]+)(>=|<=|>|<|=)(.+)")
 _NUMBER: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|k)?")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "k": 1000.0}
 _TERM: Final = re.compile(r'!?(?:/(?:\\.|[^/\\])+/|[a-z]+:"[^"]*"|"[^"]*"|\S+)')
-_REGEX_SUBJECT: Final = 300
 
 
 class FilterError(ValueError):
@@ -76,14 +77,14 @@ def _word(word: str, fields: Fields) -> Test:
 
 def _regex(pattern: str, fields: Fields) -> Test:
     try:
-        compiled = re.compile(pattern, re.IGNORECASE)
-    except re.error as error:
-        raise FilterError(f"/{pattern}/ is not a pattern: {error}") from error
+        found = searcher(pattern)
+    except PatternError as error:
+        raise FilterError(str(error)) from error
     readers = list(fields.values())
 
     def test(row: Any, now_ms: int) -> bool:
         values = (read(row, now_ms) for read in readers)
-        return any(isinstance(value, str) and compiled.search(value[:_REGEX_SUBJECT]) for value in values)
+        return any(isinstance(value, str) and found(value) for value in values)
 
     return test
 
