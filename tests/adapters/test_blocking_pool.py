@@ -39,6 +39,22 @@ def test_a_connection_that_was_closed_meanwhile_is_made_anew(pool: BlockingPool,
     assert ask_blocking(pool, "CLIENT", "ID") != before
 
 
+def test_a_call_in_a_hurry_leaves_the_connection_its_time_outs(pool: BlockingPool) -> None:
+    assert ask_blocking(pool, "PING", within_s=0.5) == b"PONG"
+    connection = pool.get_connection()
+    assert (connection.socket_timeout, connection._sock.gettimeout()) == (5.0, 5.0)
+    pool.release(connection)
+
+    with pytest.raises(redis.TimeoutError):
+        ask_blocking(pool, "BLPOP", "nothing", 2, within_s=0.1)
+
+    assert ask_blocking(pool, "ECHO", "mine", within_s=0.5) == b"mine"
+    connection = pool.get_connection()
+    assert (connection.socket_timeout, connection._sock.gettimeout()) == (5.0, 5.0)
+    pool.release(connection)
+    assert not pool._in_use_connections
+
+
 def test_a_reply_that_nobody_asked_for_is_given_to_nobody(pool: BlockingPool) -> None:
     connection = pool.get_connection()
     connection.send_command("ECHO", "another's")

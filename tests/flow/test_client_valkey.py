@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from stem.adapters.redis import RedisResultBackend, RedisStreamsBroker
+from stem.adapters.redis import RedisResultBackend, RedisStreamsBroker, blocking
 from stem.client import Stem
 from stem.errors import BrokerError, BrokerUnreachableError, UnknownOutcomeError, WaitTimeoutError
 from stem.messages.status import TaskState
@@ -207,6 +207,20 @@ def test_a_blocking_wait_on_a_frozen_server_keeps_its_time(
         server.sigcont()
         with pytest.raises(WaitTimeoutError, match="still queued"):
             sync.wait_for(sync.enqueue("t"), timeout=0.05)
+
+
+def test_a_long_blocking_wait_notices_a_frozen_server_no_later(
+    own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocking, "REPLY_TIMEOUT_S", 0.2)
+    server = own_server(aof=False)
+    with SyncStem.connect(server.url, patience=0.1) as sync:
+        task_id = sync.enqueue("t")
+        server.sigstop()
+
+        with pytest.raises(UnknownOutcomeError, match="did not answer in time"):
+            sync.wait_for(task_id, timeout=20)
+        server.sigcont()
 
 
 def test_the_blocking_client_waits_out_a_restart_too(own_server: OwnServer) -> None:

@@ -109,7 +109,9 @@ class BlockingRedisBroker:
         began = time.monotonic()
         pause = _FIRST_LOOK_S
         while True:
-            within_s = None if limit_s is None else max(0.05, began + limit_s - time.monotonic())
+            within_s = REPLY_TIMEOUT_S
+            if limit_s is not None:
+                within_s = min(within_s, max(0.05, began + limit_s - time.monotonic()))
             status = self._look(task_id, within_s)
             left = began + timeout_s - time.monotonic()
             if status is None or status.state.final or left <= 0:
@@ -117,7 +119,7 @@ class BlockingRedisBroker:
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, _LAST_LOOK_S)
 
-    def _look(self, task_id: str, within_s: float | None) -> TaskStatus | None:
+    def _look(self, task_id: str, within_s: float) -> TaskStatus | None:
         """Return what the broker knows of one task; `within_s` as for `ask_blocking`."""
         if not self._readable:
             self._admit(writes=False, within_s=within_s)

@@ -206,9 +206,10 @@ class BlockingPool(redis.ConnectionPool):
         usual = connection.socket_timeout, connection.socket_connect_timeout
         try:
             connection.disconnect()
-            connection.socket_timeout = connection.socket_connect_timeout = min(within_s, *usual)
+            connection.socket_timeout, connection.socket_connect_timeout = (min(within_s, each) for each in usual)
             connection.connect()
         except BaseException:
+            connection.disconnect()
             self.release(connection)
             raise
         finally:
