@@ -70,7 +70,11 @@ async def test_one_of_many_is_not_left_out(house: House) -> None:
     assert sorted(event.id for event in seen) == sorted(task.id for task in tasks)
 
 
-@pytest.mark.parametrize("body", [b"", b"\xc1\xff", Envelope(id="other", task="report", meta=META).encode()])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xc1\xff", Envelope(id="other", task="report", meta=META).encode()],
+    ids=["empty", "garbage", "another task's"],
+)
 async def test_a_body_that_cannot_be_read_gives_empty_headers(house: House, body: bytes) -> None:
     """What is told of the task itself comes from its record."""
     seen = listen()
