@@ -186,7 +186,7 @@ class Settlement:
     ttl_ms: int = 86_400_000
 
 
-SettleAnswer = Literal["applied", "already", "lost"]
+SettleAnswer = Literal["applied", "already", "lost", "buried"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -194,8 +194,9 @@ class Exchange:
     """The answer to settling some deliveries and fetching others in one round trip.
 
     Attributes:
-        settled: one answer per settlement, in order: `applied`, `already` (this token settled it before), or `lost`
-            (the token or the owner is another one now: nothing was changed).
+        settled: one answer per settlement, in order: `applied`, `already` (this token settled it before), `lost` (the
+            token or the owner is another one now: nothing was changed), or `buried` (a crash was applied, and was the
+            one too many: the task is a dead letter `poison` now; said again where the same is settled again).
         more: there was more to take than was asked for.
         stale: nothing was handed out, because the worker's epoch is behind the fence; read the control log first.
         next_due_ms: in how many milliseconds the next delayed task of these queues is due; None if there is none.

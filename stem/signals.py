@@ -97,7 +97,7 @@ class TaskPrerun(TaskEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPostrun(TaskEvent):
-    """The handler has ended, however it did. `outcome` is `succeeded failed retry revoked expired handed_back lost`."""
+    """The handler has ended, however it did. `outcome` is `succeeded failed retry revoked handed_back crashed lost`."""
 
     outcome: str = ""
     duration_s: float = 0.0
@@ -122,7 +122,7 @@ class TaskSucceeded(TaskEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFailed(TaskEvent):
-    """The task is a dead letter now. `reason` is `failed poison unregistered signature-invalid malformed`."""
+    """The task is a dead letter now. `reason` is `failed rejected poison unregistered signature-invalid malformed`."""
 
     error: BaseException | None = None
     reason: str = "failed"

@@ -89,8 +89,8 @@ class TaskStatus:
         attempt: how many times it failed so far.
         crashes: how often a worker was lost under it.
         token: grows by one with each start.
-        reason: why it is dead or revoked (``failed poison unregistered signature-invalid malformed`` or an operator's
-            words).
+        reason: why it is dead (``failed rejected poison unregistered signature-invalid malformed``), or revoked (an
+            operator's words), or expired.
     """
 
     id: str

@@ -27,6 +27,7 @@ from stem.testing.contract_observing import (
     BrokerContractRedaction,
 )
 from stem.testing.contract_operating import BrokerContractDeadLetters, BrokerContractWaitingTasks
+from stem.testing.contract_poison import BrokerContractPoison
 from stem.testing.contract_producing import (
     BrokerContractDue,
     BrokerContractEnqueue,
@@ -51,6 +52,7 @@ class BrokerContract(
     BrokerContractExpiry,
     BrokerContractFetch,
     BrokerContractSettle,
+    BrokerContractPoison,
     BrokerContractIdle,
     BrokerContractWait,
     BrokerContractHandles,

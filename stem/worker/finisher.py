@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -92,6 +93,8 @@ class Finisher:
                 continue
             settlement = job.settlement
             assert settlement is not None
+            if answer == "buried":
+                settlement = _buried(job, settlement)
             board.counters[COUNTED[settlement.outcome]] += 1
             # Stated once even when the answer is `already`: the first answer never came, so nobody was told yet.
             if board.watched and board.wants(EVENT[settlement.outcome]):
@@ -245,6 +248,13 @@ class Copier:
                     log.error("result.not_copied", extra={"task_id": status.id, "error": clean(error, 300)})
                     return
             await asyncio.sleep(0.1 * 4**attempt)
+
+
+def _buried(job: Job, settlement: Settlement) -> Settlement:
+    """Return what the broker made of a crash that was one too many."""
+    job.delivery.crashes += 1
+    job.settlement = replace(settlement, outcome=Outcome.DEAD, reason="poison")
+    return job.settlement
 
 
 def _status(job: Job, settlement: Settlement, worker: str, now_ms: int) -> TaskStatus:

@@ -208,8 +208,8 @@ async def rescue(broker: Broker, board: Board, worker_id: str, *, crashed: bool,
             await asyncio.sleep(0.3)
             continue
         for job, settled in zip(jobs, answer.settled, strict=True):
-            if settled == "applied" and job.abandoned:
-                board.counters["handed_back"] += 1
+            if settled in ("applied", "buried") and job.abandoned:
+                board.counters["failed" if settled == "buried" else "handed_back"] += 1
             board.remove(job)
     return len(board.jobs)
 

@@ -178,7 +178,9 @@ class Calls(Comparison):
             answers = list(self.run(self.broker.exchange(worker_id, ends, None)).settled)
             agree(answers, [self.model.settle(worker_id, end) for end in ends])
             self.seen.update(f"settle: {answer}" for answer in answers)
-            self.seen.update(end.outcome for end, answer in zip(ends, answers, strict=True) if answer == "applied")
+            self.seen.update(
+                end.outcome for end, answer in zip(ends, answers, strict=True) if answer in ("applied", "buried")
+            )
 
         self.do(call)
         for hand in self.workers.values():

@@ -25,7 +25,7 @@ AGAIN: Final = (Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED)
 class Record:
     """One task. `settled` is the last token that ended a delivery of it, `settled_by` the last four.
 
-    `ends` is how often it became final.
+    `ends` is how often it became final; `poison`: the last crash that a worker settled was the one too many.
     """
 
     new: NewTask
@@ -43,6 +43,7 @@ class Record:
     revoking: bool = False
     give_backs: int = 0
     dead: bool = False
+    poison: bool = False
     ends: int = 0
     purged: bool = False
 
@@ -132,16 +133,20 @@ class Model:
     def settle(self, worker: str, settlement: Settlement) -> str:
         record, outcome = self.tasks[settlement.id], settlement.outcome
         if not self.holds(settlement.id, settlement.token, worker):
-            return "already" if settlement.token in record.settled_by else "lost"
+            if settlement.token not in record.settled_by:
+                return "lost"
+            poison = outcome is Outcome.CRASHED and settlement.token == record.token and record.poison
+            return "buried" if poison and record.state == "failed" else "already"
         record.settled, record.settled_by = settlement.token, (settlement.token, *record.settled_by[:3])
         if record.revoking and outcome in AGAIN:
             outcome = Outcome.REVOKED
         if outcome is Outcome.CRASHED:
             record.crashes += 1
-            outcome = Outcome.DEAD if record.crashes >= MAX_CRASHES else outcome
+            record.poison = record.crashes >= MAX_CRASHES
+            outcome = Outcome.DEAD if record.poison else outcome
         if outcome not in AGAIN:
             self.end(settlement.id, "failed" if outcome is Outcome.DEAD else outcome.value)
-            return "applied"
+            return "buried" if settlement.outcome is Outcome.CRASHED and outcome is Outcome.DEAD else "applied"
         if outcome is Outcome.RETRY:
             record.attempt += 1
         unknown = outcome is Outcome.GIVE_BACK and settlement.unknown

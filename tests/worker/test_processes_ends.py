@@ -282,7 +282,9 @@ async def test_signals_to_the_group_of_a_child_end_nothing(memory_house: House, 
 async def test_a_childs_death_costs_its_own_task_alone(
     memory_house: House, tmp_path: Path, how: str, said: str
 ) -> None:
-    """Three times, then the task is buried; the one beside it goes on, and the worker too."""
+    """Three times, then the task is buried; the one beside it goes on, and the worker too, which tells of it."""
+    seen: list[str] = []
+    StemSignals.on_task_failed(lambda event, context: seen.append(f"{event.reason} {type(event.error).__name__}"))
     worker = await worker_of(memory_house, concurrency=2)
     gate = tmp_path / "gate"
     beside = await memory_house.stem.enqueue("p.stuck", {"path": str(gate)})
@@ -297,6 +299,7 @@ async def test_a_childs_death_costs_its_own_task_alone(
     assert poison.error.type == "WorkerLostError"
     assert said in poison.error.message
     assert (unharmed.state, unharmed.crashes, unharmed.token) == (TaskState.SUCCEEDED, 0, 1)
+    await eventually(lambda: seen == ["poison WorkerLostError"], WAIT_S)
     assert worker._processes.counters["crashed"] == 3
 
 

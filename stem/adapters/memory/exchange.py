@@ -40,7 +40,10 @@ def _settle(core: Core, worker: str, settlement: Settlement, now: int) -> Settle
     if record is None:
         return "lost"
     if not core.holds(record, worker, settlement.token):
-        return "already" if settlement.token in record.settled_tokens else "lost"
+        if settlement.token not in record.settled_tokens:
+            return "lost"
+        return "buried" if _buried_by(record, settlement) else "already"
+    answer: SettleAnswer = "applied"
     outcome, reason = settlement.outcome, settlement.reason
     if settlement.error:
         record.error = settlement.error
@@ -50,7 +53,7 @@ def _settle(core: Core, worker: str, settlement: Settlement, now: int) -> Settle
         record.crashes += 1
         core.stats.count(now, record.queue, record.task, "crashed")
         if record.crashes >= MAX_CRASHES:
-            outcome, reason = Outcome.DEAD, "poison"
+            outcome, reason, answer = Outcome.DEAD, "poison", "buried"
     record.settled_tokens = (settlement.token, *record.settled_tokens[: SETTLED_KEPT - 1])
     if outcome in (Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED):
         _run_again(core, record, settlement, outcome, now)
@@ -68,7 +71,13 @@ def _settle(core: Core, worker: str, settlement: Settlement, now: int) -> Settle
         error_type=settlement.error_type,
         worker=worker,
     )
-    return "applied"
+    return answer
+
+
+def _buried_by(record: Record, settlement: Settlement) -> bool:
+    """Say whether it was this very crash that made a dead letter of it: nobody but its worker can tell of that."""
+    crashed = settlement.outcome is Outcome.CRASHED and settlement.token == record.token
+    return crashed and record.state is TaskState.FAILED and record.reason == "poison"
 
 
 def _run_again(core: Core, record: Record, settlement: Settlement, outcome: Outcome, now: int) -> None:

@@ -1,6 +1,6 @@
 -- Part of exchange.lua. Ends deliveries. Per entry five: id, token, outcome, result, ttl; and five more for any outcome
 -- but `succeeded`: error, error type, reason, delay, unknown. Answers per entry 1 applied, 2 already (this very token
--- settled it before), 0 lost.
+-- settled it before), 0 lost, 3 applied, and the crash was the one too many: it is poison now.
 -- Only the owner with the current token may settle, and only while the record says running: a worker that lost its
 -- lease changes nothing, whatever it sends and however late.
 --
@@ -61,7 +61,7 @@ local function settle(worker, places, dead_cap, dead_keep, max_crashes)
       if outcome == 'crashed' then
         crashes = crashes + 1
         count(queue, task, 'crashed')
-        if crashes >= max_crashes then outcome, reason = 'dead', 'poison' end
+        if crashes >= max_crashes then outcome, reason, answer = 'dead', 'poison', 3 end
       end
       local again = outcome == 'retry' or outcome == 'give_back' or outcome == 'crashed'
 
@@ -133,6 +133,9 @@ local function settle(worker, places, dead_cap, dead_keep, max_crashes)
       ids[#ids + 1] = id
     elseif not r.err and r[4] and (',' .. r[4] .. ','):find(',' .. token .. ',', 1, true) then
       answer = 2
+      -- Nobody but this worker can tell of it, and the answer that said so got lost.
+      local poison = outcome == 'crashed' and r[1] == token and r[3] == 'failed' and redis.call('HGET', key, 'ds') == 'poison'
+      if poison then answer = 3 end
     end
     answers[#answers + 1] = answer
   end
