@@ -175,7 +175,7 @@ class Stem:
             options: only what is set here travels; the rest the handler decides.
             delay, eta: not before; expires: not after (then it is never started).
             unique_key: while a task of this name with this key is not final, its id is returned and nothing enqueued.
-            task_id: of your own choice: enqueueing the same again is then safe at any time.
+            task_id: of your own choice: enqueueing the same again is safe for as long as its record is kept.
 
         Raises:
             UnknownTaskError, InvalidInputError: refused before anything was sent.

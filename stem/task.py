@@ -114,7 +114,8 @@ class TaskContext:
     Attributes:
         id, task, queue: of this task.
         attempt: how many times it failed so far, from 0.
-        token: grows by one with each start; a fence for the handler's own writes.
+        token: from 1, grows by one with each start, for as long as the record is kept; a fence for the handler's own
+            writes.
         max_retries: how often it may fail and run again.
         headers, meta: what its producer gave.
         root, parent: ids of the task that began the chain (None: this one did) and of the one that enqueued this one.
