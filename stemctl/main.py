@@ -5,8 +5,10 @@ Importing it loads Typer and next to nothing of Stem, so that --help and complet
 
 from __future__ import annotations
 
+import codecs
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -96,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never raises."""
     startup.hurry()
     _fill_gaps()
+    _escape_the_rest()
     arguments = list(sys.argv[1:] if argv is None else argv)
     code = 0
     try:
@@ -120,6 +123,21 @@ def _fill_gaps() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
+def _escape_the_rest() -> None:
+    """Let no text fail at an encoding that lacks its characters: they are written as escapes, the ellipsis as dots."""
+
+    def escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        lacking = error.object[error.start : error.end].split("…")
+        return "...".join(part.encode("ascii", "backslashreplace").decode() for part in lacking), error.end
+
+    codecs.register_error("stemctl", escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="stemctl")
 
 
 def _give_up(stream: TextIO | None) -> None:

@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
+from stem.contracts import Outcome
+from stem.messages.status import ErrorInfo
 from tests.cli.conftest import Cli, Hire
+from tests.cli.work import settle
 
 STEMCTL = f"{sys.executable} -m stemctl"
 
@@ -87,6 +90,32 @@ def test_arguments_from_a_closed_stdin_are_wrong_usage(environment: dict[str, st
 
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
     assert "stdin" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"PYTHONIOENCODING": "latin-1"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["latin-1", "C"],
+)
+@pytest.mark.parametrize("environment", [""], indirect=True)
+def test_what_the_encoding_lacks_is_escaped(
+    environment: dict[str, str], cli: Cli, valkey_url: str, namespace: str, extra: dict[str, str]
+) -> None:
+    error = ErrorInfo(type="ValueError", message="☃" * 200, traceback="Traceback ☃…")
+    task_id = cli("enqueue", "mail.send", 'to="☃ …"').out.strip()
+    settle(valkey_url, namespace, Outcome.DEAD, error=error)
+
+    for line in (f"result {task_id}", f"tasks show {task_id}", "dlq ls"):
+        ran = shell(line, {**environment, **extra})
+
+        assert ran.returncode == (1 if line.startswith("result") else 0), ran.stderr
+        assert r"\u2603" in ran.stdout + ran.stderr
+        assert "..." in ran.stdout
+        assert "\\u2026" not in ran.stdout
+        assert "internal" not in ran.stderr
 
 
 @pytest.mark.parametrize("to", ["2>&-", "2>/dev/full"])
