@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import platform
+import signal
 import sys
 import threading
 import traceback
@@ -29,7 +31,7 @@ from stem.messages.names import check_name
 from stem.text import clean
 from stem.worker import host, logs
 from stem.worker.identity import stem_version
-from stem.worker.lifecycle import REFUSED_EXIT, WorkerLifecycleConfig
+from stem.worker.lifecycle import REFUSED_EXIT, STOPPING, WorkerLifecycleConfig
 from stem.worker.outage import RIGHTS
 from stem.worker.reference import load
 from stem.worker.runtime import Worker
@@ -38,6 +40,8 @@ from stem.worker.supervisor import Supervisor, commands_of, follow_life
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 69
 EXIT_INTERRUPTED: Final = 130
+SIGNALS: Final = (*STOPPING, signal.SIGUSR1)
+"""All that a worker listens to."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -119,7 +123,9 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     if processes != 1:
         logs.install(style=args.log_format or config.log_format, level=args.log_level or config.log_level, worker=name)
         port = config.health_port if args.health_port is None else args.health_port
-        return Supervisor(commands_of(argv, processes, name=name, health_port=port)).run()
+        code = Supervisor(commands_of(argv, processes, name=name, health_port=port)).run()
+        _ignore_signals()
+        return code
     follow_life()
     app = load(args.app)
     logs.install(style=args.log_format or config.log_format, level=args.log_level or config.log_level, worker=name)
@@ -164,6 +170,32 @@ def _in_loop(main_coroutine: Coroutine[Any, Any, int]) -> int:
     return code
 
 
+def _guard_the_end() -> None:
+    """Put handlers below those of a worker that is started in the same step of the loop: they count once it has ended.
+
+    It has taken its own off then, and a signal that asks it to stop must not change its exit code.
+    """
+    loop = asyncio.get_running_loop()
+
+    def again(number: int) -> None:
+        if signal.getsignal(number) is not late:
+            os.kill(os.getpid(), number)
+
+    def late(number: int, frame: object) -> None:
+        # Or the worker has not put its own on yet: then they are there once this step is over, and hear of it.
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(again, number)
+
+    for number in SIGNALS:
+        signal.signal(number, late)
+
+
+def _ignore_signals() -> None:
+    """Let none of these change the exit code any more, which is known; also while the interpreter is torn down."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _exit_now(code: int) -> NoReturn:
     """End the process although handlers still run: they have been settled, and cannot be waited for."""
     # What the interpreter would do at its end, and os._exit does not.
@@ -193,12 +225,15 @@ async def _work(app: Stem, args: argparse.Namespace, config: StemConfig, lifecyc
         health_port=config.health_port if args.health_port is None else args.health_port,
         config=replace(app.config, worker_name=config.worker_name) if config.worker_name else app.config,
     )
+    _guard_the_end()
     try:
         await worker.start()
         if worker.started_well and sys.stderr.isatty():
             sys.stderr.write("\n".join(worker.banner()) + "\n")
         return await worker.wait()
     finally:
+        # Python gives up handlers of its own when it ends, and what is ignored stays ignored.
+        _ignore_signals()
         if args.url is not None:
             await broker.close()
         await app.close()

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from stem.client import Stem
+from stem.worker import cli
+from stem.worker.lifecycle import signals_to
 from stem.worker.logs import JsonFormatter, spell_out
 from tests.conftest import OwnServer
 from tests.waiting import eventually
@@ -188,6 +190,56 @@ async def test_ctrl_c_hands_running_tasks_back(
         status = await stem.status(task_id)
 
     assert (status.state.value, status.attempt, status.crashes) == ("queued", 0, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_signals_up_to_its_very_end_leave_the_exit_code_alone(
+    valkey_url: str, namespace: str, tmp_path: Path, processes: list[Process], number: int
+) -> None:
+    process = Process(tmp_path, "--url", valkey_url, "--namespace", namespace, "--log-format", "json")
+    processes.append(process)
+    await process.ready()
+
+    while process.process.poll() is None:
+        process.process.send_signal(number)
+        await asyncio.sleep(0.002)
+
+    assert process.process.returncode == 0, process.log()
+    assert "Traceback" not in process.log()
+
+
+async def test_signals_at_the_end_of_a_supervisor_leave_the_exit_code_alone(
+    valkey_url: str, namespace: str, tmp_path: Path, processes: list[Process]
+) -> None:
+    process = Process(tmp_path, "--url", valkey_url, "--namespace", namespace, "--processes", "2")
+    processes.append(process)
+    await eventually(lambda: process.log().count("worker.ready") == 2, timeout=15, what="both workers")
+    process.process.send_signal(signal.SIGTERM)
+    await eventually(lambda: "supervisor.stopped" in process.log(), what="the end of the workers")
+
+    while process.process.poll() is None:
+        process.process.send_signal(signal.SIGINT)
+        await asyncio.sleep(0.001)
+
+    assert process.process.returncode == 0, process.log()
+
+
+async def test_a_signal_right_before_the_worker_listens_is_not_lost_and_one_after_it_is() -> None:
+    before = {number: signal.getsignal(number) for number in cli.SIGNALS}
+    heard: list[int] = []
+    try:
+        cli._guard_the_end()
+        signal.raise_signal(signal.SIGTERM)
+        with signals_to(heard.append):
+            await eventually(lambda: bool(heard))
+        signal.raise_signal(signal.SIGTERM)
+        for _ in range(5):
+            await asyncio.sleep(0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    assert heard == [signal.SIGTERM]
 
 
 def test_an_application_without_logging_of_its_own_reads_whole_lines() -> None:
