@@ -32,7 +32,7 @@ _BACKOFF_S: Final = 0.5
 # wait after it, the poll and the drawing fit in that.
 _BACKOFF_MAX_S: Final = 0.8
 _FATAL_S: Final = 1.5
-_FATAL: Final = frozenset({"NOAUTH", "NOPERM", "SCHEMA"})
+_FATAL: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM", "SCHEMA"})
 """Refusals that no waiting mends: somebody has to change a password, rights, or this program."""
 _PROBE_S: Final = 0.8
 _PROBE_MAX_S: Final = 7.0

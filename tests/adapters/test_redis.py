@@ -320,6 +320,17 @@ async def test_a_wrong_password_is_refused_and_not_shown(own_server: OwnServer) 
         await RedisStreamsBroker.connect(server.tcp_url.replace("redis://", "redis://:hunter2@"))
 
     assert "hunter2" not in str(caught.value)
+    assert caught.value.code == "WRONGPASS"
+
+
+@pytest.mark.parametrize("kind", ["valkey", pytest.param("redis", marks=pytest.mark.debian_redis)])
+async def test_a_missing_password_is_another_refusal_than_a_wrong_one(own_server: OwnServer, kind: str) -> None:
+    server = own_server(kind=kind, aof=False, tcp=True)
+    server.command("CONFIG", "SET", "requirepass", "right")
+
+    with pytest.raises(BrokerRefusedError) as caught:
+        await RedisStreamsBroker.connect(server.tcp_url)
+
     assert caught.value.code == "NOAUTH"
 
 
@@ -343,7 +354,7 @@ async def test_a_wrong_password_is_a_refusal_that_waiting_does_not_heal(
     with pytest.raises(BrokerRefusedError) as caught:
         await broker.census.queues()
 
-    assert caught.value.code == "NOAUTH"
+    assert caught.value.code == "WRONGPASS"
     await broker.close()
 
 

@@ -156,7 +156,8 @@ def test_a_wrong_password_is_named_and_not_shown(offline: Cli, own_server: OwnSe
     assert (wrong.code, none.code, right.code) == (5, 5, 3)
     assert "geheim" not in wrong.err
     assert one_line(wrong.err)
-    assert "password" in wrong.err
+    assert "the user name or password in the URL is wrong" in wrong.err
+    assert "the server wants a password" in none.err
 
 
 def test_debug_shows_the_traceback_without_the_secret(offline: Cli) -> None:

@@ -155,7 +155,7 @@ def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
     broker = f"the broker at {address}"
     forbidden = isinstance(error, redis.exceptions.NoPermissionError) or text.startswith(_FORBIDDEN_IN_SCRIPT)
     if forbidden or isinstance(error, redis.AuthenticationError):
-        code = "NOPERM" if forbidden else "NOAUTH"
+        code = "NOPERM" if forbidden else "WRONGPASS" if text.startswith(_WRONG_PASSWORD) else "NOAUTH"
         return BrokerRefusedError(
             f"{broker} refused {what}: {text}. Check user, password and rights of the URL", code=code
         )
@@ -188,6 +188,13 @@ def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
 
 _FORBIDDEN_IN_SCRIPT: Final = ("ACL failure in script", "The user executing the script can't")
 """How servers put it that a script was let in, and one of its commands, keys or channels was not."""
+_WRONG_PASSWORD: Final = (
+    "invalid username-password pair",
+    "invalid password",
+    "WRONGPASS",
+    "AUTH <password> called without any password configured",
+)
+"""How servers put it that they know no such user with this password; the client library drops the word before it."""
 _CODES: Final[Mapping[type[Exception], str]] = {
     redis.exceptions.OutOfMemoryError: "OOM",
     redis.exceptions.ReadOnlyError: "READONLY",
