@@ -31,6 +31,19 @@ def test_spans_fit_in_six_characters(milliseconds: float, text: str) -> None:
     assert len(text) <= 6
 
 
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (0, "~0ms"), (29, "~29ms"), (99.6, "~0.1s"), (1_620, "~1.6s"), (9_960, "~10s"), (59_600, "~1.0m"),
+        (500_000, "~8.3m"), (3_590_000, "~1.0h"), (90_000_000, "~25h"), (270_000_000, "~3.1d"), (-5, "~0ms"),
+    ],
+)  # fmt: skip
+def test_estimates_say_so_and_pretend_no_more_than_two_figures(milliseconds: float, text: str) -> None:
+    assert figures.about(milliseconds) == text
+    assert len(text) <= 6
+    assert sum(each.isdigit() for each in text) <= 2
+
+
 def test_ages_move_in_whole_seconds() -> None:
     assert figures.age(1_000, 1_900) == "0s"
     assert figures.age(1_000, 23_400) == "22s"

@@ -95,7 +95,7 @@ def tiles(state: ClusterState, points: int) -> list[Tile]:
 
 def _percentile(flow: Flow, share: float) -> str:
     value = flow.percentile_ms(share)
-    return "–" if value is None else figures.span(value)
+    return "–" if value is None else figures.about(value)
 
 
 def rates(state: ClusterState, width: int) -> list[Cell]:

@@ -50,6 +50,21 @@ def span(milliseconds: float) -> str:
     return f"{whole // 86_400}d{whole % 86_400 // 3600:02d}h"
 
 
+def about(milliseconds: float) -> str:
+    """Return an estimate of a length of time: two figures at most, in at most six characters: `~41ms ~0.4s ~8.3m`."""
+    seconds = max(0.0, milliseconds / 1000)
+    if seconds < 0.0995:
+        return f"~{seconds * 1000:.0f}ms"
+    for unit, length, most in (("s", 1, 59.5), ("m", 60, 59.5), ("h", 3600, 47.5)):
+        if seconds / length < most:
+            return f"~{_two(seconds / length)}{unit}"
+    return f"~{_two(seconds / 86_400)}d"
+
+
+def _two(number: float) -> str:
+    return f"{number:.1f}" if number < 9.95 else f"{number:.0f}"
+
+
 def age(then_ms: int, now_ms: int) -> str:
     """Return how long ago, in whole units: `0s 22s 2m04s`; a dash for never."""
     return ago(now_ms - then_ms) if then_ms else "–"

@@ -24,7 +24,7 @@ _BESIDE: Final = 36
 
 def _percentile(flow: Flow, share: float) -> str:
     value = flow.percentile_ms(share)
-    return "–" if value is None else figures.span(value)
+    return "–" if value is None else figures.about(value)
 
 
 def _share(part: int, whole: int) -> str:
