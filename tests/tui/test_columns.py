@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from stem.observe.rows import QueueLine, TaskLine, WorkerLine
 from stem_tui import select, tasks
 from stem_tui.columns import Ordered, Sorting, View, fit, ordered
 from stem_tui.theme import QUEUE, TASK, WORKER, Cell
@@ -61,6 +62,42 @@ def test_a_column_can_be_sorted_by_both_ways() -> None:
 
     assert names == sorted(names)
     assert [row.name for row in ordered(select.QUEUES, rows, Sorting("name", True))] == names[::-1]
+
+
+def by(view: View[Any], column: str, rows: list[Any], *, down: bool = False) -> list[str]:
+    return [row.key for row in ordered(view, rows, Sorting(column, down))]
+
+
+def test_how_long_a_task_took_is_what_that_column_sorts_by() -> None:
+    rows = [
+        TaskLine("none", "", state="succeeded", finished_ms=NOW),
+        TaskLine("short", "", state="succeeded", started_ms=NOW - 9_000, finished_ms=NOW - 8_000),
+        TaskLine("long", "", state="succeeded", started_ms=NOW - 5_000, finished_ms=NOW),
+    ]
+    view = tasks.TABS["succeeded"]
+
+    assert by(view, "took", rows, down=True) == ["long", "short", "none"]
+    assert by(view, "took", rows) == ["short", "long", "none"]
+
+
+def test_what_is_shown_is_what_is_sorted_by() -> None:
+    half, tenth = TaskLine("a", "", state="running", progress="50%"), TaskLine("b", "", state="running", progress="9%")
+    paused, up = WorkerLine("p", "p", diagnosis="healthy", paused_here=True), WorkerLine("u", "u", diagnosis="healthy")
+    lost = WorkerLine("l", "l", diagnosis="lost", rss_bytes=9_000_000, in_flight=4)
+    revoked = [TaskLine("x", "", state="revoked", message="zeta"), TaskLine("y", "", state="revoked", message="alpha")]
+
+    assert by(tasks.RUNNING, "what", [half, tenth]) == ["b", "a"]
+    assert by(tasks.TABS["revoked"], "what", revoked) == ["y", "x"]
+    assert by(select.WORKERS, "state", [paused, WorkerLine("q", "q", diagnosis="healthy"), up]) == ["q", "u", "p"]
+    assert by(select.WORKERS, "rss", [lost, WorkerLine("s", "s", diagnosis="busy", rss_bytes=1)], down=True)[0] == "s"
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.title)
+def test_a_dash_is_sorted_last_whichever_way(view: View[Any]) -> None:
+    row = {"task": TaskLine("a", "a"), "worker": WorkerLine("a", "a"), "queue": QueueLine("a", "a")}.get(view.kind)
+    for column in view.columns if row is not None else ():
+        if column.sort is not None and column.cell(row, NOW).text == "–":
+            assert column.sort(row) is None, column.key
 
 
 def test_rows_whose_first_are_known_are_sorted_only_where_somebody_looks_further() -> None:

@@ -21,7 +21,8 @@ class Column(Generic[R]):
     Attributes:
         width: the least it needs; `grow` is its share of what is left over.
         keep: 0 stays always; of the others the greatest goes first where there is no room.
-        sort: what rows are ordered by; None: this column does not sort.
+        sort: what rows are ordered by, as the cell shows it; rows of which it is None come last either way. None: this
+            column does not sort.
         down: it sorts from the greatest first.
     """
 
@@ -102,7 +103,10 @@ def ordered(view: View[R], rows: Sequence[R], sorting: Sorting) -> list[R]:
     order, down = (view.order, view.order_down) if column is None else (column.sort, sorting.down)
     if order is None:
         return list(rows)
-    return sorted(rows if len(rows) > MANY else sorted(rows, key=view.key), key=order, reverse=down)
+    known, unknown = list[R](), list[R]()
+    for row in rows if len(rows) > MANY else sorted(rows, key=view.key):
+        (unknown if order(row) is None else known).append(row)
+    return sorted(known, key=order, reverse=down) + unknown
 
 
 class Ordered(Sequence[R]):

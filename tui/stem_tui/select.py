@@ -64,7 +64,7 @@ QUEUES: Final[View[QueueLine]] = View(
                sort=lambda r: r.went.rate(), down=True),
         Column(key="oldest", title="OLDEST", width=6, align="right", keep=6,
                cell=lambda r, _: NONE if r.oldest_ms is None else Cell(figures.ago(r.oldest_ms), "dim"),
-               sort=lambda r: r.oldest_ms or 0, down=True),
+               sort=lambda r: r.oldest_ms, down=True),
         Column(key="held", title="HELD", width=5, align="right", keep=8, cell=lambda r, _: number(r.held, "warn"),
                sort=lambda r: r.held, down=True),
         Column(key="workers", title="WORKERS", width=7, align="right", keep=9, cell=lambda r, _: number(r.consumers),
@@ -140,6 +140,17 @@ def _if_alive(row: WorkerLine, cell: Cell) -> Cell:
     return cell if _alive(row) else NONE
 
 
+def _known(value: Callable[[WorkerLine], float | None]) -> Callable[[WorkerLine], float | None]:
+    """Return what to sort by where only those that are alive have something to show."""
+    return lambda row: value(row) if _alive(row) else None
+
+
+def _state(row: WorkerLine) -> tuple[int, str]:
+    """Return its place by the word shown, which says more than the diagnosis of those that are paused or start."""
+    word = next((name for name, sign in WORKER.items() if sign is worker_sign(row)), "")
+    return _severity(row) if word in ("healthy", "busy") else (_SEVERITY.get(word, 0), row.name)
+
+
 WORKERS: Final[View[WorkerLine]] = View(
     kind="worker",
     title="WORKERS",
@@ -148,25 +159,26 @@ WORKERS: Final[View[WorkerLine]] = View(
     columns=(
         Column(key="name", title="NAME", width=13, grow=4,
                cell=lambda r, _: Cell(r.name, "strong" if _alive(r) else "dim"), sort=lambda r: r.name),
-        Column(key="state", title="STATE", width=9, cell=lambda r, _: worker_sign(r).cell, sort=_severity),
-        Column(key="slots", title="SLOTS", width=12, cell=lambda r, _: _slots(r, 5), sort=lambda r: r.in_flight,
-               down=True),
+        Column(key="state", title="STATE", width=9, cell=lambda r, _: worker_sign(r).cell, sort=_state),
+        Column(key="slots", title="SLOTS", width=12, cell=lambda r, _: _slots(r, 5),
+               sort=lambda r: None if r.diagnosis == "lost" else r.in_flight, down=True),
         Column(key="ok", title="OK/s", width=5, align="right", keep=2,
-               cell=lambda r, _: _if_alive(r, speed(r.succeeded.rate(4.0))), sort=lambda r: r.succeeded.rate(4.0),
-               down=True),
+               cell=lambda r, _: _if_alive(r, speed(r.succeeded.rate(4.0))),
+               sort=_known(lambda r: r.succeeded.rate(4.0)), down=True),
         Column(key="fail", title="FAIL/s", width=6, align="right", keep=3,
-               cell=lambda r, _: _if_alive(r, speed(r.failed.rate(4.0), "bad")), sort=lambda r: r.failed.rate(4.0),
-               down=True),
+               cell=lambda r, _: _if_alive(r, speed(r.failed.rate(4.0), "bad")),
+               sort=_known(lambda r: r.failed.rate(4.0)), down=True),
         Column(key="rss", title="RSS", width=5, align="right", keep=4,
-               cell=lambda r, _: _if_alive(r, Cell(figures.size(r.rss_bytes), "dim")), sort=lambda r: r.rss_bytes,
-               down=True),
+               cell=lambda r, _: _if_alive(r, Cell(figures.size(r.rss_bytes), "dim")),
+               sort=_known(lambda r: r.rss_bytes or None), down=True),
         Column(key="cpu", title="CPU", width=4, align="right", keep=7,
-               cell=lambda r, _: _if_alive(r, Cell(f"{r.cpu_percent:.0f}%", "dim")), sort=lambda r: r.cpu_percent,
-               down=True),
-        Column(key="beat", title="BEAT", width=6, align="right", cell=_beat, sort=lambda r: r.at_ms),
+               cell=lambda r, _: _if_alive(r, Cell(f"{r.cpu_percent:.0f}%", "dim")),
+               sort=_known(lambda r: r.cpu_percent), down=True),
+        Column(key="beat", title="BEAT", width=6, align="right", cell=_beat,
+               sort=lambda r: -r.at_ms or None, down=True),
         Column(key="up", title="UP", width=6, align="right", keep=5,
                cell=lambda r, now: _if_alive(r, Cell(figures.age(r.started_ms, now), "dim")),
-               sort=attrgetter("started_ms")),
+               sort=_known(lambda r: -r.started_ms or None), down=True),
         Column(key="queues", title="QUEUES", width=10, grow=2, keep=6,
                cell=lambda r, _: Cell(",".join(r.queues), "dim"), sort=lambda r: r.queues),
         Column(key="done", title="DONE", width=7, align="right", keep=8,
@@ -235,12 +247,13 @@ FAILURES: Final[View[FailureGroup]] = View(
         Column(key="task", title="TASK", width=16, grow=1, cell=lambda r, _: Cell(r.task, "strong"),
                sort=lambda r: r.task),
         Column(key="error", title="ERROR", width=20, grow=3,
-               cell=lambda r, _: Cell(f"{r.error}: {r.message}" if r.message else r.error), sort=lambda r: r.error),
+               cell=lambda r, _: Cell(f"{r.error}: {r.message}" if r.message else r.error),
+               sort=lambda r: (r.error, r.message)),
         Column(key="count", title="IN 5m", width=7, align="right", cell=_failures),
         Column(key="hour", title="IN 1h", width=7, align="right", keep=2,
                cell=lambda r, now: Cell(f"×{figures.count(r.count(now, KEPT_MS))}", "dim")),
         Column(key="last", title="LAST", width=6, align="right",
-               cell=lambda r, now: Cell(figures.age(r.last_ms, now), "dim"), sort=lambda r: r.last_ms, down=True),
+               cell=lambda r, now: Cell(figures.age(r.last_ms, now), "dim"), sort=lambda r: -r.last_ms),
     ),
     fields={
         "name": lambda r, _: r.task,

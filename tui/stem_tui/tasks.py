@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import attrgetter
@@ -41,10 +42,15 @@ def _took(row: TaskLine, now_ms: int) -> Cell:
     return Cell(figures.age(row.started_ms, now_ms) if row.state == "running" else figures.span(took))
 
 
+def _due_ms(row: TaskLine) -> int | None:
+    return row.due_ms or None if row.state in ("scheduled", "retrying") else None
+
+
 def _due(row: TaskLine, now_ms: int) -> Cell:
-    if not row.due_ms or row.state not in ("scheduled", "retrying"):
+    due_ms = _due_ms(row)
+    if due_ms is None:
         return NONE
-    left = row.due_ms - now_ms
+    left = due_ms - now_ms
     return Cell("now" if left <= 0 else f"in {figures.ago((left + 999) // 1000 * 1000)}", "warn")
 
 
@@ -56,6 +62,12 @@ def _left(row: TaskLine, now_ms: int) -> Cell:
     return Cell("over" if left <= 0 else figures.ago(left), "bad" if left < row.limit_ms // 10 else "dim")
 
 
+def _ends_ms(row: TaskLine) -> int | None:
+    """Return when its time limit is over; None where none is counted down."""
+    counted = row.state == "running" and row.limit_ms and row.started_ms
+    return row.started_ms + row.limit_ms if counted else None
+
+
 def _try(row: TaskLine, _: int) -> Cell:
     """Return which try runs, comes next, or was the last: the second one is worth a colour."""
     number = row.attempt + 1
@@ -63,10 +75,31 @@ def _try(row: TaskLine, _: int) -> Cell:
     return Cell(shown, "warn" if row.attempt else "faint")
 
 
-def _waited(row: TaskLine, _: int) -> Cell:
+def _waited_ms(row: TaskLine) -> int | None:
     if not row.enqueued_ms or row.started_ms < row.enqueued_ms:
-        return NONE
-    return Cell(figures.span(row.started_ms - row.enqueued_ms), "dim")
+        return None
+    return row.started_ms - row.enqueued_ms
+
+
+def _waited(row: TaskLine, _: int) -> Cell:
+    waited = _waited_ms(row)
+    return NONE if waited is None else Cell(figures.span(waited), "dim")
+
+
+def _ran_ms(row: TaskLine) -> int | None:
+    """Return how long it ran, of one that has ended."""
+    return None if row.state == "running" else _took_ms(row, 0)
+
+
+def _runs(row: TaskLine) -> int | None:
+    """Return what puts those that run in the order of how long they do, whatever time it is."""
+    return -row.started_ms or None
+
+
+def _natural(text: str) -> tuple[str | int, ...] | None:
+    """Return what puts text in order, with its numbers by their value; None for no text."""
+    parts = re.split(r"([0-9]+)", text) if text else []
+    return tuple(int(part[:30]) if at % 2 else part for at, part in enumerate(parts)) or None
 
 
 def _clock(at_ms: int, now_ms: int) -> Cell:
@@ -84,46 +117,48 @@ def _what(row: TaskLine, _: int) -> Cell:
 
 
 _ID: Final[Column[TaskLine]] = Column(key="id", title="ID", width=8, cell=lambda r, _: Cell(short_id(r), "dim"),
-                              sort=lambda r: r.id)  # fmt: skip
+                              sort=short_id)  # fmt: skip
 _TASK: Final[Column[TaskLine]] = Column(key="task", title="TASK", width=14, grow=2, sort=lambda r: r.task,
                                         cell=lambda r, _: Cell(r.task, "strong"))  # fmt: skip
 _STATE: Final[Column[TaskLine]] = Column(key="state", title="STATE", width=11, cell=lambda r, _: task_sign(r).cell,
-                                 sort=lambda r: r.state)  # fmt: skip
+                                 sort=lambda r: task_sign(r).word)  # fmt: skip
 _QUEUE: Final[Column[TaskLine]] = Column(key="queue", title="QUEUE", width=8, grow=1, keep=3,
                                  cell=lambda r, _: Cell(r.queue, "dim"), sort=lambda r: r.queue)  # fmt: skip
 _WORKER: Final[Column[TaskLine]] = Column(key="worker", title="WORKER", width=11, grow=2, keep=2,
-                                  cell=lambda r, _: Cell(r.worker or "–", "dim"), sort=lambda r: r.worker)  # fmt: skip
+                                  cell=lambda r, _: Cell(r.worker or "–", "dim"),
+                                  sort=lambda r: r.worker or None)  # fmt: skip
 _TRY: Final[Column[TaskLine]] = Column(key="tries", title="TRY", width=4, align="right", keep=4, cell=_try,
                                        sort=lambda r: r.attempt, down=True)  # fmt: skip
 _TRIES: Final = replace(_TRY, title="TRIES", width=5)
 _LEFT: Final[Column[TaskLine]] = Column(key="left", title="LEFT", width=6, align="right", keep=5, cell=_left,
-                                        sort=lambda r: (not r.limit_ms, r.started_ms + r.limit_ms))  # fmt: skip
+                                        sort=_ends_ms)  # fmt: skip
 _STARTED: Final[Column[TaskLine]] = Column(key="started", title="STARTED", width=11, align="right", keep=7,
                                            cell=lambda r, now: _clock(r.started_ms, now),
-                                           sort=attrgetter("started_ms"))  # fmt: skip
+                                           sort=lambda r: r.started_ms or None)  # fmt: skip
 _WAITED: Final[Column[TaskLine]] = Column(key="waited", title="WAITED", width=6, align="right", keep=6, cell=_waited,
-                                          sort=lambda r: r.started_ms - r.enqueued_ms, down=True)  # fmt: skip
+                                          sort=_waited_ms, down=True)  # fmt: skip
 _ETA: Final[Column[TaskLine]] = Column(key="eta", title="AT", width=11, align="right", keep=6,
-                                       cell=lambda r, now: _clock(r.due_ms, now), sort=lambda r: r.due_ms)  # fmt: skip
+                                       cell=lambda r, now: _clock(r.due_ms, now),
+                                       sort=lambda r: r.due_ms or None)  # fmt: skip
 _AT: Final[Column[TaskLine]] = Column(key="at", title="AT", width=11, align="right", keep=7,
-                                      cell=lambda r, now: _clock(r.when_ms, now), sort=lambda r: r.when_ms,
-                                      down=True)  # fmt: skip
+                                      cell=lambda r, now: _clock(r.when_ms, now),
+                                      sort=lambda r: r.when_ms or None, down=True)  # fmt: skip
 _TOOK: Final[Column[TaskLine]] = Column(key="took", title="TOOK", width=6, align="right", cell=_took,
-                                sort=attrgetter("started_ms"))  # fmt: skip
+                                sort=_ran_ms, down=True)  # fmt: skip
 _WHAT: Final[Column[TaskLine]] = Column(key="what", title="ERROR / PROGRESS", width=16, grow=4, keep=1, cell=_what,
-                                sort=lambda r: r.error)  # fmt: skip
+                                sort=lambda r: _what(r, 0).text or None)  # fmt: skip
 _ERROR: Final = replace(_WHAT, title="ERROR")
-_PROGRESS: Final = replace(_WHAT, title="PROGRESS", width=10, grow=1)
+_PROGRESS: Final = replace(_WHAT, title="PROGRESS", width=10, grow=1, sort=lambda r: _natural(_what(r, 0).text))
 _WHY: Final = replace(_WHAT, title="REASON")
-_AGE: Final = replace(_TOOK, title="RUNS")
+_AGE: Final = replace(_TOOK, title="RUNS", sort=_runs)
 _DUE: Final[Column[TaskLine]] = Column(key="due", title="NEXT", width=9, align="right", cell=_due,
-                               sort=lambda r: r.due_ms)  # fmt: skip
+                               sort=_due_ms)  # fmt: skip
 _ENQUEUED: Final[Column[TaskLine]] = Column(key="age", title="AGE", width=6, align="right",
                                     cell=lambda r, now: Cell(figures.age(r.enqueued_ms, now), "dim"),
-                                    sort=lambda r: r.enqueued_ms)  # fmt: skip
+                                    sort=lambda r: -r.enqueued_ms or None, down=True)  # fmt: skip
 _WHEN: Final[Column[TaskLine]] = Column(key="when", title="AGO", width=6, align="right",
                                 cell=lambda r, now: Cell(figures.age(r.when_ms, now), "dim"),
-                                sort=lambda r: r.when_ms, down=True)  # fmt: skip
+                                sort=lambda r: -r.when_ms or None)  # fmt: skip
 _DIED: Final = replace(_WHEN, title="DIED")
 _PRIORITY: Final[Column[TaskLine]] = Column(key="prio", title="PRIO", width=4, align="right", keep=5,
                                     cell=lambda r, _: number(r.priority), sort=lambda r: r.priority,
