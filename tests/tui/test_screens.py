@@ -316,6 +316,27 @@ async def test_a_failure_opens_the_tasks_that_failed_so() -> None:
         assert [row.task for row in app.screen.query_one(Grid).rows] == ["mail.send"]
 
 
+async def test_a_list_that_is_not_the_whole_does_not_look_like_a_total() -> None:
+    session = make_session()
+    many = [status(f"t-{number}", TaskState.QUEUED) for number in range(20)]
+    session.state.apply(snapshot(pages={"queued": page(*many, more=True)}), session.clock.monotonic())
+    app = make_app(session)
+    async with app.run_test(size=(160, 45)) as pilot:
+        await app.show_tasks("all", "")
+        await settled(pilot)
+        listed = len(app.screen.query_one(Grid).rows)
+        assert f"ALL {listed:,} listed" in text_of(app)
+        assert "the first 20 queued are listed" in text_of(app)
+
+        await app.show_tasks("all", "state:queued")
+        await settled(pilot)
+        assert f"20 of {listed:,} listed" in text_of(app)
+
+        await app.show_tasks("queued", "id:t-1")
+        await settled(pilot)
+        assert "11 of 20 listed" in text_of(app)
+
+
 async def test_back_goes_one_step_at_a_time_and_then_quits() -> None:
     app = make_app(make_session())
     async with app.run_test(size=(100, 30)) as pilot:

@@ -150,11 +150,13 @@ class LiveScreen(Screen[None]):
         problem: str = "",
         title: str = "",
         sort: bool = True,
+        whole: bool = True,
     ) -> None:
         """Fill one grid: filter, order, show. What goes wrong in one panel is shown there, and harms no other.
 
         Args:
             problem: why the rows are not of now, or there are none.
+            whole: these are all there are, not the first ones or those that were seen.
         """
         view = view or grid.view
         text = self.filters.get(grid.id or "", "")
@@ -171,7 +173,7 @@ class LiveScreen(Screen[None]):
             if problem:
                 notes = [Cell(f"✖ {problem}", "bad")]
             elif text:
-                notes.insert(0, Cell(f"/{text}  {len(found):,} of {total:,}", "accent"))
+                notes.insert(0, Cell(f"/{text}  {len(found):,} of {total:,}{'' if whole else ' listed'}", "accent"))
             if grid.everything and self.everything(grid) is not None:
                 # Alone: where there is no room it would be the first to go, and it says what a deed would be done to.
                 notes = [Cell("● everything marked", "warn")]

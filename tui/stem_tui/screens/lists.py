@@ -63,6 +63,7 @@ class TasksScreen(LiveScreen):
             view=tasks.TABS[self.tab],
             note=self._note,
             count=self._count,
+            whole=self._whole,
             sort=self.tab != "running" or bool(grid.sorting.column),
         )
 
@@ -72,7 +73,13 @@ class TasksScreen(LiveScreen):
 
     def _count(self, listed: int) -> str:
         total = tasks.tab_count(self.session.state, self.tab)
-        return f"{listed:,}" if total is None else f"{total:,}"
+        # What the broker does not count is listed as far as it was seen: that is no total.
+        return f"{listed:,} listed" if total is None else f"{total:,}"
+
+    @property
+    def _whole(self) -> bool:
+        """Say whether the list holds all that there is in its state."""
+        return tasks.tab_count(self.session.state, self.tab) is not None and self.tab not in self.session.state.cut
 
     def _total(self, tab: str) -> str:
         state = self.session.state
@@ -88,6 +95,11 @@ class TasksScreen(LiveScreen):
         if self.tab in state.cut:
             listed = len(tasks.task_rows(state, self.tab))
             return [Cell(f"the first {listed:,} are listed; a queue lists all of its own", "dim")]
+        if self.tab == "all":
+            cut = [name for name in ("running", *WAITING) if name in state.cut]
+            first = ", ".join(f"{len(tasks.task_rows(state, name)):,} {name}" for name in cut)
+            said = [Cell(f"the first {first} are listed; a queue lists all of its own", "dim")] if cut else []
+            return [*said, Cell("the last ones that ended", "dim")]
         if self.tab in FINAL:
             return [Cell("the last ones", "dim")]
         return []

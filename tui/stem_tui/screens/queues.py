@@ -121,6 +121,7 @@ class QueueScreen(_QueueHead):
             empty="asking" if answer is None else "task",
             problem="" if answer is None else answer.problem,
             sort=bool(grid.sorting.column),
+            whole=False,
         )
 
     @property
