@@ -287,6 +287,36 @@ async def test_columns_sort_by_key_and_turn_round() -> None:
         assert [row.name for row in grid.rows] == ["reports", "etl", "default"]
 
 
+@pytest.mark.parametrize(("mode", "panel"), [("1", "#queues"), ("1", "#failures"), ("1", "#running"), ("4", "#tasks")])
+async def test_the_order_that_a_list_has_by_itself_turns_round_and_says_so(mode: str, panel: str) -> None:
+    app = make_app(make_session())
+    async with app.run_test(size=(160, 45)) as pilot:
+        await pilot.press(mode)
+        await settled(pilot)
+        grid = app.screen.query_one(panel, Grid)
+        grid.focus()
+        await settled(pilot)
+        before = [grid.view.key(row) for row in grid.rows]
+        await pilot.press("I")
+        await settled(pilot)
+        assert [grid.view.key(row) for row in grid.rows] == before[::-1]
+        assert "turned round" in text_of(app)
+
+        await pilot.press("I")
+        await settled(pilot)
+        assert [grid.view.key(row) for row in grid.rows] == before
+        assert "turned round" not in text_of(app)
+
+
+async def test_events_say_that_they_have_one_order() -> None:
+    app = make_app(make_session())
+    async with app.run_test(size=(160, 45)) as pilot:
+        await pilot.press("5", "I")
+        await settled(pilot)
+
+        assert "EVENTS have one order: the newest first" in text_of(app)
+
+
 async def test_a_frozen_picture_stands_still_and_says_so() -> None:
     session = make_session()
     app = make_app(session)

@@ -61,7 +61,7 @@ class View(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class Sorting:
-    """The column chosen to sort by; empty: the view's own order."""
+    """The column chosen to sort by, and whether from the greatest; empty: the view's own order, turned round or not."""
 
     column: str = ""
     down: bool = False
@@ -100,9 +100,9 @@ def ordered(view: View[R], rows: Sequence[R], sorting: Sorting) -> list[R]:
     Of very many rows equal ones stay as they come: sorting them twice takes too long, and they come in a steady order.
     """
     column = next((each for each in view.columns if each.key == sorting.column and each.sort), None)
-    order, down = (view.order, view.order_down) if column is None else (column.sort, sorting.down)
+    order, down = (column.sort, sorting.down) if column else (view.order, view.order_down != sorting.down)
     if order is None:
-        return list(rows)
+        return list(rows)[::-1] if down else list(rows)
     known, unknown = list[R](), list[R]()
     for row in rows if len(rows) > MANY else sorted(rows, key=view.key):
         (unknown if order(row) is None else known).append(row)

@@ -15,7 +15,7 @@ from textual.widgets import Input
 
 from stem.contracts import ListState
 from stem_tui import chrome
-from stem_tui.columns import View, ordered
+from stem_tui.columns import Sorting, View, ordered
 from stem_tui.filter import FilterError, Test, parse
 from stem_tui.reckon import Everything
 from stem_tui.session import Session
@@ -156,6 +156,7 @@ class LiveScreen(Screen[None]):
 
         Args:
             problem: why the rows are not of now, or there are none.
+            sort: they do not come in the view's own order yet.
             whole: these are all there are, not the first ones or those that were seen.
         """
         view = view or grid.view
@@ -166,9 +167,11 @@ class LiveScreen(Screen[None]):
             total, test = len(found), self._test(view, text)
             if test is not None:
                 found = [row for row in found if test(row, now_ms)]
-            if sort:
-                sorting = grid.sorting if grid.view is view else type(grid.sorting)()
+            sorting = grid.sorting if grid.view is view else Sorting()
+            if sort or sorting.column:
                 found = ordered(view, found, sorting)
+            elif sorting.down:
+                found = list(found)[::-1]
             notes = list(note(found)) if note is not None else []
             if problem:
                 notes = [Cell(f"✖ {problem}", "bad")]
@@ -229,6 +232,12 @@ class LiveScreen(Screen[None]):
     def _redraw(self, event: Grid.Changed) -> None:
         event.stop()
         self.draw_anew()
+
+    @on(Grid.Fixed)
+    def _fixed(self, event: Grid.Fixed) -> None:
+        event.stop()
+        self.session.say(Cell(f"! {event.grid.view.title} have one order: the newest first", "warn"), seconds=4)
+        self.draw_chrome()
 
     @on(Grid.Moved)
     def _moved(self, event: Grid.Moved) -> None:

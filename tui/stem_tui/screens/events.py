@@ -106,7 +106,7 @@ class AuditScreen(LiveScreen):
             note=self._note,
             empty="asking" if rows is None else "audit",
             problem=self._problem,
-            sort=bool(grid.sorting.column),
+            sort=False,
         )
 
     async def _ask(self) -> None:

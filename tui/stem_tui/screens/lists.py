@@ -64,7 +64,7 @@ class TasksScreen(LiveScreen):
             note=self._note,
             count=self._count,
             whole=self._whole,
-            sort=self.tab != "running" or bool(grid.sorting.column),
+            sort=self.tab != "running",
         )
 
     def _rows(self, lines: int) -> Sequence[TaskLine]:

@@ -50,7 +50,7 @@ class OverviewScreen(LiveScreen):
                 now_ms,
                 count=lambda _: "",
                 note=lambda _: select.failure_note(state, now_ms),
-                sort=bool(grids["failures"].sorting.column),
+                sort=False,
             )
         if grids["running"].display:
             total = tasks.tab_count(state, "running") or 0
@@ -61,7 +61,7 @@ class OverviewScreen(LiveScreen):
                 count=lambda _: "",
                 note=lambda _: [Cell(f"{total:,} running", "dim")],
                 empty="running",
-                sort=bool(grids["running"].sorting.column),
+                sort=False,
             )
         if grids["events"].display:
             self.panel(grids["events"], self._events, now_ms, count=lambda _: "", note=self._event_note, sort=False)

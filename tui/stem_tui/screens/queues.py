@@ -52,7 +52,7 @@ class _QueueHead(LiveScreen):
                 lambda: state.minutes.by_task(queue=key),
                 now_ms,
                 empty="name",
-                sort=bool(names.sorting.column),
+                sort=False,
             )
 
 
@@ -120,7 +120,7 @@ class QueueScreen(_QueueHead):
             note=self._note,
             empty="asking" if answer is None else "task",
             problem="" if answer is None else answer.problem,
-            sort=bool(grid.sorting.column),
+            sort=False,
             whole=False,
         )
 

@@ -59,6 +59,13 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
             super().__init__()
             self.grid = grid
 
+    class Fixed(Message):
+        """Another order was asked for, where there is but one."""
+
+        def __init__(self, grid: Grid) -> None:
+            super().__init__()
+            self.grid = grid
+
     class Moved(Message):
         """The cursor moved; the grid has painted that itself."""
 
@@ -109,7 +116,12 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         if self.marked:
             # A mark goes with its row: what is not in view is not acted on either.
             self.marked &= {self.view.key(row) for row in rows}
-        self._title = (Cell(title or self.view.title, "title"), Cell(f" {count}" if count else "", "strong"))
+        turned = self.sorting.down and not self.sorting.column
+        self._title = (
+            Cell(title or self.view.title, "title"),
+            Cell(f" {count}" if count else "", "strong"),
+            *([Cell(" ▼ turned round", "accent")] if turned else []),
+        )
         self._note = note
         self._place_cursor()
         self._repaint()
@@ -325,6 +337,7 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
     def action_sort(self, step: int) -> None:
         sortable = [column for column, _ in fit(self.view.columns, self.size.width - _GUTTER - 1) if column.sort]
         if not sortable:
+            self.post_message(self.Fixed(self))
             return
         keys = ["", *(column.key for column in sortable)]
         here = keys.index(self.sorting.column) if self.sorting.column in keys else 0
@@ -332,6 +345,9 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         self._sort(Sorting(keys[chosen], chosen > 0 and sortable[chosen - 1].down))
 
     def action_invert(self) -> None:
+        if not any(column.sort for column in self.view.columns):
+            self.post_message(self.Fixed(self))
+            return
         self._sort(Sorting(self.sorting.column, not self.sorting.down))
 
     def _sort(self, sorting: Sorting) -> None:
