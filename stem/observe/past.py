@@ -118,6 +118,7 @@ def _final_lines(state: ClusterState, snapshot: Snapshot) -> list[EventLine]:
                 queue=clean(row.queue),
                 worker=state.owner(row.worker)[1],
                 text="  ".join(parts),
+                owner=state.owner(row.worker)[0],
             )
         )
     return lines
@@ -135,7 +136,7 @@ def _worker_lines(state: ClusterState, workers: Sequence[Seen], as_of_ms: int) -
             known.append(("lost", seen.at_ms, "its last heartbeat"))
         lines += [
             EventLine(key=f"{word}-{clean(beat.id)}", at_ms=min(at_ms, as_of_ms), kind=f"worker.{word}", worker=name,
-                      text=text)
+                      text=text, owner=beat.id)
             for word, at_ms, text in known
             if at_ms
         ]  # fmt: skip

@@ -205,6 +205,8 @@ class TaskLine:
 class EventLine:
     """One line of the tail; nobody changes it. `at_ms` by the broker's clock.
 
+    `owner` is the key of the worker that it is about, where that is known; `worker` is the name shown.
+
     Not frozen: thousands are made a second, and making a frozen one takes three times as long.
     """
 
@@ -216,6 +218,7 @@ class EventLine:
     queue: str = ""
     worker: str = ""
     text: str = ""
+    owner: str = ""
 
 
 def shared(name: object) -> str:
@@ -223,7 +226,7 @@ def shared(name: object) -> str:
     return intern(clean(name))
 
 
-def event_line(event: Event, serial: int, worker: str) -> EventLine:
+def event_line(event: Event, serial: int, worker: str, owner: str) -> EventLine:
     """Return an event as a line of the tail."""
     return EventLine(
         str(serial),
@@ -234,6 +237,7 @@ def event_line(event: Event, serial: int, worker: str) -> EventLine:
         shared(event.queue),
         worker,
         event_text(event),
+        owner,
     )
 
 

@@ -26,7 +26,6 @@ from stem.observe.rows import (
     TaskLine,
     WorkerLine,
     event_line,
-    event_text,
     pause_text,
     progress_text,
     shared,
@@ -301,7 +300,7 @@ class ClusterState:
                 self._told_by_worker(event)
                 continue
             owner, worker = self.owner(event.worker)
-            line = event_line(event, self._events_total, worker)
+            line = event_line(event, self._events_total, worker, owner)
             self.tell(line)
             if event.task_id:
                 self._apply_task_event(event, line, owner)
@@ -388,7 +387,7 @@ class ClusterState:
 
     # ---------------------------------------------------------------------------------------------------------- tail
 
-    def _told(self, kind: str, at_ms: int, what: str, target: str, text: str) -> None:
+    def _told(self, kind: str, at_ms: int, what: str, target: str, text: str, owner: str = "") -> None:
         self._events_total += 1
         name = clean(target)
         self.tell(
@@ -400,6 +399,7 @@ class ClusterState:
                 task=name if what == "task" else "",
                 worker=name if what == "worker" else "",
                 text=text,
+                owner=owner,
             )
         )
 
@@ -409,15 +409,7 @@ class ClusterState:
         names = {name} if line is None else {name, line.name}
         if self._has_told(event.kind, names, event.at_ms, of=200):
             return
-        self.tell(
-            EventLine(
-                key=str(self._events_total),
-                at_ms=event.at_ms,
-                kind=clean(event.kind, 40),
-                worker=name if line is None else line.name,
-                text=event_text(event),
-            )
-        )
+        self.tell(event_line(event, self._events_total, name if line is None else line.name, event.worker))
 
     def _has_told(self, kind: str, workers: Collection[str], at_ms: int, *, of: int) -> bool:
         lines = (each for each in islice(reversed(self.news), of) if each.kind == kind and each.worker in workers)
@@ -447,7 +439,7 @@ class ClusterState:
             return
         if self._has_told(kind, {line.name, line.key}, at_ms, of=50):
             return
-        self._told(kind, at_ms, "worker", line.name, text)
+        self._told(kind, at_ms, "worker", line.name, text, line.key)
 
     # -------------------------------------------------------------------------------------------------------- helpers
 

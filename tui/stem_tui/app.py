@@ -26,9 +26,9 @@ from stem.observe.failures import FailureGroup
 from stem.observe.rates import Flow
 from stem.observe.rows import EventLine, QueueLine, TaskLine, WorkerLine
 from stem.text import clean
-from stem_tui import details, helptext
+from stem_tui import about, details, helptext
 from stem_tui.acting import Acting
-from stem_tui.actions import find
+from stem_tui.actions import deeds, find
 from stem_tui.audit import AuditLine, audit_lines
 from stem_tui.deeds import Office
 from stem_tui.garbage import EVERY_S, Garbage
@@ -354,7 +354,11 @@ class StemTUI(App[int], inherit_bindings=False):
 
     @on(Grid.Missed)
     def _missed(self) -> None:
-        self.session.say(Cell("! there is nothing (any more) in this list", "warn"))
+        self._nothing("there is nothing (any more) in this list")
+
+    def _nothing(self, why: str) -> None:
+        """Say why a key does nothing here."""
+        self.session.say(Cell(f"! {why}", "warn"))
         self.draw_now()
 
     async def open_row(self, row: Any) -> None:
@@ -366,7 +370,7 @@ class StemTUI(App[int], inherit_bindings=False):
         elif isinstance(row, QueueLine):
             self.push_screen(QueueScreen(self.session, row))
         elif isinstance(row, EventLine):
-            self._open_event(row)
+            await self._open_event(row)
         elif isinstance(row, AuditLine):
             self.push_screen(TextScreen(self.session, audit_lines(row, self.size.width)))
         elif isinstance(row, Flow):
@@ -376,15 +380,14 @@ class StemTUI(App[int], inherit_bindings=False):
             error = f" error:{first[0]}" if first else ""
             await self.show_tasks("all", f"name:={row.task} state:retrying,dead,failed{error}")
 
-    def _open_event(self, row: EventLine) -> None:
-        state = self.session.state
-        if row.task_id:
-            known = state.tasks.get(row.task_id) or TaskLine(row.task_id, row.task_id, row.task, row.queue)
-            self.push_screen(TaskScreen(self.session, known))
-            return
-        worker = next((each for each in state.workers.values() if each.name == row.worker), None)
-        if worker is not None:
-            self.push_screen(WorkerScreen(self.session, worker.key, worker.name))
+    async def _open_event(self, row: EventLine) -> None:
+        found = about.subject(row, self.session.state)
+        if not isinstance(found, str):
+            await self.open_row(found[1])
+        elif row.task and not about.named(row)[0]:
+            await self.show_tasks("all", f"name:={row.task}")
+        else:
+            self._nothing(found)
 
     async def show_tasks(self, tab: str, text: str) -> None:
         """Go to the tasks of a state, filtered."""
@@ -419,10 +422,22 @@ class StemTUI(App[int], inherit_bindings=False):
 
     def action_menu(self) -> None:
         chosen = self.chosen()
-        if chosen is not None and chosen.rows:
+        if chosen is not None and chosen.kind == "event":
+            self._event_menu(chosen.rows)
+        elif chosen is not None and chosen.rows and not deeds(chosen.kind):
+            self._nothing("nothing can be done with this")
+        elif chosen is not None and chosen.rows:
             self.acting.menu(chosen.kind, chosen.rows, chosen.which)
         elif isinstance(self.screen.focused, Grid):
             self._missed()
+
+    def _event_menu(self, rows: Sequence[EventLine]) -> None:
+        """Show what can be done with what an event is about; what has happened stays as it is."""
+        found = about.subject(rows[0], self.session.state) if len(rows) == 1 else "they are several events"
+        if isinstance(found, str):
+            self._nothing(f"nothing can be done with this: {found}")
+        else:
+            self.acting.menu(found[0], [found[1]], None)
 
     def action_undo(self) -> None:
         self.acting.undo()

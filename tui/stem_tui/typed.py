@@ -13,7 +13,7 @@ from stem.observe.failures import FailureGroup
 from stem.observe.rates import Flow
 from stem.observe.rows import EventLine, QueueLine, TaskLine, WorkerLine
 from stem.text import clean
-from stem_tui import commands, export, prompt
+from stem_tui import about, commands, export, prompt
 from stem_tui.actions import ROWS
 from stem_tui.filter import Fields, FilterError, hints, parse
 from stem_tui.prompt import Known, Order
@@ -108,11 +108,9 @@ class Typed:
         state = self._session.state
         row: QueueLine | WorkerLine | TaskLine | None
         if kind == "queue":
-            row = next((row for row in state.queues.values() if name in (row.key, row.name)), None)
+            row = about.queue_of(state, name)
         elif kind == "worker":
-            # Of several of one name, the one that lives.
-            named = [row for row in state.workers.values() if name in (row.key, row.name)]
-            row = min(named, key=lambda row: (row.diagnosis in ("lost", "stopped"), -row.started_ms), default=None)
+            row = about.worker_of(state, name)
         else:
             row = state.tasks.get(name) or TaskLine(name, clean(name, 64))
         if row is None:
@@ -200,8 +198,9 @@ class Typed:
         if chosen is None or not chosen.rows:
             return
         row = chosen.rows[0]
-        kind = "task" if isinstance(row, EventLine) else chosen.kind
-        target = row.key if isinstance(row, QueueLine | WorkerLine | TaskLine) else _name(row)
+        kind, target = chosen.kind, row.key if isinstance(row, QueueLine | WorkerLine | TaskLine) else _name(row)
+        if isinstance(row, EventLine):
+            kind, target = about.named(row)
         command = commands.look(kind, target, self._session.where)
         if command is None:
             self._say("! no stemctl command shows this", "warn")
@@ -221,7 +220,7 @@ def _name(row: Any) -> str:
     """Return what names a row to a person: the id of what has one."""
     match row:
         case EventLine():
-            return row.task_id or row.worker or row.queue
+            return row.task_id or row.worker or row.queue or row.task
         case Flow():
             return row.name
         case FailureGroup():
