@@ -260,6 +260,28 @@ async def test_what_somebody_looks_at_does_not_change_under_his_finger() -> None
         assert grid.row.name == "etl"
 
 
+async def test_a_first_row_that_somebody_moved_to_is_found_again_wherever_it_goes() -> None:
+    session = make_session()
+    queues = [queue(f"q-{number:02}", ready=100 - number) for number in range(60)]
+    session.state.apply(snapshot(queues=queues), session.clock.monotonic())
+    app = make_app(session)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settled(pilot)
+        await pilot.press("j", "g")
+        grid = app.screen.query_one("#queues", Grid)
+        assert grid.row is not None
+        assert grid.row.name == "q-00"
+
+        session.state.queues["q-00"].ready = 0
+        await settled(pilot)
+        assert grid.rows[-1].name == "q-00"
+        assert grid.row.name == "q-00"
+
+        del session.state.queues["q-00"]
+        await settled(pilot)
+        assert grid.row is grid.rows[-1]
+
+
 async def test_an_order_that_is_chosen_shows_its_first_row() -> None:
     session = make_session()
     app = make_app(session)

@@ -130,7 +130,7 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         """Find the row of the cursor again; where it has gone, stay at its place."""
         if not self.rows:
             self._index = self._top = 0
-            self.cursor_key = None
+            self.cursor_key, self.following = None, True
             return
         before = self._index
         if self.cursor_key is None:
@@ -140,8 +140,9 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
             self._top = 0
         else:
             self._index = self._find(self.cursor_key, min(before, len(self.rows) - 1))
-            # The row under the cursor stays on its line of the screen, whatever comes in above it.
-            self._top += self._index - before
+            if before or self._top:
+                # The row under the cursor stays on its line of the screen, whatever comes in above it.
+                self._top += self._index - before
         self.cursor_key = self.view.key(self.rows[self._index])
         self._scroll_to_cursor()
 
@@ -151,9 +152,14 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         A list that nobody has moved in shows its top. But a row that somebody looks at is not to change under a finger
         that is about to press a key, only because another queue has more tasks now.
         """
-        if self.view.follows or not self.has_focus:
+        if self._follows or not self.has_focus:
             return 0
         return next((index for index, row in enumerate(self.rows[: self._page]) if self.view.key(row) == key), 0)
+
+    @property
+    def _follows(self) -> bool:
+        """The newest row comes in at the top, and a cursor there goes on to it."""
+        return self.view.follows and self.sorting == Sorting()
 
     def _find(self, key: str, near: int) -> int:
         get = self.view.key
@@ -313,7 +319,8 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         if not self.rows:
             return
         self._index = max(0, min(index, len(self.rows) - 1))
-        self.following = self._index == 0
+        # Where nothing new comes in at the top, the first row is put the cursor on like any other.
+        self.following = self._index == 0 and self._follows
         self.cursor_key = self.view.key(self.rows[self._index])
         self._scroll_to_cursor()
         self._repaint()
