@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from stemctl import exits
 from stemctl.options import Call, Command, command, group
 
 User = Annotated[
@@ -30,7 +31,7 @@ async def print_(call: Call, user: User = None) -> int:
     rules = access_rules(call.options.namespace or call.config().namespace)
     if user is not None:
         if user not in rules:
-            raise typer.BadParameter(f"{user!r} is none of {', '.join(rules)}", param_hint="--user")
+            raise exits.usage(f"--user {user} is not known", f"use one of {', '.join(rules)}")
         rules = {user: rules[user]}
 
     def text() -> None:

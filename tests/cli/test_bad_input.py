@@ -52,6 +52,7 @@ def one_line(text: str) -> bool:
         ["ping", "--nosuch"],
         ["workers"],
         ["events", "--for", "1s"],
+        ["acl", "print", "--user", "nosuch"],
     ],
     ids=lambda argv: " ".join(argv)[:60].encode("ascii", "backslashreplace").decode().replace("\x1b", "ESC"),
 )
