@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -80,10 +81,12 @@ async def pause(
     wait_s = _wait(call, wait)
     async with call.broker() as broker:
         await _known_queues(broker, kind, targets)
+        asks = kind == "task" and not call.options.dry_run  # a dry run sends nothing
+        warnings = await _unregistered(call, broker, targets) if asks else []
         result = await call.controller(broker).pause(
             kind, targets, for_s=for_s, reason=reason, wait_s=wait_s, dry_run=call.options.dry_run
         )
-    return _finish(call, result, "worker" if kind == "worker" else "queue")
+    return _finish(call, result, "worker" if kind == "worker" else "queue", warnings)
 
 
 @command
@@ -199,7 +202,24 @@ async def _known_queues(broker: Broker, kind: PauseKind, targets: list[str]) -> 
             raise exits.not_found("queue", name, "nothing was ever enqueued there and no live worker takes it")
 
 
-def _finish(call: Call, result: CommandResult, what: str) -> int:
+async def _unregistered(call: Call, broker: Broker, names: list[str]) -> list[str]:
+    """Return a warning for each task name that no live worker registers: it may be mistyped, or come later."""
+    from stem.control.target import live
+    from stem.control.why import registered_names
+
+    alive = live(await broker.presence.workers())
+    if not alive:
+        return []
+    # Those who do not answer within a second are given the benefit of the doubt.
+    answers = await call.controller(broker, at_most_s=1.0).inspect("registered", [seen.heartbeat.id for seen in alive])
+    said = [worker for worker in answers.workers if worker.ok]
+    if len(said) < len(alive):
+        return []
+    known = {name for worker in said for name in registered_names(worker.data)}
+    return [f"no live worker registers task {name}: is it spelt so?" for name in names if name not in known]
+
+
+def _finish(call: Call, result: CommandResult, what: str, warnings: Sequence[str] = ()) -> int:
     def show() -> None:
         if result.items:
             call.out.table(
@@ -218,4 +238,4 @@ def _finish(call: Call, result: CommandResult, what: str) -> int:
             )
 
     problem = exits.of_command(result, what)
-    return call.finish(result.to_plain(), show, warnings=result.warnings, problem=problem)
+    return call.finish(result.to_plain(), show, warnings=[*warnings, *result.warnings], problem=problem)

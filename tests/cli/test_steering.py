@@ -57,6 +57,16 @@ def test_a_queue_that_nobody_knows_cannot_be_paused_by_a_slip(cli: Cli) -> None:
     assert cli("queues", "ls", "--json").data["items"] == []
 
 
+def test_a_task_name_that_nobody_registers_is_paused_with_a_warning(cli: Cli, hire: Hire) -> None:
+    hire("web")
+
+    slip, known = cli("pause", "--task", "mail.sned", "--json"), cli("pause", "--task", "mail.send", "--json")
+
+    assert (slip.code, slip.json["warnings"]) == (0, ["no live worker registers task mail.sned: is it spelt so?"])
+    assert "warning: no live worker registers task mail.sned" in slip.err
+    assert (known.code, known.json["warnings"]) == (0, [])
+
+
 @pytest.mark.parametrize("argv", [[], ["--queue", "a", "--task", "b"], ["--queue", "a", "--worker", "b"]])
 def test_a_pause_needs_exactly_one_kind_of_target(cli: Cli, argv: list[str]) -> None:
     assert cli("pause", *argv).code == 2
