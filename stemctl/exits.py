@@ -58,6 +58,17 @@ def not_found(what: str, name: object, hint: str = "") -> CommandError:
     return CommandError(Problem(NOTHING, f"unknown-{what}", f"there is no {what} {name}", hint))
 
 
+def unhealthy(check: str, message: str, hint: str) -> Problem:
+    """Return the problem of a check of `health` that found something; one of `CHECKS`."""
+    return Problem(FAILED, f"unhealthy-{check}", message, hint)
+
+
+CHECKS: Final = ("reachable", "writable", "policy", "workers", "loops")
+"""What `health` looks at, in this order."""
+
+ENDS: Final = ("failed", "revoked", "expired")
+"""States in which a task has ended and has no result."""
+
 # The first that fits counts, so special ones stand before their parents.
 _KNOWN: Final[tuple[tuple[type[BaseException], int, str, str], ...]] = (
     (errors.ConfigError, USAGE, "config", ""),

@@ -35,7 +35,10 @@ async def events(
         str | None, typer.Option("--for", metavar="DURATION", help="Stop following after this time.")
     ] = None,
 ) -> int:
-    """Show the tasks that ended last, or with --follow everything that happens."""
+    """Show the tasks that ended last, or with --follow everything that happens.
+
+    With --follow, --json prints each event as one line of JSON; an error is the last line.
+    """
     if for_ is not None and not follow:
         raise exits.usage("--for goes with --follow")
     for_s = None if for_ is None else call.seconds(for_, "--for")

@@ -71,5 +71,5 @@ async def health(call: Call) -> int:
     problem = None
     if bad:
         first = bad[0]
-        problem = exits.Problem(exits.FAILED, f"unhealthy-{first[0]}", f"{first[0]}: {first[2]}", first[3])
+        problem = exits.unhealthy(first[0], f"{first[0]}: {first[2]}", first[3])
     return call.finish(data, text, warnings=warnings, problem=problem)

@@ -9,8 +9,9 @@ from typing import Any, get_args
 import pytest
 
 from stem.contracts import ListState, Outcome
-from stem.messages.status import ErrorInfo
+from stem.messages.status import ErrorInfo, TaskState
 from stemctl.commands.tasks import STATES
+from stemctl.exits import CHECKS, ENDS
 from tests.cli.conftest import Cli, Hire
 from tests.cli.work import settle
 
@@ -361,6 +362,15 @@ def test_health_wants_a_worker(cli: Cli, hire: Hire) -> None:
     assert (without.code, without.json["error"]["code"]) == (1, "unhealthy-workers")
     assert (ran.code, ran.data["reachable"], ran.data["writable"], ran.data["workers"]) == (0, True, True, 1)
     assert ran.data["policy"] == "noeviction"
+
+
+def test_every_check_of_health_has_a_documented_code(cli: Cli) -> None:
+    checks = [check["name"] for check in cli("health", "--json").data["checks"]]
+
+    assert (tuple(checks), ENDS) == (
+        CHECKS,
+        tuple(s.value for s in TaskState if s.final and s is not TaskState.SUCCEEDED),
+    )
 
 
 def test_every_state_that_can_be_listed_is_offered() -> None:

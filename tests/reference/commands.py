@@ -154,6 +154,9 @@ def _problems() -> Iterator[tuple[int, str]]:
                 yield from ((exits.NOTHING, "unknown-" + str(each.value)) for each in words)
     yield from ((number, word) for _, number, word, _ in exits._KNOWN)
     yield from ((exits.REFUSED, word) for word in exits._DISTRUST)
+    # What is put together while it runs: a check that can fail without the server being away, and the end of a task.
+    yield from ((exits.FAILED, f"unhealthy-{check}") for check in exits.CHECKS if check != "reachable")
+    yield from ((exits.FAILED, state) for state in exits.ENDS)
 
 
 def _numbers() -> dict[str, int]:
