@@ -87,10 +87,15 @@ def options_of(context: typer.Context) -> Options:
 
 @dataclass(slots=True)
 class Call:
-    """One run of one command: its options, where it writes, and its way to the broker."""
+    """One run of one command: its options, where it writes, and its way to the broker.
+
+    Attributes:
+        if_interrupted: what to say should it be interrupted now; None for nothing but the code.
+    """
 
     options: Options
     out: Output
+    if_interrupted: exits.Problem | None = None
 
     # ----------------------------------------------------------------------------------------------------- the broker
 
@@ -273,12 +278,15 @@ def command(function: Callable[..., Awaitable[int]]) -> Callable[..., None]:
         options = options_of(ctx)
         options.take(given)
         out = Output(name_of(ctx), as_json=options.json, quiet=options.quiet)
+        call = Call(options, out)
         import asyncio  # here: --help needs no event loop
 
         try:
-            code = asyncio.run(_awaited(function(Call(options, out), **given)))
+            code = asyncio.run(_awaited(function(call, **given)))
         except (BrokenPipeError, CannotWriteError):
             raise
+        except KeyboardInterrupt:
+            code = out.interrupted(call.if_interrupted)
         except Exception as error:  # the border: whatever it is, it is said in one line
             code = out.failed(error, debug=options.debug, changing=changes and not options.dry_run)
         raise typer.Exit(code)

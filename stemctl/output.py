@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, TextIO
 
 from stem.text import clean
-from stemctl.exits import Problem, problem_of
+from stemctl.exits import INTERRUPTED, Problem, problem_of
 
 SCHEMA: Final = "stem/1"
 CELL_LIMIT: Final = 80
@@ -127,6 +127,17 @@ class Output:
         finally:
             self.problem(problem)
         return problem.exit
+
+    def interrupted(self, problem: Problem | None = None) -> int:
+        """Say that somebody ended the command, with --json; else only what matters then. Return the exit code."""
+        if self.as_json:
+            with suppress(BrokenPipeError):  # what read this was interrupted too
+                self.envelope(
+                    None, problem=problem or Problem(INTERRUPTED, "interrupted", "interrupted before the end")
+                )
+        if problem is not None:
+            self.problem(problem)
+        return INTERRUPTED
 
     def _talk(self, text: str) -> None:
         talk(clean(self.hide(text), 1_000))

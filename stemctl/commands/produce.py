@@ -231,6 +231,8 @@ async def _sent(
     # Made here and not on the way: the same command with --id must mean the same task, byte by byte.
     task_id = new_task_id() if when["task_id"] is None else str(when["task_id"])
     again = f"run the same again with --id {task_id}, which is safe, or look: `stemctl why {task_id}`"
+    message = f"task {task_id}: interrupted, it may or may not be enqueued"
+    call.if_interrupted = exits.Problem(exits.INTERRUPTED, "interrupted", message, again, task_id)
     config = call.config()
     signer, patience = PayloadSigner.maybe(config.signing), min(5.0, call.timeout_s())
     try:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from tests.cli.conftest import Cli, Ran
 from tests.faults.chaos import ChaosProxy
 from tests.faults.rules import Loss
 from tests.servers import Server
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -64,3 +69,35 @@ def test_a_change_without_an_answer_may_have_been_made(proxy: ChaosProxy, cli: C
 
     assert ran.code == 69
     assert "it may have been applied: look at `stemctl audit ls`" in ran.err
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+def test_an_enqueue_that_is_interrupted_names_its_task_too(
+    proxy: ChaosProxy, cli: Cli, namespace: str, form: list[str]
+) -> None:
+    with proxy.having(Loss("enqueue", share=1.0, then="silence")):
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "stemctl",
+                "enqueue",
+                "mail.send",
+                "--url",
+                proxy.url,
+                "--namespace",
+                namespace,
+                *form,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(lambda: proxy.lost["enqueue"] > 0)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+
+    (found,) = cli("tasks", "ls", "--state", "queued", "--json").data["items"]
+    assert process.returncode == 130
+    assert f"--id {found['id']}" in err
+    assert out == "" if not form else json.loads(out)["error"]["task_id"] == found["id"]

@@ -158,6 +158,24 @@ def test_ctrl_c_ends_with_130_and_gives_the_watch_back(environment: dict[str, st
     assert (process.returncode, out, err) == (130, "", "")
 
 
+def test_with_json_an_interruption_is_one_object_too(environment: dict[str, str], cli: Cli) -> None:
+    task_id = cli("enqueue", "mail.send").out.strip()
+    process = subprocess.Popen(
+        [*STEMCTL, "result", task_id, "--wait", "20s", "--json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(3)  # nothing tells from outside that it waits
+
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+
+    assert (process.returncode, out.count("\n"), err) == (130, 1, "")
+    assert json.loads(out)["error"]["code"] == "interrupted"
+
+
 def test_the_script_and_the_module_are_the_same(environment: dict[str, str]) -> None:
     assert run("--help", env=environment).stdout.startswith("Usage: stemctl ")
 
