@@ -197,7 +197,7 @@ class Exchange:
         settled: one answer per settlement, in order: `applied`, `already` (this token settled it before), `lost` (the
             token or the owner is another one now: nothing was changed), or `buried` (a crash was applied, and was the
             one too many: the task is a dead letter `poison` now; said again where the same is settled again).
-        more: there was more to take than was asked for.
+        more: there was more to take than was asked for, or than one answer holds.
         stale: nothing was handed out, because the worker's epoch is behind the fence; read the control log first.
         next_due_ms: in how many milliseconds the next delayed task of these queues is due; None if there is none.
         mended: queues that had lost a part that is never removed, and got it anew: look for tasks that stand nowhere.
@@ -826,6 +826,9 @@ class Broker(Protocol):
 
         A worker is handed only one task at a time that one more crash would bury; others are put off for a second. So
         a task that kills its workers takes none with it that only ran beside it.
+
+        An answer holds at most 1 MiB of bodies, though always one delivery: it must arrive whole and in time, over a
+        slow link too. What has no room keeps its place, and `more` says so.
         """
 
     async def idle(self, queues: Sequence[str], timeout_s: float) -> None:
@@ -835,7 +838,12 @@ class Broker(Protocol):
         """
 
     async def adopt(self, worker: str, queues: Sequence[str], known: Collection[str]) -> list[Delivery]:
-        """Return deliveries this worker owns but does not know of, tokens unchanged: their fetch reply got lost."""
+        """Return deliveries this worker owns but does not know of, tokens unchanged: their fetch reply got lost.
+
+        Those in the answer begin their lease anew. It holds as much as that of `exchange`: ask again, with these among
+        the known ones, until it is empty. What was handed out longer ago than its lease is long is not among them: it
+        cannot be received here, it seems, so its lease runs out and others get it.
+        """
 
     async def sweep(self, queues: Sequence[str], *, max_crashes: int = 3, worker: str = "") -> Swept:
         """Give tasks whose lease ran out back to their queues; crashes + 1 if their owner is lost.

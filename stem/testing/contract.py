@@ -18,6 +18,7 @@ from stem.testing.contract_control import (
 )
 from stem.testing.contract_enqueued import BrokerContractTimeOfEnqueue
 from stem.testing.contract_expiry import BrokerContractExpiry
+from stem.testing.contract_large import BrokerContractLargeBodies
 from stem.testing.contract_leases import BrokerContractReclaim, BrokerContractRenew
 from stem.testing.contract_listings import BrokerContractListings
 from stem.testing.contract_observing import (
@@ -60,6 +61,7 @@ class BrokerContract(
     BrokerContractRenew,
     BrokerContractClock,
     BrokerContractAdopt,
+    BrokerContractLargeBodies,
     BrokerContractTimeOfEnqueue,
     BrokerContractDeadLetters,
     BrokerContractWaitingTasks,

@@ -75,6 +75,7 @@ class Intake:
         self._stale_at: int | None = None
         self._stale_until = 0.0
         self._adopt = True
+        self._adopt_failed = False
         self._adopted_unsaid = 0
         self._adopted_said_at = -SAID_EVERY_S
         self._idle_s = LONGEST_IDLE_S
@@ -136,7 +137,10 @@ class Intake:
             self._poked.clear()
             if self._adopt:
                 if not self._under_way:
-                    await self._pause(await self._adopt_lost())
+                    # Ends are told between two tries: what may never arrive must not hold up what is done.
+                    tell = self._adopt_failed and len(self._finisher) > 0
+                    self._adopt_failed = False
+                    await self._pause(await (self._exchange(0) if tell else self._adopt_lost()))
                     continue
             else:
                 count = self._wanted()
@@ -307,6 +311,7 @@ class Intake:
             try:
                 deliveries = await self._broker.adopt(self._worker_id, board.queues, set(board.jobs))
             except BrokerError as error:
+                self._adopt_failed = True
                 return self._failed(error)
             self._adopt = False
             # Where an exchange is to follow, that one says whether the outage is over: it may need more rights.
@@ -321,6 +326,7 @@ class Intake:
                 self._dispatcher.begin(delivery, asked_at)
             if adopted:
                 self._tell_adopted(adopted)
+                self._adopt = True  # an answer holds a part of what is large: ask until nothing new comes
             if deliveries:
                 await self._all_begun()
             return 0.0

@@ -23,7 +23,7 @@ from stem.messages.audit import AuditOutcome
 from stem.observe.feed import take
 from stem.registry import SimpleTaskRegistry
 from stem.task import TaskContext
-from stem.testing.case import QUEUE, Hand, Operator, enqueue
+from stem.testing.case import QUEUE, Hand, Operator, enqueue, new_task
 from stem.worker import Worker
 from tests.servers import Kind, Server, redis_server_path
 from tests.waiting import eventually
@@ -80,6 +80,8 @@ async def test_every_role_can_do_its_work(server: Server) -> None:
         assert found is not None
         assert found.state == "succeeded"
         await worker.adopt("w-1", hand.queues, [])
+        await producer.enqueue([new_task(queue="large", body=bytes(600_000)) for _ in range(2)])
+        assert [len(await hand.fetch(epoch=asked.epoch, queues=["large"])) for _ in range(2)] == [1, 1]
         await worker.sweep(hand.queues)
         await worker.reconcile()
         async with recorded(operator, "replay", [buried]) as tally:
@@ -101,6 +103,22 @@ async def test_every_role_can_do_its_work(server: Server) -> None:
             await broker.close()
     with redis.Redis(port=server.port) as admin:
         assert admin.execute_command("ACL", "LOG") == []
+
+
+async def test_a_worker_with_the_rights_of_an_older_version_gets_large_bodies_as_before(server: Server) -> None:
+    """It may not put back what has no room in an answer: so all of it is handed out, and nothing is lost."""
+    with redis.Redis(port=server.port) as admin:
+        admin.execute_command("ACL", "SETUSER", "shop-worker", "-xgroup|setid")
+    producer, worker = (connect_broker(url_of(server, role), namespace="shop") for role in ("producer", "worker"))
+    try:
+        await producer.enqueue([new_task(f"t-{n}", body=bytes(600_000)) for n in range(4)])
+
+        deliveries = await Hand(broker=worker, id="w-1").fetch()
+
+        assert [delivery.id for delivery in deliveries] == ["t-0", "t-1", "t-2", "t-3"]
+    finally:
+        await producer.close()
+        await worker.close()
 
 
 EVERYBODY: Final = (

@@ -233,7 +233,11 @@ class Calls(Comparison):
         hand, model = self.workers[worker], self.model
         found = {one.id: one for one in self.run(self.broker.adopt(hand.id, QUEUES, list(hand.held)))}
 
-        owned = {each for each, one in model.tasks.items() if one.state == "running" and one.owner == hand.id}
+        owned = {
+            each
+            for each, one in model.tasks.items()
+            if one.state == "running" and one.owner == hand.id and model.now - one.started <= one.lease_ms
+        }
         agree(set(found), owned - set(hand.held), "adopted")
         for task_id, delivery in found.items():
             record = model.tasks[task_id]

@@ -38,6 +38,7 @@ class Record:
     owner: str = ""
     lease_ms: int = 0
     deadline: int = 0
+    started: int = 0
     due: int = 0
     expires: int | None = None
     revoking: bool = False
@@ -123,7 +124,7 @@ class Model:
         record = self.tasks[task_id]
         record.state, record.owner, record.token = "running", worker, record.token + 1
         record.lease_ms = record.new.lease_ms or lease_ms
-        record.deadline = self.now + record.lease_ms
+        record.started, record.deadline = self.now, self.now + record.lease_ms
         return record
 
     def holds(self, task_id: str, token: int, worker: str) -> bool:

@@ -58,7 +58,7 @@ BROKERS: Final = (
         id="X7",
         bug="an adopted delivery keeps the rest of a lease that nobody renewed",
         edits=[
-            Edit(LUA + "adopt.lua", "          redis.call('ZADD', queue_key(queue, 'lease'), now + length, id)\n", "")
+            Edit(LUA + "adopt.lua", "            redis.call('ZADD', queue_key(queue, 'lease'), now + length, id)\n", "")
         ],
         tests=[VALKEY + "test_an_adopted_delivery_begins_its_lease_anew"],
     ),

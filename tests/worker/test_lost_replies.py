@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from stem.contracts import Beat, BeatAnswer, Exchange, FetchRequest, Settlement
+from stem.contracts import Beat, BeatAnswer, Delivery, Exchange, FetchRequest, Settlement
 from stem.errors import BrokerUnreachableError, UnknownOutcomeError
 from stem.messages.command import Command
 from stem.messages.status import TaskState
@@ -318,6 +318,58 @@ async def test_a_wire_that_breaks_all_the_time_is_no_news_each_time(
     told = [record for record in caplog.records if record.getMessage().startswith("tasks.adopted")]
     assert [record.levelname for record in told] == ["INFO"] + ["DEBUG"] * 9
     assert [record.__dict__["count"] for record in told] == [1, *range(1, 10)]
+
+
+async def test_what_does_not_arrive_in_one_answer_is_asked_for_until_all_is_there(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three answers got lost, each with a body that fills most of one: one look brings one of them."""
+    no_sweeps(monkeypatch)
+    on_loop(house.registry, "note", note)
+    swallowed: list[str] = []
+    exchange = house.broker.exchange
+
+    async def between(worker: str, settlements: Sequence[Settlement], fetch: FetchRequest | None) -> Exchange:
+        answer = await exchange(worker, settlements, fetch)
+        swallowed.extend(each.id for each in answer.deliveries)
+        return replace(answer, deliveries=[])
+
+    monkeypatch.setattr(house.broker, "exchange", between)
+    worker = await house.worker(config=HOUR)
+    ids = await house.stem.enqueue_many([("note", {"data": bytes(700_000)})] * 3)
+    await eventually(lambda: len(swallowed) == 3)
+
+    worker._vitals._work.adopt_soon()
+
+    statuses = [await house.stem.wait_for(task_id, timeout=10) for task_id in ids]
+    assert [status.result for status in statuses] == ["token 1"] * 3
+
+
+async def test_an_adoption_that_never_arrives_holds_up_no_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body may be too large for the link; what the worker has done meanwhile is done."""
+    no_sweeps(monkeypatch)
+    freed, tries = asyncio.Event(), 0
+
+    async def hold(context: TaskContext, args: Mapping[str, Any]) -> str:
+        await freed.wait()
+        return "done"
+
+    async def too_slow(worker: str, queues: Sequence[str], known: Collection[str]) -> list[Delivery]:
+        nonlocal tries
+        tries += 1
+        raise UnknownOutcomeError("no answer in time")
+
+    on_loop(house.registry, "hold", hold)
+    worker = await house.worker(config=HOUR)
+    task_id = await house.stem.enqueue("hold")
+    await eventually(lambda: worker.stats()["counters"]["started"] == 1)
+    monkeypatch.setattr(house.broker, "adopt", too_slow)
+    worker._vitals._work.adopt_soon()
+    await eventually(lambda: tries > 0)
+
+    freed.set()
+
+    assert (await house.stem.wait_for(task_id, timeout=10)).result == "done"
 
 
 async def test_a_task_that_was_revoked_before_its_worker_knew_of_it_is_ended_all_the_same(

@@ -31,6 +31,8 @@ from stem.messages.status import TaskState
 DAY_MS: Final = 86_400_000
 GONE_SOON_MS: Final = 60_000
 PROMOTE_LIMIT: Final = 500
+ANSWER_BYTES: Final = 1_048_576
+"""Bodies in one answer to a worker, though always one delivery: as on a server, where a larger one may never arrive."""
 
 
 class Core:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from stem.adapters.memory.core import DAY_MS, Core
+from stem.adapters.memory.core import ANSWER_BYTES, DAY_MS, Core
 from stem.adapters.memory.line import Line
 from stem.adapters.memory.record import Record
 from stem.contracts import Delivery, Exchange, Expired, FetchRequest, Outcome, SettleAnswer, Settlement
@@ -124,17 +124,19 @@ def _fetch(core: Core, worker: str, request: FetchRequest, now: int) -> Exchange
     if core.desired.paused("worker", worker) or core.desired.paused("worker", core.fleet.name(worker)):
         return Exchange(next_due_ms=_in(next_due, now), now_ms=now)
     taken = _Taken()
-    skips, more = SKIP_LIMIT, False
+    skips, full, more = SKIP_LIMIT, False, False
     for queue in dict.fromkeys(request.queues):
         line = core.lines.get(queue)
         if line is None or core.desired.paused("queue", queue):
             continue
         core.promote(line, now)
-        skips -= _take(core, line, worker, request, skips, taken, now)
+        if not full:
+            skipped, full = _take(core, line, worker, request, skips, taken, now)
+            skips -= skipped
         due = line.next_due_ms()  # some may just have been put off
         if due is not None and (next_due is None or due < next_due):
             next_due = due
-        if line.ready and (len(taken.deliveries) >= request.count or skips <= 0):
+        if line.ready and (len(taken.deliveries) >= request.count or skips <= 0 or full):
             more = True
             # Whoever leaves work behind wakes the next one; this worker has what it asked for.
             core.bells.ring(queue)
@@ -143,10 +145,16 @@ def _fetch(core: Core, worker: str, request: FetchRequest, now: int) -> Exchange
     )
 
 
-def _take(core: Core, line: Line, worker: str, request: FetchRequest, skips: int, taken: _Taken, now: int) -> int:
-    """Hand out from one queue, 9 to 0; return how many were taken out because they must not run now."""
-    skipped = 0
-    while len(taken.deliveries) < request.count and skipped < skips:
+def _take(
+    core: Core, line: Line, worker: str, request: FetchRequest, skips: int, taken: _Taken, now: int
+) -> tuple[int, bool]:
+    """Hand out from one queue, 9 to 0; return how many were taken out because they must not run now.
+
+    And whether the answer is full: the next body has no room in it.
+    """
+    deliveries = taken.deliveries
+    skipped, used = 0, sum(len(delivery.body) for delivery in deliveries)
+    while len(deliveries) < request.count and skipped < skips:
         task_id = line.ready.first()
         if task_id is None:
             break
@@ -161,11 +169,14 @@ def _take(core: Core, line: Line, worker: str, request: FetchRequest, skips: int
         elif record.crashes >= LAST_CHANCE and _holds_suspect(core, worker):
             core.make_wait(record, now + SUSPECT_DELAY_MS, retrying=False)
             skipped += 1
+        elif deliveries and used + len(record.body) > ANSWER_BYTES:
+            return skipped, True
         else:
+            used += len(record.body)
             lease_ms = record.lease_ms or request.leases.get(record.task, request.lease_ms)
             core.start(record, worker, lease_ms, now)
-            taken.deliveries.append(record.delivery())
-    return skipped
+            deliveries.append(record.delivery())
+    return skipped, False
 
 
 def _holds_suspect(core: Core, worker: str) -> bool:

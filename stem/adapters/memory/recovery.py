@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from stem.adapters.memory.core import DAY_MS, Core
+from stem.adapters.memory.core import ANSWER_BYTES, DAY_MS, Core
 from stem.adapters.memory.line import Line
 from stem.adapters.memory.record import Place, Record
 from stem.contracts import Delivery, Lease, Swept
@@ -27,12 +27,20 @@ def renew(core: Core, worker: str, lease: Lease, now: int) -> Record | None:
 def adopt(core: Core, worker: str, queues: Sequence[str], known: Collection[str], now: int) -> list[Delivery]:
     """Return, with a fresh lease, what a worker owns and does not know of; see `Broker.adopt`."""
     aware, wanted = frozenset(known), frozenset(queues)
-    found = []
+    found: list[Delivery] = []
+    used = 0
     for task_id in core.owned.get(worker, ()):
         record = core.records[task_id]
-        if task_id not in aware and record.queue in wanted:
-            core.lines[record.queue].put(record, Place.LEASED, now + record.lease_granted_ms)
-            found.append(record.delivery())
+        if task_id in aware or record.queue not in wanted:
+            continue
+        # Not received for a whole lease, and renewed for ever it would be kept from all others: left to its lease.
+        if now - (record.started_ms or 0) > record.lease_granted_ms:
+            continue
+        used += len(record.body)
+        if found and used > ANSWER_BYTES:
+            break
+        core.lines[record.queue].put(record, Place.LEASED, now + record.lease_granted_ms)
+        found.append(record.delivery())
     return found
 
 

@@ -53,8 +53,8 @@ ROLES: Final[Mapping[str, Role]] = {
         commands=(
             "blpop del expire hdel hexists hget hgetall hincrby hkeys hlen hmget hset hsetnx info llen lpush "
             "lrange ltrim pexpire pttl publish rpush sadd scan set sismember smembers subscribe unsubscribe "
-            "xack xadd xdel xgroup|create xgroup|delconsumer xinfo|consumers xinfo|groups xlen xpending "
-            "xrange xreadgroup zadd zcard zcount zrange zrem zremrangebyscore zscore"
+            "xack xadd xdel xgroup|create xgroup|delconsumer xgroup|setid xinfo|consumers xinfo|groups xlen "
+            "xpending xrange xreadgroup zadd zcard zcount zrange zrem zremrangebyscore zscore"
         ),
     ),
     "operator": Role(

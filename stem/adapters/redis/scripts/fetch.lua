@@ -99,6 +99,22 @@ local function ready_in(queue, flags)
   return total
 end
 
+-- So many bytes of bodies in one answer, though always one delivery. An answer must arrive whole before its reader's
+-- patience is over (7 s): one that is too large for a slow link would get lost each time, with all that it holds.
+local room, full = 1048576, false
+
+-- Puts back, each in its place, what was read from here on: the group's mark goes to just before it. False where a user
+-- may not do that (the rights of an older version): all is handed out then.
+local function unread(stream, entries, from)
+  local ms, seq = entries[from][1]:match('^(%d+)%-(%d+)$')
+  local before = seq == '0' and digits(tonumber(ms) - 1) .. '-18446744073709551615' or ms .. '-' .. digits(tonumber(seq) - 1)
+  if redis.pcall('XGROUP', 'SETID', stream, 'stem', before).err then return false end
+  local rest = {}
+  for place = from, #entries do rest[#rest + 1] = entries[place][1] end
+  in_chunks(rest, 500, function(...) redis.call('XACK', stream, 'stem', ...) end)
+  return true
+end
+
 local FLAGS = { 'p9', 'p8', 'p7', 'p6', 'p5', 'p4', 'p3', 'p2', 'p1', 'p0', 'hd' }
 
 -- Takes from one queue into `out`; returns how many were delivered and how many were skipped, and whether some were put off.
@@ -108,10 +124,10 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
   for slot = 1, 10 do
     local priority, stream, rank = 10 - slot, nil, nil
     if flags[slot] then stream, rank = stream_key(queue, priority), tostring(priority) end
-    while stream and got < want and skipped < skips do
+    while stream and got < want and skipped < skips and not full do
       local asked = want - got
       local entries, drop, told = read_stream(queue, stream, worker, asked), {}, 0
-      for _, entry in ipairs(entries) do
+      for place, entry in ipairs(entries) do
         local id = entry[2] and entry[2][2]
         local key = id and task_key(id)
         local r = id and redis.pcall('HMGET', key, unpack(FETCHED)) or { err = 'deleted' }
@@ -139,7 +155,11 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
           redis.call('ZADD', queue_key(queue, 'delayed'), now + SUSPECT_DELAY, id)
           redis.call('HSET', key, 'st', 'scheduled', 'du', now + SUSPECT_DELAY, 'e', '', 'q', queue, 'p', priority)
           drop[#drop + 1] = entry[1]
+        elseif #out > 0 and #(r[9] or '') > room and unread(stream, entries, place) then
+          full = true
+          break
         else
+          room = room - #(r[9] or '')
           local token, name, crashes = digits(num(r[3]) + 1), r[5], num(r[7])
           local length = r[8] and length_of(r[8], nil) or lengths[name]
           if not length then
@@ -212,13 +232,13 @@ local function fetch(worker, i)
         if look and (not next_due or look < next_due) then next_due = look end
         flags = redis.call('HMGET', queue_key(queue, 'meta'), unpack(FLAGS))  -- what came back may have opened a stream
       end
-      if got < want and skipped < SKIP_LIMIT then
+      if got < want and skipped < SKIP_LIMIT and not full then
         local taken, dropped, put_off =
           take(queue, flags, worker, want - got, SKIP_LIMIT - skipped, pauses, lease, leases, out)
         got, skipped = got + taken, skipped + dropped
         if put_off then next_due = math.min(next_due or math.huge, now + SUSPECT_DELAY) end
       end
-      if (got >= want or skipped >= SKIP_LIMIT) and ready_in(queue, flags) > 0 then
+      if (got >= want or skipped >= SKIP_LIMIT or full) and ready_in(queue, flags) > 0 then
         more = 1
         ring(queue)
       end
