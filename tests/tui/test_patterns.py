@@ -22,7 +22,8 @@ EVIL = (
 ORDINARY = (
     "^mail", "send$", r"\.send$", "foo.*bar", "foo.*bar.*baz", "(foo|bar)+", "(error|warning|fatal):",
     r"\d+\.\d+\.\d+\.\d+", r"(\d{1,3}\.){3}\d{1,3}", r"(\w+\.)+\w+", "[a-f0-9]{8}-", "t-[0-9]+",
-    "(mail|etl)\\.(send|load)", "time ?out", "https?://", r"\bKeyError\b", "colou?r", "(very )*slow", ".*", "", "(a)(?(1)b|c)", r"'[^']*'", "(?:foo|f)+!",
+    "(mail|etl)\\.(send|load)", "time ?out", "https?://",
+    r"\bKeyError\b", "colou?r", "(very )*slow", ".*", "", "(a)(?(1)b|c)", r"'[^']*'", "(?:foo|f)+!",
     "[^a-z]+x", r"\S+\s+\S+", ".*timeout.*",
 )  # fmt: skip
 
