@@ -65,22 +65,24 @@ class Acting:
             self._session.say(Cell(f"! {action.label.lower()}: {self._session.locked}, nothing was sent", "warn"))
             self._app.draw_now()
         elif action.name == "pause-for" and for_s is None:
-            self._ask_how_long(action, rows)
+            self._ask_how_long(action, rows, which)
         else:
-            way = way or plans.way_of(action, rows, self._session.state)
+            # Which way all that no list holds is to go is known once it is counted.
+            if not way and (which is None or for_s is not None):
+                way = plans.way_of(action, rows, self._session.state)
             self._run(Plan(action=action, rows=list(rows), way=way, for_s=for_s if way == "pause" else None), which)
 
     def _run(self, plan: Plan, which: Everything | None = None, *, undoes: bool = False) -> None:
         self._app.run_worker(self._carry_out(plan, which, undoes=undoes), group="deed", exit_on_error=False)
 
-    def _ask_how_long(self, action: Action, rows: Sequence[Any]) -> None:
+    def _ask_how_long(self, action: Action, rows: Sequence[Any], which: Everything | None) -> None:
         plan = Plan(action=action, rows=list(rows), way="pause")
 
         def answered(text: str | None) -> None:
             if text:
-                self.start(action, rows, for_s=prompt.seconds(text))
+                self.start(action, rows, which=which, way="pause", for_s=prompt.seconds(text))
 
-        title = f"Pause {plans.subject(plan)} for how long?"
+        title = f"Pause {'everything' if which is not None else plans.subject(plan)} for how long?"
         self._app.push_screen(
             Prompt(self._session.look, title, "30s 10m 2h 1d: then it resumes by itself", prompt.seconds), answered
         )
@@ -150,6 +152,8 @@ class Acting:
             session.say(Cell(f"… counting what {plan.verb} would be done to", "dim"), seconds=60)
             self._app.draw_now()
         found, before = await self._reckon(plan, which), None
+        if which is not None and not plan.way:
+            plan = replace(plan, way=plans.way_of(plan.action, found.rows, session.state))
         while True:
             if not found.amount:
                 words = f"{plan.verb} {plans.subject(plan)}: there is nothing (any more) that it could be done to"
@@ -214,6 +218,8 @@ class Acting:
         listed = [(each, session.writes or not each.changes) for each in actions.deeds(kind)]
 
         def command(action: Action) -> str:
+            if which is not None:
+                return ""  # which ids or names these are is known once they are counted: the question has it
             plan = Plan(action=action, rows=rows, way=plans.way_of(action, rows, session.state))
             return (self.command(plan) or "") if action.changes else ""
 
@@ -224,7 +230,8 @@ class Acting:
         row = rows[0]
         name = f"{kind} {clean(getattr(row, 'name', '') or getattr(row, 'id', '') or getattr(row, 'task', ''), 60)}"
         title = "everything" if which is not None else name if len(rows) == 1 else f"{len(rows)} {kind}s"
-        self._app.push_screen(Menu(session.look, title, listed, command), chosen)
+        uncopied = "no command to copy" if which is None else "the question has the command"
+        self._app.push_screen(Menu(session.look, title, listed, command, uncopied=uncopied), chosen)
 
 
 def _holds(found: Reckoned, again: Reckoned, *, asked_twice: bool) -> bool:

@@ -236,7 +236,9 @@ def question(
     if found.amount > len(found.samples):
         lines.append([Cell(f" and {found.amount - len(found.samples):,} more", "dim")])
     if found.cut:
-        lines.append([Cell(" There are still more than that: do it again afterwards.", "warn")])
+        more = "There are more tasks than can be looked through: some names may be missing."
+        more = more if plan.action.pauses else "There are still more than that: do it again afterwards."
+        lines.append([Cell(f" {more}", "warn")])
     lines.append([])
     lines += [[Cell(f" {part}", "dim")] for part in textwrap.wrap(consequence(plan.action), width)]
     lines += [[], *_command_lines(command, width, key="^Y" if word else "Y")]

@@ -5,8 +5,9 @@ Reads only, in pages, and never without a bound. No widget here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, Final
 
 from stem.contracts import Broker, ListState, QueueRow
@@ -49,8 +50,19 @@ class Gathered:
     cut: bool
 
 
-async def gather(broker: Broker, state: ClusterState, which: Everything, *, most: int = MOST) -> Gathered:
+async def gather(
+    broker: Broker,
+    state: ClusterState,
+    which: Everything,
+    *,
+    most: int = MOST,
+    by: Callable[[TaskLine], str] = attrgetter("key"),
+) -> Gathered:
     """Page through the broker and return the tasks meant.
+
+    Args:
+        most: so many at most.
+        by: one is returned of those that have this in common.
 
     Raises:
         BrokerError: a page could not be had.
@@ -65,7 +77,7 @@ async def gather(broker: Broker, state: ClusterState, which: Everything, *, most
             for status in page.items:
                 row = _line(status, each, state)
                 if which.test is None or which.test(row, which.now_ms):
-                    rows[row.key] = row
+                    rows[by(row)] = row
             if len(rows) > most or (looked >= LOOKED_AT and page.next is not None):
                 return Gathered(list(rows.values())[:most], cut=True)
             cursor = page.next
@@ -101,8 +113,15 @@ async def reckon(plan: Plan, broker: Broker, state: ClusterState, which: Everyth
             there = {seen.heartbeat.id for seen in await broker.presence.workers() if not seen.stopped}
             rows = [row for row in plan.rows if row.key in there]
             return Reckoned(rows=rows, amount=len(rows), samples=plans.samples(rows))
+    cut = False
+    if which is not None:
+        # A name is paused, not a task: one row of each, those in no list of the broker's (what has ended) too.
+        found = await gather(broker, state, which, by=attrgetter("task"))
+        rows_of = {row.task: row for row in (*plan.rows, *found.rows)}
+        plan, cut = replace(plan, rows=[rows_of[name] for name in sorted(rows_of)]), found.cut
     names = plans.targets(plan, state)
-    return Reckoned(rows=plan.rows, amount=len(names), samples=[clean(name) for name in names[: plans.SAMPLES]])
+    samples = [clean(name) for name in names[: plans.SAMPLES]]
+    return Reckoned(rows=plan.rows, amount=len(names), samples=samples, cut=cut)
 
 
 async def _current(broker: Broker, state: ClusterState, rows: Sequence[TaskLine]) -> list[TaskLine]:

@@ -150,7 +150,8 @@ class Typed:
             if path:
                 self._write(path, self._rows(grid))
 
-        what = "everything that passes the filter" if grid.everything else _rows_word(len(self._rows(grid)[0]))
+        rows, which = self._rows(grid)
+        what = _rows_word(len(rows)) if which is None else "everything that passes the filter"
         hint = "a name that ends with .csv or .jsonl; what is there already is not overwritten"
         self._app.push_screen(Prompt(self._session.look, f"Export {what} to", hint, export.form_of, value=name), named)
 

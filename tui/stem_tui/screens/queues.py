@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
@@ -13,6 +14,7 @@ from stem.contracts import ListState
 from stem.observe.rows import QueueLine
 from stem_tui import arrange, chrome, flow, select, tasks
 from stem_tui.reader import PAGE, PageAnswer
+from stem_tui.reckon import Everything
 from stem_tui.screens.base import LiveScreen
 from stem_tui.session import Session
 from stem_tui.theme import Cell
@@ -99,6 +101,13 @@ class QueueScreen(_QueueHead):
 
     def subject(self) -> tuple[str, Any] | None:
         return None if self.line is None else ("queue", self.line)
+
+    def states(self, grid: Grid) -> Sequence[ListState]:
+        return (self.tab,)
+
+    def everything(self, grid: Grid) -> Everything | None:
+        which = super().everything(grid)
+        return None if which is None else replace(which, queue=self.key)
 
     # --------------------------------------------------------------------------------------------------------- drawing
 

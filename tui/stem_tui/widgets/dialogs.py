@@ -116,12 +116,14 @@ def _height(screen: ModalScreen[Any], lines: Sequence[CellLine], rest: int) -> i
     return max(1, min(_TEXT_LINES, len(lines), screen.app.size.height - rest))
 
 
-def copy_command(screen: ModalScreen[Any], command: str) -> None:
-    """Copy a command and say so in the dialog's title."""
+def copy_command(screen: ModalScreen[Any], command: str, *, uncopied: str = "no stemctl command does the same") -> None:
+    """Copy a command, and say in the dialog's title that it was, or why there is none."""
+    title = screen.query_one("#dialog-title", Line)
     if command:
         screen.app.copy_to_clipboard(command)
-        title = screen.query_one("#dialog-title", Line)
         title.show(title.left, [Cell("copied ", "ok")])
+    else:
+        title.show(title.left, [Cell(f"{uncopied} ", "warn")])
 
 
 class Prompt(ModalScreen[str]):
@@ -231,6 +233,7 @@ class Menu(ModalScreen[str]):
 
     Args:
         command: returns the stemctl command of one of them, empty for none.
+        uncopied: what is said where there is none.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -239,8 +242,11 @@ class Menu(ModalScreen[str]):
     ]
     AUTO_FOCUS = "Grid"
 
-    def __init__(self, look: Look, title: str, actions: Sequence[Choice], command: Callable[[Action], str]) -> None:
+    def __init__(
+        self, look: Look, title: str, actions: Sequence[Choice], command: Callable[[Action], str], *, uncopied: str
+    ) -> None:
         super().__init__()
+        self._uncopied = uncopied
         self.look = look
         self._title = title
         self._actions = actions
@@ -266,7 +272,7 @@ class Menu(ModalScreen[str]):
 
     def action_copy_command(self) -> None:
         row: Choice | None = self.query_one(Grid).row
-        copy_command(self, self._command(row[0]) if row is not None else "")
+        copy_command(self, self._command(row[0]) if row is not None else "", uncopied=self._uncopied)
 
     @on(Grid.Opened)
     def _opened(self, event: Grid.Opened) -> None:
