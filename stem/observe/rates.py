@@ -28,6 +28,11 @@ class Meter:
     def __init__(self, size: int = WINDOW_S + 10) -> None:
         self._readings: deque[tuple[float, float]] = deque(maxlen=size)
 
+    def __copy__(self) -> Meter:
+        twin = Meter(self._readings.maxlen or WINDOW_S)
+        twin._readings.extend(self._readings)
+        return twin
+
     def read(self, total: float, at_s: float) -> None:
         """Take a reading; `at_s` is monotonic seconds."""
         if self._readings:

@@ -20,7 +20,7 @@ from stem_tui.screens.base import LiveScreen
 from stem_tui.tasks import TABS
 from stem_tui.widgets.command import CommandLine
 from stem_tui.widgets.grid import Grid
-from tests.observe.builders import NOW, final, seen, snapshot
+from tests.observe.builders import NOW, final, queue, seen, snapshot
 from tests.tui.still import make_app, make_session, settled, text_of
 from tests.tui.test_acting import bury, look_again, typed
 from tests.tui.test_deeds import answered, app_over, asked, stocked
@@ -118,6 +118,79 @@ async def test_what_is_opened_in_a_frozen_picture_is_drawn_once() -> None:
         await settled(pilot)
         assert "SMTPServerDisconnected" in text_of(app)
         assert "FROZEN" in text_of(app)
+
+
+async def test_a_frozen_list_is_marked_sorted_and_filtered_as_it_was_frozen() -> None:
+    session = make_session()
+    app = make_app(session)
+    async with app.run_test(size=(118, 45)) as pilot:
+        await settled(pilot)
+        grid = app.screen.query_one("#queues", Grid)
+        await pilot.press("z")
+        before = {row.name for row in grid.rows}
+        session.state.apply(
+            snapshot(queues=[queue("etl", ready=4_711), queue("fresh", ready=9)]), session.clock.monotonic()
+        )
+        for keys in (["space"], ["greater_than_sign"], ["I"], ["slash", "a", "escape"]):
+            await pilot.press(*keys)
+            await settled(pilot)
+            assert {row.name for row in grid.rows} == before, keys
+            assert "4,711" not in text_of(app), keys
+            assert "13,282 ready" in text_of(app), keys
+        await pilot.resize_terminal(110, 40)
+        await settled(pilot)
+        assert "4,711" not in text_of(app)
+
+        await pilot.press("z")
+        await settled(pilot)
+        assert "4,711" in text_of(app)
+        assert [row.name for row in grid.rows].count("fresh") == 1
+
+
+@pytest.mark.parametrize("keys", ["2", "3", "4", "5", ["2", "enter"], ["3", "enter"]], ids=str)
+async def test_a_frozen_screen_shows_nothing_new_when_it_is_drawn_anew(keys: Any) -> None:
+    session = make_session()
+    app = make_app(session)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.press(*keys)
+        await settled(pilot)
+        await pilot.press("z")
+        await settled(pilot)
+        before = text_of(app).splitlines()[1:-3]
+        state = session.state
+        for line in state.queues.values():
+            line.ready, line.in_flight, line.oldest_ms = 4_711, 815, 99_000
+        for worker in state.workers.values():
+            worker.in_flight, worker.rss_bytes, worker.diagnosis = 2, 99 << 20, "deaf"
+        for row in state.tasks.values():
+            row.progress, row.error = "99%", "Changed"
+        state.events.clear()
+        state.news.clear()
+        live_screen = app.live_screen
+        assert live_screen is not None
+        live_screen.draw_anew()
+        await pilot.pause()
+
+        assert text_of(app).splitlines()[1:-3] == before
+
+
+async def test_as_many_are_marked_as_a_key_acts_on() -> None:
+    session = make_session()
+    app = make_app(session)
+    async with app.run_test(size=(118, 45)) as pilot:
+        await settled(pilot)
+        grid = app.screen.query_one("#queues", Grid)
+        await pilot.press("space", "space")
+        await settled(pilot)
+        assert "● 2 marked" in text_of(app)
+        gone = next(iter(grid.marked))
+        del session.state.queues[gone]
+        session.state.version += 1
+        app.draw_now()
+        await pilot.pause()
+
+        assert len(grid.chosen()) == 1
+        assert "● 1 marked" in text_of(app)
 
 
 async def test_a_page_that_could_not_be_had_keeps_its_rows_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual import events, on
@@ -17,6 +17,7 @@ from stem.contracts import ListState
 from stem_tui import chrome
 from stem_tui.columns import Sorting, View, ordered
 from stem_tui.filter import FilterError, Test, parse
+from stem_tui.frozen import Frozen
 from stem_tui.reckon import Everything
 from stem_tui.session import Session
 from stem_tui.theme import Cell
@@ -47,6 +48,7 @@ class LiveScreen(Screen[None]):
         self._tests: dict[tuple[str, str], Test | None] = {}
         self._filtering: Grid | None = None
         self._filled_at: int | None = None
+        self.frozen = Frozen()
         self._focused_before: Widget | None = None
 
     # ------------------------------------------------------------------------------------------------------- composing
@@ -113,15 +115,25 @@ class LiveScreen(Screen[None]):
         frozen_ms = self.session.frozen_ms
         if frozen_ms is None or frozen_ms != self._filled_at:
             self._filled_at = frozen_ms
+            self.frozen.at(frozen_ms)
             self.fill(self.session.now_ms)
 
-    def answered(self) -> None:
-        """Have shown, also in a frozen picture, what this screen has asked for itself and has now."""
+    def keeps(self, answer: object) -> bool:
+        """Say whether this answer stays: in a frozen picture nothing that is in view is asked for again."""
+        return self.session.frozen_ms is not None and answer is not None
+
+    def answered(self, name: Hashable = None) -> None:
+        """Have shown, also in a frozen picture, what this screen has asked for itself and has now.
+
+        Args:
+            name: what was shown frozen in its place until now.
+        """
+        self.frozen.forget(name)
         self._filled_at = None
         self.session.state.version += 1
 
     def draw_anew(self) -> None:
-        """Draw what somebody has asked to see otherwise, also in a frozen picture."""
+        """Draw what somebody has asked to see otherwise, also in a frozen picture: that out of what it had."""
         self._filled_at = None
         self.draw()
 
@@ -140,9 +152,10 @@ class LiveScreen(Screen[None]):
     def panel(
         self,
         grid: Grid,
-        rows: Callable[[], Sequence[Any]],
+        rows: Callable[[], Sequence[Any] | None],
         now_ms: int,
         *,
+        part: Hashable = "",
         view: View[Any] | None = None,
         count: Callable[[int], str] | None = None,
         note: Callable[[Sequence[Any]], Sequence[Cell]] | None = None,
@@ -155,6 +168,8 @@ class LiveScreen(Screen[None]):
         """Fill one grid: filter, order, show. What goes wrong in one panel is shown there, and harms no other.
 
         Args:
+            rows: None while nobody knows.
+            part: which of several lists this grid shows now.
             problem: why the rows are not of now, or there are none.
             sort: they do not come in the view's own order yet.
             whole: these are all there are, not the first ones or those that were seen.
@@ -162,7 +177,7 @@ class LiveScreen(Screen[None]):
         view = view or grid.view
         text = self.filters.get(grid.id or "", "")
         try:
-            found = rows()
+            found = self.frozen.rows((grid.id, view.title, part), rows)
             words = [f"✖ {problem}"] if problem else chrome.empty(self.session, empty or view.kind, filtered=bool(text))
             total, test = len(found), self._test(view, text)
             if test is not None:
@@ -177,11 +192,12 @@ class LiveScreen(Screen[None]):
                 notes = [Cell(f"✖ {problem}", "bad")]
             elif text:
                 notes.insert(0, Cell(f"/{text}  {len(found):,} of {total:,}{'' if whole else ' listed'}", "accent"))
+            marked = sum(view.key(row) in grid.marked for row in found) if grid.marked and grid.view is view else 0
             if grid.everything and self.everything(grid) is not None:
                 # Alone: where there is no room it would be the first to go, and it says what a deed would be done to.
                 notes = [Cell("● everything marked", "warn")]
-            elif grid.marked:
-                notes.insert(0, Cell(f"● {len(grid.marked)} marked", "accent"))
+            elif marked:
+                notes.insert(0, Cell(f"● {marked:,} marked", "accent"))
             grid.show(
                 found,
                 now_ms,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from textual.app import ComposeResult
@@ -47,12 +48,13 @@ class WorkerScreen(LiveScreen):
         return None if worker is None else ("worker", worker)
 
     def fill(self, now_ms: int) -> None:
-        state, worker = self.session.state, self.worker
+        state, now = self.session.state, self.worker
+        worker = next(iter(self.frozen.rows("worker", lambda: [] if now is None else [now])), None)
         if worker is None:
             lines = [[Cell(f"   {self.shown_name} has not been heard of for an hour.", "dim")]]
         else:
             self._ask_stats()
-            lines = details.worker_lines(worker, now_ms, self.size.width, stats=self.stats, said=self.stats_problem)
+            lines = self.frozen.once("facts", partial(self._facts, worker, now_ms))
         facts, room = self.query_one(Facts), self.query_one("#body").size.height
         height = min(len(lines), max(_FACTS_LOW, room - 11))
         facts.styles.height = height
@@ -62,7 +64,7 @@ class WorkerScreen(LiveScreen):
             lambda: [row for row in state.running.values() if row.owner == self.key],
             now_ms,
             empty="running",
-            note=self._more,
+            note=lambda rows: self.frozen.once("more", lambda: self._more(rows)),
         )
         name = self.shown_name if worker is None else worker.name
         self.panel(
@@ -72,6 +74,9 @@ class WorkerScreen(LiveScreen):
             count=lambda _: "",
             sort=False,
         )
+
+    def _facts(self, worker: WorkerLine, now_ms: int) -> details.Lines:
+        return details.worker_lines(worker, now_ms, self.size.width, stats=self.stats, said=self.stats_problem)
 
     def _ask_stats(self) -> None:
         """Ask the worker for its pools and children while it is looked at; a beat does not carry them."""
@@ -86,6 +91,8 @@ class WorkerScreen(LiveScreen):
             answers = await self.dashboard.reader.stats(self.key)
         finally:
             self._asking = False
+        if self.keeps(self.stats):
+            return
         if isinstance(answers, str):
             self.stats_problem = answers
         elif answers.workers and answers.workers[0].ok:
@@ -94,7 +101,7 @@ class WorkerScreen(LiveScreen):
             self.stats_problem = f"refused: {clean(answers.workers[0].error_message, 200)}"
         elif answers.silent:
             self.stats_problem = f"no answer: the worker is {clean(answers.silent[0].diagnosis, 20)}"
-        self.answered()
+        self.answered("facts")
 
     def _more(self, rows: object) -> list[Cell]:
         worker = self.worker
@@ -123,22 +130,27 @@ class TaskScreen(LiveScreen):
 
     def fill(self, now_ms: int) -> None:
         now_s = self.session.clock.monotonic()
-        if now_s - self._asked_s >= 1.0 and not self._asking:
+        if now_s - self._asked_s >= 1.0 and not self._asking and not self.keeps(self.answer):
             self._asked_s, self._asking = now_s, True
             self.run_worker(self._ask(), group="task", exit_on_error=False)
         row = self.session.state.tasks.get(self.task_id, self.row)
         state = self.session.state
-        lines = taskdetail.task_lines(
-            row, self.answer, self.task_id, now_ms, self.size.width, name_of=lambda worker: state.owner(worker)[1]
+        lines = self.frozen.once(
+            "task",
+            lambda: taskdetail.task_lines(
+                row, self.answer, self.task_id, now_ms, self.size.width, name_of=lambda worker: state.owner(worker)[1]
+            ),
         )
         self.query_one(Pane).show(lines, stale=self.session.stale)
 
     async def _ask(self) -> None:
         try:
-            self.answer = await self.dashboard.reader.task(self.task_id, self.answer)
+            answer = await self.dashboard.reader.task(self.task_id, self.answer)
         finally:
             self._asking = False
-        self.answered()
+        if not self.keeps(self.answer):
+            self.answer = answer
+            self.answered("task")
 
 
 class TextScreen(LiveScreen):

@@ -45,13 +45,24 @@ class EventsScreen(LiveScreen):
             self.query_one(Grid),
             lambda: select.event_rows(state, self.tab, limit=EVENTS_KEPT),
             now_ms,
+            part=self.tab,
             note=self._note,
             sort=False,
         )
 
     def _note(self, rows: object) -> list[Cell]:
         """Say what is not in view: newer ones above, those of other tabs, and those that were missed."""
-        state, grid, notes = self.session.state, self.query_one(Grid), list[Cell]()
+        grid = self.query_one(Grid)
+        notes = [*self.frozen.once(("notes", self.tab), lambda: self._missing(rows))]
+        newer = self._newer(grid)
+        if grid.following:
+            notes.append(Cell("following", "ok"))
+        else:
+            notes.append(Cell(f"▲ {newer:,} newer · f" if newer else "f follows", "key"))
+        return notes
+
+    def _missing(self, rows: object) -> list[Cell]:
+        state, notes = self.session.state, list[Cell]()
         if state.incomplete(self.session.now_ms):
             notes.append(Cell(f"! events missed at {figures.clock(state.gap_ms)}", "warn"))
         if self.session.now_ms - state.sampled_ms < _SAMPLED_MS:
@@ -60,11 +71,6 @@ class EventsScreen(LiveScreen):
         if (hidden := len(state.events) - shown) > 0:
             notes.append(Cell(f"{hidden:,} hidden", "dim"))
         notes.append(Cell(f"{figures.rate(state.event_count.rate())} events/s", "dim"))
-        newer = self._newer(grid)
-        if grid.following:
-            notes.append(Cell("following", "ok"))
-        else:
-            notes.append(Cell(f"▲ {newer:,} newer · f" if newer else "f follows", "key"))
         return notes
 
     def _newer(self, grid: Grid) -> int:
@@ -95,13 +101,13 @@ class AuditScreen(LiveScreen):
 
     def fill(self, now_ms: int) -> None:
         now_s, rows = self.session.clock.monotonic(), self.rows
-        if now_s - self._asked_s >= _AUDIT_S and not self._asking and self.session.phase in ("LIVE", "STALE"):
+        if now_s - self._asked_s >= _AUDIT_S and not self._asking and self._wanted:
             self._asked_s, self._asking = now_s, True
             self.run_worker(self._ask(), group="audit", exit_on_error=False)
         grid = self.query_one(Grid)
         self.panel(
             grid,
-            lambda: rows or [],
+            lambda: rows,
             now_ms,
             note=self._note,
             empty="asking" if rows is None else "audit",
@@ -109,11 +115,15 @@ class AuditScreen(LiveScreen):
             sort=False,
         )
 
+    @property
+    def _wanted(self) -> bool:
+        return self.session.phase in ("LIVE", "STALE") and not self.keeps(self.rows)
+
     async def _ask(self) -> None:
         try:
             answer = await self.dashboard.reader.audit()
             self._problem = answer if isinstance(answer, str) else ""
-            if not isinstance(answer, str):
+            if not isinstance(answer, str) and not self.keeps(self.rows):
                 self.rows = answer
         finally:
             self._asking = False

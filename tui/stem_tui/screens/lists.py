@@ -34,7 +34,7 @@ class WorkersScreen(LiveScreen):
             self.query_one(Grid),
             lambda: select.worker_rows(state, now_ms, gone=True),
             now_ms,
-            note=lambda _: select.worker_note(select.worker_rows(state, now_ms)),
+            note=lambda _: self.frozen.once("note", lambda: select.worker_note(select.worker_rows(state, now_ms))),
         )
 
 
@@ -53,7 +53,7 @@ class TasksScreen(LiveScreen):
         yield Grid(tasks.TABS[self.tab], self.session.look, id="tasks")
 
     def fill(self, now_ms: int) -> None:
-        counts = [self._total(name) for name in TABS]
+        counts = self.frozen.once("counts", lambda: [self._total(name) for name in TABS])
         self.query_one("#tabs", Line).show(*chrome.tabs(TABS, counts, TABS.index(self.tab), self.size.width))
         grid = self.query_one(Grid)
         self.panel(
@@ -61,8 +61,8 @@ class TasksScreen(LiveScreen):
             lambda: self._rows(grid.size.height),
             now_ms,
             view=tasks.TABS[self.tab],
-            note=self._note,
-            count=self._count,
+            note=lambda _: self.frozen.once(("note", self.tab), self._note),
+            count=lambda listed: self.frozen.once(("count", self.tab), lambda: self._count(listed)),
             whole=self._whole,
             sort=self.tab != "running",
         )
@@ -89,7 +89,7 @@ class TasksScreen(LiveScreen):
         ended = state.minutes.flow().count(tab)
         return f"{ended:,}/h" if ended else ""
 
-    def _note(self, rows: Sequence[Any]) -> list[Cell]:
+    def _note(self) -> list[Cell]:
         """Say where the list is not the whole: it is the first page, or what has been seen so far."""
         state = self.session.state
         if self.tab in state.cut:

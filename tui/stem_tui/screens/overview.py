@@ -33,13 +33,17 @@ class OverviewScreen(LiveScreen):
         session, state = self.session, self.session.state
         workers = select.worker_rows(state, now_ms)
         failures = state.failures.groups(now_ms)
-        self._arrange(len(state.queues), len(workers), len(failures), len(state.running))
-        width = self.size.width
-        self.query_one(Rates).show(chrome.tiles(state, width // 4), chrome.rates(state, width), stale=session.stale)
+        once, width = self.frozen.once, self.size.width
+        self._arrange(*once("sizes", lambda: (len(state.queues), len(workers), len(failures), len(state.running))))
+        tiles, rates = once("rates", lambda: (chrome.tiles(state, width // 4), chrome.rates(state, width)))
+        self.query_one(Rates).show(tiles, rates, stale=session.stale)
         grids = {name: self.query_one(f"#{name}", Grid) for name in PANELS}
         if grids["queues"].display:
             self.panel(
-                grids["queues"], lambda: select.queue_rows(state), now_ms, note=lambda _: select.queue_note(state)
+                grids["queues"],
+                lambda: select.queue_rows(state),
+                now_ms,
+                note=lambda _: once("queues", lambda: select.queue_note(state)),
             )
         if grids["workers"].display:
             self.panel(grids["workers"], lambda: workers, now_ms, note=select.worker_note)
@@ -49,11 +53,11 @@ class OverviewScreen(LiveScreen):
                 lambda: failures,
                 now_ms,
                 count=lambda _: "",
-                note=lambda _: select.failure_note(state, now_ms),
+                note=lambda _: once("failures", lambda: select.failure_note(state, now_ms)),
                 sort=False,
             )
         if grids["running"].display:
-            total = tasks.tab_count(state, "running") or 0
+            total = once("running", lambda: tasks.tab_count(state, "running") or 0)
             self.panel(
                 grids["running"],
                 lambda: tasks.longest(state, grids["running"].size.height),
@@ -70,7 +74,7 @@ class OverviewScreen(LiveScreen):
         return select.event_rows(self.session.state, tab="notable", limit=200)
 
     def _event_note(self, _: object) -> list[Cell]:
-        rate = self.session.state.event_count.rate()
+        rate = self.frozen.once("events", lambda: self.session.state.event_count.rate())
         return [Cell(f"{figures.rate(rate)} events/s, the quiet ones on 5", "dim")]
 
     def _arrange(self, queues: int, workers: int, failures: int, running: int) -> None:

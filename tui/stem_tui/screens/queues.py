@@ -45,7 +45,9 @@ class _QueueHead(LiveScreen):
         head.styles.height, head.display, names.display = height, height > 0, wide and height > 0
         facts = self.query_one("#queue-facts", Facts)
         width = self.size.width // 2 if wide else self.size.width
-        lines = flow.queue_lines(state, line, name, now_ms, width=width, height=height)
+        lines = self.frozen.once(
+            ("facts", name), lambda: flow.queue_lines(state, line, name, now_ms, width=width, height=height)
+        )
         facts.show(lines[:height], stale=self.session.stale)
         if wide and height > 0:
             key = name if line is None else line.key
@@ -53,6 +55,7 @@ class _QueueHead(LiveScreen):
                 names,
                 lambda: state.minutes.by_task(queue=key),
                 now_ms,
+                part=key,
                 empty="name",
                 sort=False,
             )
@@ -67,11 +70,14 @@ class QueuesScreen(_QueueHead):
 
     def fill(self, now_ms: int) -> None:
         state, grid = self.session.state, self.query_one("#all-queues", Grid)
-        self.panel(grid, lambda: select.queue_rows(state), now_ms, note=lambda _: select.queue_note(state))
+        self.panel(grid, lambda: select.queue_rows(state), now_ms, note=self._queues_note)
         line = grid.row
         room = self.query_one("#body").size.height
         height = arrange.below(room, len(grid.rows), flow.HEAD) if isinstance(line, QueueLine) else 0
         self.fill_head(line.name if isinstance(line, QueueLine) else "", line, now_ms, height)
+
+    def _queues_note(self, _: object) -> list[Cell]:
+        return self.frozen.once("note", lambda: select.queue_note(self.session.state))
 
 
 class QueueScreen(_QueueHead):
@@ -117,13 +123,14 @@ class QueueScreen(_QueueHead):
         height = arrange.above(room, flow.HEAD_LOW, flow.HEAD)
         self.fill_head(self.shown_name, self.line, now_ms, height)
         here = STATES.index(self.tab)
-        counts = [self._count(state) for state in STATES]
+        counts = self.frozen.once("counts", lambda: [self._count(state) for state in STATES])
         self.query_one("#tabs", Line).show(*chrome.tabs(STATES, counts, here, self.size.width))
         grid, answer = self.query_one("#queue-tasks", Grid), self._answered
         self.panel(
             grid,
-            lambda: [] if answer is None else list(answer.rows),
+            lambda: None if answer is None else list(answer.rows),
             now_ms,
+            part=(self.tab, self._cursors[-1]),
             view=tasks.OF_QUEUE[self.tab],
             count=self._place,
             note=self._note,
@@ -153,7 +160,7 @@ class QueueScreen(_QueueHead):
         if not listed:
             return "0"
         first = (len(self._cursors) - 1) * PAGE + 1
-        total = tasks.tab_count(self.session.state, self.tab, self.key)
+        total = self.frozen.once(("total", self.tab), lambda: tasks.tab_count(self.session.state, self.tab, self.key))
         ends = "" if total is None else f" of {max(total, first + listed - 1):,}"
         return f"{first:,}–{first + listed - 1:,}{ends}"
 
@@ -174,7 +181,7 @@ class QueueScreen(_QueueHead):
         now_s, wanted = self.session.clock.monotonic(), (self.tab, self._cursors[-1])
         if now_s - self._asked_s < (_ASK_S if self._asking != wanted else _GIVE_UP_S):
             return
-        if self.session.phase in ("LIVE", "STALE"):
+        if self.session.phase in ("LIVE", "STALE") and not self.keeps(self._answered):
             self._asked_s, self._asking = now_s, wanted
             self.run_worker(self._fetch(*wanted), group="page", exclusive=True, exit_on_error=False)
 
@@ -183,9 +190,10 @@ class QueueScreen(_QueueHead):
         if answer.problem and before is not None and (before.state, before.cursor) == (tab, cursor):
             # One question that failed takes no row from under a finger: the last ones stay, and say that they are old.
             answer = replace(before, problem=answer.problem)
-        self.answer = answer
         self._asking = None
-        self.answered()
+        if not self.keeps(self._answered):
+            self.answer = answer
+            self.answered()
 
     def _ask_now(self) -> None:
         self._asked_s = -_GIVE_UP_S
