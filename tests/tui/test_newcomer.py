@@ -156,7 +156,7 @@ def test_five_things_are_found_and_done_within_forty_presses(tmp_path: Path) -> 
         new.press("\r", shown="⏎ Open")
         open_the_first(new)
         new.press("\x1b", shown="esc: back")
-        new.wait(r"─ ALL [\d,]+ ─")
+        new.wait(r"─ ALL [\d,]+ listed ─")
 
         # That one gets a new life, once it is a dead letter: its card stays bad.
         new.wait(r"▸ ✗ (dead|failed) +payment\.charge")
