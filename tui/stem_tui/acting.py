@@ -21,6 +21,7 @@ from stem_tui.reckon import Everything, reckon
 from stem_tui.session import UNDO_S, Session
 from stem_tui.theme import Cell
 from stem_tui.widgets.dialogs import Answered, Confirm, Menu, Prompt
+from stem_tui.work import work
 
 if TYPE_CHECKING:
     from stem_tui.app import StemTUI
@@ -73,7 +74,7 @@ class Acting:
             self._run(Plan(action=action, rows=list(rows), way=way, for_s=for_s if way == "pause" else None), which)
 
     def _run(self, plan: Plan, which: Everything | None = None, *, undoes: bool = False) -> None:
-        self._app.run_worker(self._carry_out(plan, which, undoes=undoes), group="deed", exit_on_error=False)
+        self._app.run_worker(work(self._carry_out, plan, which, undoes=undoes), group="deed", exit_on_error=False)
 
     def _ask_how_long(self, action: Action, rows: Sequence[Any], which: Everything | None) -> None:
         plan = Plan(action=action, rows=list(rows), way="pause")

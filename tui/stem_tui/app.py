@@ -45,6 +45,7 @@ from stem_tui.typeahead import TypeAhead
 from stem_tui.typed import Chosen, Typed
 from stem_tui.widgets.grid import Grid
 from stem_tui.widgets.keys import bindings
+from stem_tui.work import work
 
 TICK_S: Final = 0.05
 SLOW: Final = 0.5
@@ -137,7 +138,7 @@ class StemTUI(App[int], inherit_bindings=False):
         await self.switch_mode("overview")
         self.set_interval(TICK_S, self._tick)
         self.set_interval(EVERY_S, self._garbage.settle)
-        self.run_worker(self._feed(), group="feed", exclusive=True, exit_on_error=False)
+        self.run_worker(work(self._feed), group="feed", exclusive=True, exit_on_error=False)
 
     async def _feed(self) -> None:
         """Keep the feed going; a bug in it is shown and the feed starts again."""
@@ -401,7 +402,7 @@ class StemTUI(App[int], inherit_bindings=False):
         """Ask a worker where its threads and tasks are, and show what it says."""
         screen = TextScreen(self.session, [[Cell(f"   asking {row.name} …", "dim")]])
         self.push_screen(screen)
-        self.run_worker(self._ask_stack(row, screen), group="stack", exclusive=True, exit_on_error=False)
+        self.run_worker(work(self._ask_stack, row, screen), group="stack", exclusive=True, exit_on_error=False)
 
     async def _ask_stack(self, row: WorkerLine, screen: TextScreen) -> None:
         answers = await self.reader.stack(row.key)

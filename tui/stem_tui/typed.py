@@ -24,6 +24,7 @@ from stem_tui.theme import Cell
 from stem_tui.widgets.command import CommandLine
 from stem_tui.widgets.dialogs import Prompt
 from stem_tui.widgets.grid import Grid
+from stem_tui.work import work
 
 if TYPE_CHECKING:
     from stem_tui.app import StemTUI
@@ -163,7 +164,7 @@ class Typed:
         return (grid.chosen() if grid.marked else list(grid.rows)), which
 
     def _write(self, path: str, what: tuple[Sequence[Any], Everything | None]) -> None:
-        self._app.run_worker(self._written(path, *what), group="export", exit_on_error=False)
+        self._app.run_worker(work(self._written, path, *what), group="export", exit_on_error=False)
 
     async def _written(self, path: str, rows: Sequence[Any], which: Everything | None) -> None:
         try:

@@ -16,6 +16,7 @@ from stem_tui.session import Session
 from stem_tui.theme import Cell
 from stem_tui.widgets.grid import Grid
 from stem_tui.widgets.pane import CellLine, Facts, Pane
+from stem_tui.work import work
 
 _FACTS_LOW: Final = 5
 _STATS_S: Final = 5.0
@@ -84,7 +85,7 @@ class WorkerScreen(LiveScreen):
         alive = worker is not None and worker.diagnosis not in ("lost", "stopped")
         if alive and not self._asking and now_s - self._asked_s >= _STATS_S and self.session.phase == "LIVE":
             self._asked_s, self._asking = now_s, True
-            self.run_worker(self._fetch_stats(), group="stats", exit_on_error=False)
+            self.run_worker(work(self._fetch_stats), group="stats", exit_on_error=False)
 
     async def _fetch_stats(self) -> None:
         try:
@@ -132,7 +133,7 @@ class TaskScreen(LiveScreen):
         now_s = self.session.clock.monotonic()
         if now_s - self._asked_s >= 1.0 and not self._asking and not self.keeps(self.answer):
             self._asked_s, self._asking = now_s, True
-            self.run_worker(self._ask(), group="task", exit_on_error=False)
+            self.run_worker(work(self._ask), group="task", exit_on_error=False)
         row = self.session.state.tasks.get(self.task_id, self.row)
         state = self.session.state
         lines = self.frozen.once(

@@ -18,6 +18,7 @@ from stem_tui.theme import Cell
 from stem_tui.widgets.grid import Grid
 from stem_tui.widgets.keys import bindings
 from stem_tui.widgets.line import Line
+from stem_tui.work import work
 
 _AUDIT_S: Final = 2.0
 _SAMPLED_MS: Final = 5_000
@@ -103,7 +104,7 @@ class AuditScreen(LiveScreen):
         now_s, rows = self.session.clock.monotonic(), self.rows
         if now_s - self._asked_s >= _AUDIT_S and not self._asking and self._wanted:
             self._asked_s, self._asking = now_s, True
-            self.run_worker(self._ask(), group="audit", exit_on_error=False)
+            self.run_worker(work(self._ask), group="audit", exit_on_error=False)
         grid = self.query_one(Grid)
         self.panel(
             grid,

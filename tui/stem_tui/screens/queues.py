@@ -22,6 +22,7 @@ from stem_tui.widgets.grid import Grid
 from stem_tui.widgets.keys import bindings
 from stem_tui.widgets.line import Line
 from stem_tui.widgets.pane import Facts
+from stem_tui.work import work
 
 STATES: Final[tuple[ListState, ...]] = (
     "running", "queued", "scheduled", "retrying", "held", "dead", "succeeded", "failed", "revoked", "expired",
@@ -183,7 +184,7 @@ class QueueScreen(_QueueHead):
             return
         if self.session.phase in ("LIVE", "STALE") and not self.keeps(self._answered):
             self._asked_s, self._asking = now_s, wanted
-            self.run_worker(self._fetch(*wanted), group="page", exclusive=True, exit_on_error=False)
+            self.run_worker(work(self._fetch, *wanted), group="page", exclusive=True, exit_on_error=False)
 
     async def _fetch(self, tab: ListState, cursor: str | None) -> None:
         answer, before = await self.dashboard.reader.page(self.key, tab, cursor), self.answer
