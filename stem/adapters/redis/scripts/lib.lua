@@ -36,11 +36,6 @@ local function rank(value)
   local n = num(value)
   return n >= 0 and n <= 9 and n or 0
 end
--- Whether a stored time is less than `ms` ago. One that lies ahead is long ago: the clock was set back since.
-local function within(time, ms)
-  local since = now - num(time)
-  return since >= 0 and since < ms
-end
 local function task_key(id) return P .. 'task:' .. id end
 -- Both may contain colons: the length says where the name of the task ends.
 local function unique_key(task, unique) return P .. 'unique:' .. #(task or '') .. ':' .. (task or '') .. ':' .. unique end

@@ -5,6 +5,12 @@ local function length_of(value, otherwise)
   return n >= 1 and n <= 31622400000 and n or otherwise
 end
 
+-- Whether a stored time is less than `ms` ago. One that lies ahead is long ago: the clock was set back since.
+local function within(time, ms)
+  local since = now - num(time)
+  return since >= 0 and since < ms
+end
+
 -- The queue that a record names; nil for what is no name, because a key must never be made of it.
 local names = {}
 local function queue_of(value)
