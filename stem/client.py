@@ -214,7 +214,7 @@ class Stem:
         return task_id
 
     async def enqueue_many(self, requests: Iterable[Signature | tuple[str, Mapping[str, Any]]]) -> list[str]:
-        """Enqueue many, in order, in one round trip per 500; returns their ids.
+        """Enqueue many, in order, in one round trip per 500 (or MiB of bodies); returns their ids.
 
         Args:
             requests: made by `task.signature(...)`, or pairs of name and args.

@@ -9,15 +9,17 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from stem.contracts import Broker, Enqueued, NewTask
 from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
 
 BATCH: Final = 500
+BATCH_BYTES: Final = 1024 * 1024
+"""Of bodies in one batch, though always one task: it has to arrive before its answer is given up, on slow links too."""
 PATIENCE_S: Final = 5.0
-"""How long an enqueue is repeated before its caller hears of the outage."""
+"""How long an enqueue is repeated before its caller hears of the outage: so long the broker has answered nobody."""
 
 _PASSING: Final = frozenset(
     {"LOADING", "BUSY", "MISCONF", "NOREPLICAS", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"}
@@ -77,15 +79,28 @@ def _named(tasks: Sequence[NewTask]) -> str:
     return f"task {tasks[0].id}" if len(tasks) == 1 else f"{len(tasks)} tasks from {tasks[0].id} on"
 
 
+def batches(tasks: Sequence[NewTask]) -> Iterator[Sequence[NewTask]]:
+    """Cut tasks into what is sent at a time, in order."""
+    start = size = 0
+    for at, task in enumerate(tasks):
+        if at > start and (at - start == BATCH or size + len(task.body) > BATCH_BYTES):
+            yield tasks[start:at]
+            start, size = at, 0
+        size += len(task.body)
+    if tasks:
+        yield tasks[start:]
+
+
 class _Parcel:
-    """The tasks of one caller, at most a batch."""
+    """The tasks of one caller, at most a batch, and when they were put in."""
 
-    __slots__ = ("deadline", "error", "future", "tasks", "unknown")
+    __slots__ = ("error", "future", "put_s", "size", "tasks", "unknown")
 
-    def __init__(self, tasks: Sequence[NewTask], future: asyncio.Future[Sequence[Enqueued]], deadline: float) -> None:
+    def __init__(self, tasks: Sequence[NewTask], future: asyncio.Future[Sequence[Enqueued]]) -> None:
         self.tasks = tasks
         self.future = future
-        self.deadline = deadline
+        self.put_s = time.monotonic()
+        self.size = sum(len(task.body) for task in tasks)
         self.error: BrokerError | None = None
         self.unknown = False
 
@@ -101,6 +116,7 @@ class Outbox:
         self._under_way: list[_Parcel] = []
         self._sender: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
+        self._answered_s = 0.0
 
     async def send(self, task: NewTask) -> Enqueued:
         """Send one task, together with whatever else waits to be sent.
@@ -115,7 +131,7 @@ class Outbox:
 
     async def send_many(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
         """Send many; one answer per task, in order. On an outage some may be enqueued: their ids tell."""
-        chunks = [self._put(tasks[start : start + BATCH]) for start in range(0, len(tasks), BATCH)]
+        chunks = [self._put(batch) for batch in batches(tasks)]
         # All of them are waited for before the first error is raised: nothing goes on behind the caller's back.
         answers = await asyncio.gather(*chunks, return_exceptions=True)
         merged: list[Enqueued] = []
@@ -138,13 +154,17 @@ class Outbox:
 
     def _put(self, tasks: Sequence[NewTask]) -> asyncio.Future[Sequence[Enqueued]]:
         future: asyncio.Future[Sequence[Enqueued]] = self._loop.create_future()
-        self._parcels.append(_Parcel(tasks, future, time.monotonic() + self._patience_s))
+        self._parcels.append(_Parcel(tasks, future))
         if self._sender is None:
             # It begins after everything that is ready in this turn of the loop, so concurrent callers join it.
             self._sender = self._loop.create_task(self._send_all())
         if self._alarm is None:
             self._alarm = self._loop.call_later(self._patience_s + 0.05, self._look_at_deadlines)
         return future
+
+    def _deadline_s(self, parcel: _Parcel) -> float:
+        """Return until when its caller waits: as long as others are answered there is no outage, only a queue."""
+        return max(parcel.put_s, self._answered_s) + self._patience_s
 
     def _look_at_deadlines(self) -> None:
         """Answer callers whose patience ran out while the broker neither answers nor fails (a frozen server).
@@ -154,11 +174,13 @@ class Outbox:
         self._alarm = None
         now = time.monotonic()
         for parcel in (*self._under_way, *self._parcels):
-            if now >= parcel.deadline and not parcel.future.done():
+            if now >= self._deadline_s(parcel) and not parcel.future.done():
                 unknown = parcel.unknown or parcel in self._under_way
                 error = parcel.error or BrokerUnreachableError(f"{self._broker.url} does not answer")
                 parcel.future.set_exception(gave_up(parcel.tasks, error, unknown=unknown, after_s=self._patience_s))
-        waiting = [parcel.deadline for parcel in (*self._under_way, *self._parcels) if not parcel.future.done()]
+        waiting = [
+            self._deadline_s(parcel) for parcel in (*self._under_way, *self._parcels) if not parcel.future.done()
+        ]
         if waiting:
             self._alarm = self._loop.call_later(min(waiting) - now + 0.05, self._look_at_deadlines)
 
@@ -186,12 +208,15 @@ class Outbox:
 
     def _take(self) -> list[_Parcel]:
         taken: list[_Parcel] = []
-        room = BATCH
-        while self._parcels and room >= len(self._parcels[0].tasks):
-            parcel = self._parcels.popleft()
-            if not parcel.future.done():
-                taken.append(parcel)
-                room -= len(parcel.tasks)
+        room, room_bytes = BATCH, BATCH_BYTES
+        while self._parcels:
+            first = self._parcels[0]
+            if taken and (len(first.tasks) > room or first.size > room_bytes):
+                break
+            self._parcels.popleft()
+            if not first.future.done():
+                taken.append(first)
+                room, room_bytes = room - len(first.tasks), room_bytes - first.size
         return taken
 
     async def _send_batch(self, parcels: list[_Parcel]) -> bool:
@@ -210,6 +235,7 @@ class Outbox:
                 if not parcel.future.done():
                     parcel.future.set_exception(error)
             return True
+        self._answered_s = time.monotonic()
         start = 0
         for parcel in parcels:
             end = start + len(parcel.tasks)
@@ -227,7 +253,7 @@ class Outbox:
             parcel.unknown = parcel.unknown or isinstance(error, UnknownOutcomeError)
             if parcel.future.done():
                 continue
-            if again and now < parcel.deadline:
+            if again and now < self._deadline_s(parcel):
                 kept.append(parcel)
                 continue
             if again:

@@ -15,7 +15,7 @@ from stem.errors import BrokerError, ConfigError, UnknownOutcomeError
 from stem.messages.names import check_name
 from stem.messages.status import TaskStatus
 from stem.options import NO_OPTIONS, Duration, TaskOptions, to_seconds
-from stem.outbox import BATCH, PATIENCE_S, gave_up, passing, pause_s, refused
+from stem.outbox import PATIENCE_S, batches, gave_up, passing, pause_s, refused
 from stem.producer import Producer, accept, after_event, as_signatures, before_event, refuse_full
 from stem.registry import SimpleTaskRegistry, TaskRegistry
 from stem.signals import StemSignals
@@ -132,7 +132,7 @@ class SyncStem:
         return task_id
 
     def enqueue_many(self, requests: Iterable[Signature | tuple[str, Mapping[str, Any]]]) -> list[str]:
-        """Enqueue many in one round trip per 500 and return their ids; see `Stem.enqueue_many`."""
+        """Enqueue many in one round trip per 500 (or MiB of bodies) and return their ids; see `Stem.enqueue_many`."""
         _refuse_loop("enqueue_many")
         signatures = as_signatures(requests)
         origin = CURRENT.get()
@@ -141,8 +141,8 @@ class SyncStem:
             for task, signature in zip(tasks, signatures, strict=True):
                 StemSignals.before_task_publish.emit_nowait(before_event(task, signature), self)
         answers: list[Enqueued] = []
-        for start in range(0, len(tasks), BATCH):
-            answers += self._send(tasks[start : start + BATCH])
+        for batch in batches(tasks):
+            answers += self._send(batch)
         if StemSignals.after_task_publish.wanted:
             for task, signature, answer in zip(tasks, signatures, answers, strict=True):
                 if answer.outcome not in ("full", "conflict"):

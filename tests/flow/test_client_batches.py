@@ -88,6 +88,38 @@ async def test_enqueue_many_keeps_the_order_and_is_one_round_trip_per_500(stem: 
     assert (await envelope_of(broker, ids[700])).args == {"n": 700}
 
 
+async def test_large_bodies_leave_in_smaller_batches(stem: Stem, broker: CountingBroker) -> None:
+    third = "x" * (outbox.BATCH_BYTES // 3)
+    ids = await stem.enqueue_many([("t", {"n": n, "text": third if n < 5 else ""}) for n in range(9)])
+    alone = await asyncio.gather(*(stem.enqueue("t", {"text": third}) for _ in range(3)))
+
+    assert broker.batches == [ids[:2], ids[2:4], ids[4:], alone[:2], alone[2:]]
+
+
+async def test_a_body_of_a_whole_batch_leaves_alone(stem: Stem, broker: CountingBroker) -> None:
+    whole = "x" * (outbox.BATCH_BYTES - 150)
+    ids = await stem.enqueue_many([("t", {}), ("t", {"text": whole}), ("t", {"text": whole}), ("t", {})])
+
+    assert [len(batch) for batch in broker.batches] == [1, 1, 1, 1]
+    assert [each for batch in broker.batches for each in batch] == ids
+
+
+async def test_a_queue_of_batches_is_no_outage(broker: CountingBroker) -> None:
+    """What waits for others to be answered is not given up, however long they take together."""
+    real = broker.inner.enqueue
+
+    async def slow(tasks: Any) -> Any:
+        await asyncio.sleep(0.1)
+        return await real(tasks)
+
+    broker.inner.enqueue = slow  # type: ignore[method-assign]  # a server that takes its time
+    async with Stem(broker=CountingBroker.typed(broker), patience=0.3) as stem:
+        ids = await stem.enqueue_many([("t", {})] * 500 * 8)
+
+    assert len(ids) == 4000
+    assert [len(batch) for batch in broker.batches] == [500] * 8
+
+
 async def test_enqueue_many_of_nothing_sends_nothing(stem: Stem, broker: CountingBroker) -> None:
     assert await stem.enqueue_many([]) == []
     assert broker.batches == []
