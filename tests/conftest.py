@@ -20,6 +20,12 @@ _SHARED: list[Server] = []
 """The servers of this session that have been started; their keys are looked at after each test."""
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, else one process is still at it when the others have nothing left to do."""
+    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("slow", "timeout")))
+
+
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[Server]:
     """A Valkey without persistence, on a unix socket and a TCP port, shared by all tests of the session."""
