@@ -27,6 +27,7 @@ from stem.worker.job import Job, Stop
 from stem.worker.limits import Limits
 from stem.worker.reading import Reader
 from stem.worker.wheel import Wheel
+from stem.worker.zombies import Zombies
 
 if TYPE_CHECKING:
     from stem.client import Stem
@@ -84,14 +85,13 @@ class Dispatcher:
         self._changed = changed
         self._look_again = look_again
         self._poke_vitals = poke_vitals
-        self._out_of_slots = out_of_slots
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
         self._owns_process = owns_process
         self._ending = ending
         self._aio = AioExecutor(self._loop, interruptible=not owns_process)
         self._tasks: set[asyncio.Task[None]] = set()  # the loop holds tasks weakly
-        self._zombies: set[Job] = set()
+        self._zombies = Zombies(board, wheel, threads.size, out_of_slots)
 
     @property
     def signalling(self) -> bool:
@@ -338,8 +338,7 @@ class Dispatcher:
 
     def _too_late(self, job: Job) -> None:
         """A handler that had been given up has ended after all."""
-        self._zombies.discard(job)
-        self._board.zombies = len(self._zombies)
+        self._zombies.remove(job)
         log.warning("task.ended_late", extra=job.about | {"stop": "" if job.stop is None else job.stop.value})
         self._look_again()
 
@@ -443,12 +442,6 @@ class Dispatcher:
         assert plan is not None
         job.abandoned = True
         self._zombies.add(job)
-        self._board.zombies = len(self._zombies)
-        # Not those that only lost their lease in an outage: nothing says that they will not end.
-        stuck = [each for each in self._zombies if each.stop in (Stop.HARD_LIMIT, Stop.REVOKED)]
-        if sum(each.threaded for each in stuck) >= self._threads.size or len(stuck) >= self._board.concurrency:
-            # It would take plain tasks that nobody is left to run, or none at all.
-            self._out_of_slots()
         log.error("task.does_not_end", extra=job.about | {"stop": "" if job.stop is None else job.stop.value})
         match job.stop:
             case Stop.REVOKED:

@@ -18,7 +18,7 @@ from stem.messages.status import TaskState
 from stem.options import TaskOptions
 from stem.signals import StemSignals, TaskPostrun
 from stem.task import TaskContext
-from stem.worker import dispatch
+from stem.worker import dispatch, zombies
 from stem.worker.job import Job, Stop
 from stem.worker.vitals import Vitals
 from tests.waiting import eventually
@@ -158,6 +158,7 @@ async def test_a_worker_whose_slots_are_all_lost_leaves(
     memory_house: House, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(dispatch, "CANCEL_GRACE_S", 0.05)
+    monkeypatch.setattr(zombies, "PATIENCE_S", 0.3)
     release, released = threading.Event(), asyncio.Event()
 
     def stuck(context: TaskContext, args: Mapping[str, Any]) -> None:
@@ -191,6 +192,25 @@ async def test_a_worker_whose_slots_are_all_lost_leaves(
     finally:
         release.set()
         released.set()
+
+
+async def test_slots_that_come_back_a_little_late_are_waited_for(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zombies, "PATIENCE_S", 0.5)
+
+    def late(context: TaskContext, args: Mapping[str, Any]) -> None:
+        time.sleep(0.3)
+
+    in_thread(memory_house.registry, "late", late, TaskOptions(time_limit=0.05, max_retries=0))
+    worker = await memory_house.worker(concurrency=1)
+    for _ in range(3):
+        await memory_house.stem.wait_for(await memory_house.stem.enqueue("late"), timeout=10)
+        assert worker.stats()["zombie_threads"] == 1
+
+    await eventually(lambda: worker.stats()["zombie_threads"] == 0)
+    await asyncio.sleep(0.5)
+    assert worker.stats()["state"] == "running"
 
 
 async def test_a_slot_that_is_lost_is_not_free(memory_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
