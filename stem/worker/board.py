@@ -58,7 +58,6 @@ class Board:
         self.ticked_at = time.monotonic()
         self.epoch = 0
         self.stopping = False
-        self.handing_back = False
         self.draining = False
         self.paused_self = False
         self.paused_queues: frozenset[str] = frozenset()

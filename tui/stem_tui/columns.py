@@ -67,12 +67,12 @@ class Sorting:
     down: bool = False
 
 
-def fit(columns: Sequence[Column[R]], width: int, *, gap: int = 1) -> list[tuple[Column[R], int]]:
+def fit(columns: Sequence[Column[R]], width: int) -> list[tuple[Column[R], int]]:
     """Return the columns that fit `width` and how wide each is; drops by `keep`, shares the rest by `grow`."""
     kept = list(columns)
 
     def needed() -> int:
-        return sum(column.width for column in kept) + gap * (len(kept) - 1)
+        return sum(column.width for column in kept) + len(kept) - 1
 
     while needed() > width:
         droppable = [column for column in kept if column.keep]

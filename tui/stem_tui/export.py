@@ -28,11 +28,11 @@ class ExportError(ValueError):
     """The file could not be written; says which and why."""
 
 
-def file_name(namespace: str, title: str, at_ms: int, form: str = "csv") -> str:
+def file_name(namespace: str, title: str, at_ms: int) -> str:
     """Return a name for a file that is safe in any shell and folder: `stem-prod-dead-20261128T120431Z.csv`."""
     stamp = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
     parts = ["stem", *(_UNSAFE.sub("-", part).strip("-.").lower()[:40] for part in (namespace, title))]
-    return "-".join(part for part in (*parts, stamp) if part) + f".{form}"
+    return "-".join(part for part in (*parts, stamp) if part) + ".csv"
 
 
 def record(row: Any) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any, Final
 from stem.text import clean
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
+_WIDTH: Final = 400
+"""So much of a line is shown; panels cut it to what they have room for."""
 
 
 def count(number: int) -> str:
@@ -125,19 +127,19 @@ def bar(part: int, whole: int, width: int) -> str:
     return "█" * filled + "░" * (width - filled)
 
 
-def value_lines(value: Any, *, width: int = 400, limit: int = 400) -> list[str]:
-    """Return a payload as clean lines of indented JSON, at most `limit` of them."""
+def value_lines(value: Any) -> list[str]:
+    """Return a payload as clean lines of indented JSON, as many as `text_lines` keeps."""
     if value is None:
         return ["–"]
     try:
-        text = json.dumps(value, indent=2, ensure_ascii=False, default=lambda each: clean(each, width))
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=lambda each: clean(each, _WIDTH))
     except (TypeError, ValueError, RecursionError):
-        text = clean(value, width)
-    return text_lines(text, width=width, limit=limit)
+        text = clean(value, _WIDTH)
+    return text_lines(text)
 
 
-def text_lines(text: str, *, width: int = 400, limit: int = 400) -> list[str]:
+def text_lines(text: str, *, limit: int = 400) -> list[str]:
     """Return text of several lines (a traceback, a stack), each line clean; the end is what is kept."""
     lines = text[-200_000:].split("\n")
     cut = [f"… {len(lines) - limit} lines before"] if len(lines) > limit else []
-    return cut + [clean(line.expandtabs(4), width) for line in lines[-limit:]]
+    return cut + [clean(line.expandtabs(4), _WIDTH) for line in lines[-limit:]]

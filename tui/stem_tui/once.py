@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, Literal, TextIO
 
-from stem.clock import Clock, SystemClock
+from stem.clock import SystemClock
 from stem.contracts import Broker, ListState, Seen
 from stem.control.diagnose import diagnose
 from stem.errors import StemError
@@ -41,7 +41,6 @@ async def run(
     watch_s: float | None = None,
     check: bool = False,
     out: TextIO | None = None,
-    clock: Clock | None = None,
 ) -> int:
     """Print one look, or one every `watch_s` seconds until cancelled; return the exit code.
 
@@ -51,7 +50,7 @@ async def run(
     Returns:
         0; 69 when the broker cannot be asked; with `check` 1 when something is wrong (see `problems`).
     """
-    out, clock, look = out or sys.stdout, clock or SystemClock(), look or Look("mono")
+    out, clock, look = out or sys.stdout, SystemClock(), look or Look("mono")
     state, code = ClusterState(diagnose), 0
     while True:
         try:
