@@ -186,7 +186,7 @@ class Settlement:
     ttl_ms: int = 86_400_000
 
 
-SettleAnswer = Literal["applied", "already", "lost", "buried"]
+SettleAnswer = Literal["applied", "already", "lost", "buried", "revoked"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -195,8 +195,9 @@ class Exchange:
 
     Attributes:
         settled: one answer per settlement, in order: `applied`, `already` (this token settled it before), `lost` (the
-            token or the owner is another one now: nothing was changed), or `buried` (a crash was applied, and was the
-            one too many: the task is a dead letter `poison` now; said again where the same is settled again).
+            token or the owner is another one now: nothing was changed), `buried` (a crash was applied, and was the one
+            too many: the task is a dead letter `poison` now), or `revoked` (it was to run again, and had been revoked
+            while it ran: that is its end). The last two are said again where the same is settled again.
         more: there was more to take than was asked for, or than one answer holds.
         stale: nothing was handed out, because the worker's epoch is behind the fence; read the control log first.
         next_due_ms: in how many milliseconds the next delayed task of these queues is due; None if there is none.

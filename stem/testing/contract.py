@@ -28,7 +28,6 @@ from stem.testing.contract_observing import (
     BrokerContractRedaction,
 )
 from stem.testing.contract_operating import BrokerContractDeadLetters, BrokerContractWaitingTasks
-from stem.testing.contract_poison import BrokerContractPoison
 from stem.testing.contract_producing import (
     BrokerContractDue,
     BrokerContractEnqueue,
@@ -38,6 +37,7 @@ from stem.testing.contract_producing import (
 )
 from stem.testing.contract_results import ResultBackendContract
 from stem.testing.contract_steering import BrokerContractPause, BrokerContractRevoke
+from stem.testing.contract_told import BrokerContractTold
 from stem.testing.contract_waiting import BrokerContractHandles, BrokerContractIdle, BrokerContractWait
 from stem.testing.contract_working import BrokerContractFetch, BrokerContractSettle
 
@@ -53,7 +53,7 @@ class BrokerContract(
     BrokerContractExpiry,
     BrokerContractFetch,
     BrokerContractSettle,
-    BrokerContractPoison,
+    BrokerContractTold,
     BrokerContractIdle,
     BrokerContractWait,
     BrokerContractHandles,

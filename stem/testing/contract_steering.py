@@ -399,7 +399,7 @@ class BrokerContractRevoke:
         answer = await hand.end(delivery, outcome)
         deliveries = await hand.fetch()
 
-        assert (answer, list(deliveries)) == ("applied", [])
+        assert (answer, list(deliveries)) == ("revoked", [])
         assert await state_of(broker, "t-1") == "revoked"
 
     async def test_a_revoked_task_of_a_lost_worker_does_not_come_back(self, broker_case: BrokerCase) -> None:

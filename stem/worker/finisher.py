@@ -95,6 +95,8 @@ class Finisher:
             assert settlement is not None
             if answer == "buried":
                 settlement = _buried(job, settlement)
+            elif answer == "revoked":
+                settlement = _revoked(job, settlement)
             board.counters[COUNTED[settlement.outcome]] += 1
             # Stated once even when the answer is `already`: the first answer never came, so nobody was told yet.
             if board.watched and board.wants(EVENT[settlement.outcome]):
@@ -254,6 +256,12 @@ def _buried(job: Job, settlement: Settlement) -> Settlement:
     """Return what the broker made of a crash that was one too many."""
     job.delivery.crashes += 1
     job.settlement = replace(settlement, outcome=Outcome.DEAD, reason="poison")
+    return job.settlement
+
+
+def _revoked(job: Job, settlement: Settlement) -> Settlement:
+    """Return what the broker made of a task that was to run again, and had been revoked while it ran."""
+    job.settlement = replace(settlement, outcome=Outcome.REVOKED, reason="")
     return job.settlement
 
 

@@ -30,6 +30,8 @@ from stem.worker.loops import happens
 log = logging.getLogger("stem.worker")
 
 RESCUE_S: Final = 5.0
+GIVEN_UP: Final = {"applied": "handed_back", "buried": "failed", "revoked": "revoked"}
+"""How an answer to it counts a task that was given up before its handler had ended."""
 HAND_BACK_S: Final = 2.0
 LAST_ANSWERS_S: Final = 2.0
 """How long a stop tries to hand back what is left: whoever stops the process (Kubernetes after 30 s) does not wait."""
@@ -208,8 +210,8 @@ async def rescue(broker: Broker, board: Board, worker_id: str, *, crashed: bool,
             await asyncio.sleep(0.3)
             continue
         for job, settled in zip(jobs, answer.settled, strict=True):
-            if settled in ("applied", "buried") and job.abandoned:
-                board.counters["failed" if settled == "buried" else "handed_back"] += 1
+            if settled in GIVEN_UP and job.abandoned:
+                board.counters[GIVEN_UP[settled]] += 1
             board.remove(job)
     return len(board.jobs)
 

@@ -179,7 +179,7 @@ class Calls(Comparison):
             agree(answers, [self.model.settle(worker_id, end) for end in ends])
             self.seen.update(f"settle: {answer}" for answer in answers)
             self.seen.update(
-                end.outcome for end, answer in zip(ends, answers, strict=True) if answer in ("applied", "buried")
+                end.outcome for end, answer in zip(ends, answers, strict=True) if answer not in ("already", "lost")
             )
 
         self.do(call)

@@ -136,7 +136,11 @@ class Model:
         if not self.holds(settlement.id, settlement.token, worker):
             if settlement.token not in record.settled_by:
                 return "lost"
-            poison = outcome is Outcome.CRASHED and settlement.token == record.token and record.poison
+            if settlement.token != record.token or outcome not in AGAIN:
+                return "already"
+            if record.revoking and record.state == "revoked":
+                return "revoked"
+            poison = outcome is Outcome.CRASHED and record.poison
             return "buried" if poison and record.state == "failed" else "already"
         record.settled, record.settled_by = settlement.token, (settlement.token, *record.settled_by[:3])
         if record.revoking and outcome in AGAIN:
@@ -147,7 +151,9 @@ class Model:
             outcome = Outcome.DEAD if record.poison else outcome
         if outcome not in AGAIN:
             self.end(settlement.id, "failed" if outcome is Outcome.DEAD else outcome.value)
-            return "buried" if settlement.outcome is Outcome.CRASHED and outcome is Outcome.DEAD else "applied"
+            if outcome is settlement.outcome:
+                return "applied"
+            return "revoked" if outcome is Outcome.REVOKED else "buried"
         if outcome is Outcome.RETRY:
             record.attempt += 1
         unknown = outcome is Outcome.GIVE_BACK and settlement.unknown

@@ -30,6 +30,8 @@ from stem.messages.status import TaskStatus
 from tests.simulation.loop import Process, ServerClock
 
 FINAL: Final = {Outcome.SUCCEEDED, Outcome.DEAD, Outcome.REVOKED, Outcome.EXPIRED}
+MADE_OF_IT: Final = {"buried": Outcome.DEAD, "revoked": Outcome.REVOKED}
+"""What the broker made of an end that it did not take as it was."""
 MAX_CRASHES: Final = 3
 
 
@@ -195,20 +197,20 @@ class Ledger:
         task = self.task(task_id)
         grant = task.grants[-1] if task.grants else None
         current = grant is not None and grant.token == token and grant.worker == worker
-        if said == "applied" or (said == "buried" and (grant is None or grant.settled is None)):
+        told = said in MADE_OF_IT
+        if said == "applied" or (told and (grant is None or grant.settled is None)):
             if grant is None or not current:
                 self.wrong(f"I3 {worker} settled {task_id} with token {token}, which it does not hold")
                 return
             if grant.settled is not None:
                 self.wrong(f"I3 {task_id} was settled twice with token {token}")
-            # A revoke may have made another outcome of it; the record says which.
             grant.settled = settlement.outcome
-            outcome = Outcome.DEAD if said == "buried" else settlement.outcome
+            outcome = MADE_OF_IT.get(said, settlement.outcome)
             if outcome in FINAL:
                 task.finals.append(outcome)
                 if len(task.finals) > 1:
                     self.wrong(f"I3 {task_id} has {len(task.finals)} accepted completions: {task.finals}")
-        elif said in ("already", "buried"):
+        elif told or said == "already":
             before = [one for one in task.grants if one.token == token]
             if not before or before[0].settled is None:
                 self.wrong(f"I3 token {token} of {task_id} was answered `already`, and was never settled")

@@ -20,6 +20,7 @@ LAST_CHANCE: Final = MAX_CRASHES - 1
 """So many crashes, and one more buries the task. A worker holds only one such task at a time: whatever runs beside a
 poisonous one shares its crashes, and would be buried with it. The others are put off, for whoever is free then."""
 SUSPECT_DELAY_MS: Final = 1_000
+_TO_RUN_AGAIN: Final = (Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED)
 
 
 def exchange(
@@ -42,20 +43,20 @@ def _settle(core: Core, worker: str, settlement: Settlement, now: int) -> Settle
     if not core.holds(record, worker, settlement.token):
         if settlement.token not in record.settled_tokens:
             return "lost"
-        return "buried" if _buried_by(record, settlement) else "already"
+        return _again(record, settlement)
     answer: SettleAnswer = "applied"
     outcome, reason = settlement.outcome, settlement.reason
     if settlement.error:
         record.error = settlement.error
-    if record.revoking and outcome in (Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED):
-        outcome, reason = Outcome.REVOKED, record.revoke_reason  # revoked while it ran: it never starts again
+    if record.revoking and outcome in _TO_RUN_AGAIN:  # revoked while it ran: it never starts again
+        outcome, reason, answer = Outcome.REVOKED, record.revoke_reason, "revoked"
     if outcome is Outcome.CRASHED:
         record.crashes += 1
         core.stats.count(now, record.queue, record.task, "crashed")
         if record.crashes >= MAX_CRASHES:
             outcome, reason, answer = Outcome.DEAD, "poison", "buried"
     record.settled_tokens = (settlement.token, *record.settled_tokens[: SETTLED_KEPT - 1])
-    if outcome in (Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED):
+    if outcome in _TO_RUN_AGAIN:
         _run_again(core, record, settlement, outcome, now)
         return "applied"
     if outcome is Outcome.SUCCEEDED:
@@ -74,10 +75,15 @@ def _settle(core: Core, worker: str, settlement: Settlement, now: int) -> Settle
     return answer
 
 
-def _buried_by(record: Record, settlement: Settlement) -> bool:
-    """Say whether it was this very crash that made a dead letter of it: nobody but its worker can tell of that."""
-    crashed = settlement.outcome is Outcome.CRASHED and settlement.token == record.token
-    return crashed and record.state is TaskState.FAILED and record.reason == "poison"
+def _again(record: Record, settlement: Settlement) -> SettleAnswer:
+    """Return what is said of an end that counted before: what only its worker can tell of is said once more."""
+    if settlement.token == record.token and settlement.outcome in _TO_RUN_AGAIN:
+        if record.state is TaskState.REVOKED and record.revoking:
+            return "revoked"
+        poison = record.state is TaskState.FAILED and record.reason == "poison"
+        if poison and settlement.outcome is Outcome.CRASHED:
+            return "buried"
+    return "already"
 
 
 def _run_again(core: Core, record: Record, settlement: Settlement, outcome: Outcome, now: int) -> None:

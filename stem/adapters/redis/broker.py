@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 DEFAULT_MAX_CRASHES: Final = 3
 _LOOK_AGAIN_S: Final = 5.0
 LONGEST_IDLE_S: Final = 2.0
-_ANSWERS: Final[tuple[SettleAnswer, ...]] = ("lost", "applied", "already", "buried")
+_ANSWERS: Final[tuple[SettleAnswer, ...]] = ("lost", "applied", "already", "buried", "revoked")
 _LOST = ErrorInfo(type="WorkerLostError", message="the worker was lost while it ran this task, too often").encode()
 
 

@@ -1,6 +1,7 @@
 -- Part of exchange.lua. Ends deliveries. Per entry five: id, token, outcome, result, ttl; and five more for any outcome
 -- but `succeeded`: error, error type, reason, delay, unknown. Answers per entry 1 applied, 2 already (this very token
--- settled it before), 0 lost, 3 applied, and the crash was the one too many: it is poison now.
+-- settled it before), 0 lost, 3 applied, and the crash was the one too many: it is poison now, 4 applied, and it was revoked
+-- while it ran: it does not run again.
 -- Only the owner with the current token may settle, and only while the record says running: a worker that lost its
 -- lease changes nothing, whatever it sends and however late.
 --
@@ -20,6 +21,7 @@ end
 local OUTCOMES = {
   succeeded = true, dead = true, retry = true, give_back = true, crashed = true, revoked = true, expired = true,
 }
+local AGAIN = { retry = true, give_back = true, crashed = true }
 local SETTLED = { 'k', 'o', 'st', 'sk', 'q', 'p', 'e', 'n', 'u', 'w', 'a', 'at', 's1' }
 
 local NONE = {}
@@ -54,16 +56,16 @@ local function settle(worker, places, dead_cap, dead_keep, max_crashes)
       -- What only an end that is no success asks for.
       local more = outcome == 'succeeded' and NONE or redis.call('HMGET', key, 'c', 'rv', 'gb')
       local crashes = num(more[1])
-      if more[2] and (outcome == 'retry' or outcome == 'give_back' or outcome == 'crashed') then
+      if more[2] and AGAIN[outcome] then
         -- Revoked while it ran: it never starts again.
-        outcome, reason = 'revoked', more[2]
+        outcome, reason, answer = 'revoked', more[2], 4
       end
       if outcome == 'crashed' then
         crashes = crashes + 1
         count(queue, task, 'crashed')
         if crashes >= max_crashes then outcome, reason, answer = 'dead', 'poison', 3 end
       end
-      local again = outcome == 'retry' or outcome == 'give_back' or outcome == 'crashed'
+      local again = AGAIN[outcome]
 
       -- Its new place comes first: where that is refused (a spoilt key), nothing of this end is written, so that its
       -- repetition counts no attempt or crash a second time.
@@ -134,8 +136,11 @@ local function settle(worker, places, dead_cap, dead_keep, max_crashes)
     elseif not r.err and r[4] and (',' .. r[4] .. ','):find(',' .. token .. ',', 1, true) then
       answer = 2
       -- Nobody but this worker can tell of it, and the answer that said so got lost.
-      local poison = outcome == 'crashed' and r[1] == token and r[3] == 'failed' and redis.call('HGET', key, 'ds') == 'poison'
-      if poison then answer = 3 end
+      if r[1] == token and AGAIN[outcome] then
+        local more = redis.call('HMGET', key, 'rv', 'ds')
+        if r[3] == 'revoked' and more[1] then answer = 4 end
+        if r[3] == 'failed' and more[2] == 'poison' and outcome == 'crashed' then answer = 3 end
+      end
     end
     answers[#answers + 1] = answer
   end

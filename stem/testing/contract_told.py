@@ -1,8 +1,10 @@
-"""The contract of the crash that is one too many: what the worker that settles it is told."""
+"""The contract of ends that become others: what a worker is told that cannot know it by itself."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+
+import pytest
 
 from stem.contracts import Outcome, RevokeTasks
 from stem.testing.case import (
@@ -25,8 +27,11 @@ async def crash(hand: Hand, times: int) -> list[str]:
     return [await hand.end(await hand.take(), Outcome.CRASHED) for _ in range(times)]
 
 
-class BrokerContractPoison:
-    """A worker cannot count the crashes of others: the broker says when its own made a dead letter of the task."""
+class BrokerContractTold:
+    """The broker says when a crash made a dead letter of the task, and when a revoke had been there first.
+
+    A worker cannot count the crashes of others, and may not have heard of a revoke yet.
+    """
 
     async def test_the_crash_that_buries_is_answered_so(self, broker_case: BrokerCase) -> None:
         """The ones before it are `applied`: the task runs again."""
@@ -78,8 +83,34 @@ class BrokerContractPoison:
 
         answer = await hand.end(delivery, Outcome.CRASHED)
 
-        assert answer == "applied"
+        assert answer == "revoked"
         assert (await status_of(broker_case.broker, task_id)).state == "revoked"
+
+    @pytest.mark.parametrize("outcome", [Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED])
+    async def test_a_revoke_that_was_first_is_answered_so_each_time(
+        self, broker_case: BrokerCase, outcome: Outcome
+    ) -> None:
+        """Nobody else can tell of it, and the first answer may get lost."""
+        hand = Hand(broker=broker_case.broker, id="w-1")
+        task_id = await enqueue(broker_case.broker)
+        end = settlement(await hand.take(), outcome)
+        await Operator(broker_case.broker).issue("revoke", RevokeTasks(ids=[task_id]), reason="wrong file")
+
+        answers = [*await hand.settle(end), *await hand.settle(end)]
+        status = await status_of(broker_case.broker, task_id)
+
+        assert answers == ["revoked", "revoked"]
+        assert (status.state, status.reason) == ("revoked", "wrong file")
+
+    async def test_what_was_revoked_while_it_waited_is_no_news(self, broker_case: BrokerCase) -> None:
+        """Its run had been handed back before that: this is what the worker has to tell of."""
+        hand = Hand(broker=broker_case.broker, id="w-1")
+        task_id = await enqueue(broker_case.broker)
+        end = settlement(await hand.take(), Outcome.GIVE_BACK)
+        first = await hand.settle(end)
+        await Operator(broker_case.broker).issue("revoke", RevokeTasks(ids=[task_id]))
+
+        assert [*first, *await hand.settle(end)] == ["applied", "already"]
 
     async def test_who_lost_a_task_that_a_sweep_buried_is_told_that_it_is_lost(self, broker_case: BrokerCase) -> None:
         """The sweep counts the crash of a lost worker, and there is nobody to tell."""
