@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar
 
@@ -25,6 +25,7 @@ from stem.options import TaskOptions as TaskOptions
 from stem.options import Unset as Unset
 from stem.options import given as given
 from stem.options import seconds as seconds
+from stem.record import record
 
 P = ParamSpec("P")
 C = ParamSpec("C")
@@ -33,7 +34,7 @@ R = TypeVar("R")
 # ----------------------------------------------------------------------------------------------------------- signature
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Signature:
     """Everything `enqueue` needs to know about one task: a request that can be kept, passed on, and sent in a batch.
 
