@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
+import textual._wait
 
+LOOK_S: Final = 0.005
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
 
@@ -16,6 +19,8 @@ def _still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEXTUAL_ANIMATIONS", "none")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    # The pilot looks three times a key whether the app is at work still, and sleeps before each look.
+    monkeypatch.setattr(textual._wait, "SLEEP_GRANULARITY", LOOK_S)
 
 
 @pytest.fixture
