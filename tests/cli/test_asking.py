@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from tests.cli.conftest import Cli, Hire
@@ -128,6 +129,19 @@ def test_workers_ls_is_the_heartbeat_with_a_diagnosis(cli: Cli, hire: Hire) -> N
     assert [(item["name"], item["diagnosis"]) for item in ran.data["items"]] == [("slow", "wedged"), ("web", "busy")]
     assert {"id", "queues", "concurrency", "in_flight", "counters", "epoch", "age_ms"} <= set(ran.data["items"][0])
     assert "wedged" in cli("workers", "ls").out
+
+
+def test_slots_that_no_task_gets_any_more_are_counted_as_lost(cli: Cli, hire: Hire) -> None:
+    """A worker with nothing in flight and nothing free would look idle, and be called busy."""
+    hire("web", in_flight=0, zombie_threads=4)
+    hire("mail", in_flight=2)
+
+    ran = cli("workers", "ls")
+
+    assert re.search(r"web +busy +0/4, 4 lost ", ran.out)
+    assert re.search(r"mail +healthy +2/4 ", ran.out)
+    assert re.search(r"slots lost +4, to handlers past their time limit", cli("workers", "show", "web").out)
+    assert re.search(r"slots lost +-\n", cli("workers", "show", "mail").out)
 
 
 def test_workers_show_takes_a_name_or_an_id(cli: Cli, hire: Hire) -> None:

@@ -124,7 +124,7 @@ def _alive(row: WorkerLine) -> bool:
 
 
 def _slots(row: WorkerLine, cells: int) -> Cell:
-    tone = "faint" if not _alive(row) else "bad" if row.diagnosis == "wedged" else "ok"
+    tone = "faint" if not _alive(row) else "bad" if row.diagnosis == "wedged" or row.zombie_threads else "ok"
     # What a lost worker had at its last beat went back to the queue since, or will: nobody knows what it runs.
     share = f"{'–' if row.diagnosis == 'lost' else row.in_flight}/{row.concurrency}"
     return Cell(f"{figures.bar(row.in_flight if _alive(row) else 0, row.concurrency, cells)} {share:>6}", tone)
