@@ -48,7 +48,8 @@ async def ls(
                 [
                     beat.name,
                     diagnose(worker),
-                    f"{beat.in_flight}/{beat.concurrency}" + (f", {lost} lost" if (lost := beat.zombie_threads) else ""),
+                    f"{beat.in_flight}/{beat.concurrency}"
+                    + (f", {lost} lost" if (lost := beat.zombie_threads) else ""),
                     ",".join(beat.queues) + (f" (paused: {','.join(beat.paused)})" if beat.paused else ""),
                     beat.counters.get("succeeded", 0),
                     beat.counters.get("failed", 0),
