@@ -48,9 +48,9 @@ MOVES: Final = (
         edits=[
             Edit(
                 LUA + "settle.lua",
-                "      local again = outcome == 'retry'",
+                "      local again = AGAIN[outcome]\n",
                 "      if outcome == 'retry' then attempt = redis.call('HINCRBY', key, 'a', 1) - 1 end\n"
-                "      local again = outcome == 'retry'",
+                "      local again = AGAIN[outcome]\n",
             )
         ],
         tests=[HALF_WAY + "test_a_retry_that_cannot_be_stored_takes_nothing_from_its_worker"],

@@ -9,7 +9,8 @@ local worker = ARGV[2]
 local places, at = entries_from(8, tonumber(ARGV[6]))
 -- Changed on its way, an outcome could make the others be taken for what they are not.
 if at ~= 8 + tonumber(ARGV[7]) then return redis.error_reply('ILLFORMED a batch of settlements') end
-local answers = settle(worker, places, tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]))
+local answers = {}
+if places[1] then answers = settle(worker, places, tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])) end
 local fetched = {}
 if ARGV[at] then fetched = fetch(worker, at) end
 write_history()

@@ -4,7 +4,6 @@
 -- Each delivery is id, name, token, queue, body, priority, attempt, lease, time of enqueue; and only where one of them is
 -- set: signature, crashes, give-backs, time of the first one. They start at the answer's own time.
 -- Each task that came too late is id, name, queue, body, attempt, signature: its end is told to this worker alone.
-local FETCHED = { 'st', 'e', 'k', 'x', 'n', 'a', 'c', 'l', 'b', 'sg', 'at', 'gb', 'g1', 'q', 'p' }
 local SKIP_LIMIT, PROMOTE_LIMIT, HELD_LIMIT = 200, 200, 200
 local HELD_LOOK = 2000
 -- A task that came too late is told with its body: each such piece of one counts as another task skipped, so that many
@@ -115,7 +114,10 @@ local function unread(stream, entries, from)
   return true
 end
 
-local FLAGS = { 'p9', 'p8', 'p7', 'p6', 'p5', 'p4', 'p3', 'p2', 'p1', 'p0', 'hd' }
+-- Which priorities of a queue have a stream, 9 first; and as the eleventh whether anything is held.
+local function flags_of(queue)
+  return redis.call('HMGET', queue_key(queue, 'meta'), 'p9', 'p8', 'p7', 'p6', 'p5', 'p4', 'p3', 'p2', 'p1', 'p0', 'hd')
+end
 
 -- Takes from one queue into `out`; returns how many were delivered and how many were skipped, and whether some were put off.
 local function take(queue, flags, worker, want, skips, pauses, lease, leases, out)
@@ -130,7 +132,8 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
       for place, entry in ipairs(entries) do
         local id = entry[2] and entry[2][2]
         local key = id and task_key(id)
-        local r = id and redis.pcall('HMGET', key, unpack(FETCHED)) or { err = 'deleted' }
+        local r = id and redis.pcall('HMGET', key, 'st', 'e', 'k', 'x', 'n', 'a', 'c', 'l', 'b', 'sg', 'at', 'gb', 'g1',
+          'q', 'p') or { err = 'deleted' }
         if r.err or r[1] ~= 'queued' or r[2] ~= entry[1] then
           drop[#drop + 1] = entry[1]
         elseif r[4] and num(r[4]) <= now then
@@ -226,11 +229,11 @@ local function fetch(worker, i)
         local due = promote(queue, part)
         if due and (not next_due or due < next_due) then next_due = due end
       end
-      local flags = redis.call('HMGET', queue_key(queue, 'meta'), unpack(FLAGS))
+      local flags = flags_of(queue)
       if flags[11] then
         local look = release_held(queue, pauses)
         if look and (not next_due or look < next_due) then next_due = look end
-        flags = redis.call('HMGET', queue_key(queue, 'meta'), unpack(FLAGS))  -- what came back may have opened a stream
+        flags = flags_of(queue)  -- what came back may have opened a stream
       end
       if got < want and skipped < SKIP_LIMIT and not full then
         local taken, dropped, put_off =

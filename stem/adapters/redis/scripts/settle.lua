@@ -22,7 +22,6 @@ local OUTCOMES = {
   succeeded = true, dead = true, retry = true, give_back = true, crashed = true, revoked = true, expired = true,
 }
 local AGAIN = { retry = true, give_back = true, crashed = true }
-local SETTLED = { 'k', 'o', 'st', 'sk', 'q', 'p', 'e', 'n', 'u', 'w', 'a', 'at', 's1' }
 
 local NONE = {}
 
@@ -47,7 +46,7 @@ local function settle(worker, places, dead_cap, dead_keep, max_crashes)
     -- No number may stop the batch half way, or make a result vanish at once.
     local ttl = length_of(ARGV[i + 4], 86400000)
     local key = task_key(id)
-    local r = redis.pcall('HMGET', key, unpack(SETTLED))
+    local r = redis.pcall('HMGET', key, 'k', 'o', 'st', 'sk', 'q', 'p', 'e', 'n', 'u', 'w', 'a', 'at', 's1')
     local answer = 0
     if OUTCOMES[outcome] and not r.err and r[1] == token and r[2] == worker and r[3] == 'running' then
       answer = 1
