@@ -22,7 +22,7 @@ from stem_tui.recent import Recent
 from stem_tui.widgets.grid import Grid
 from tests.observe.builders import NOW, beat, event, fleet, seen, snapshot
 from tests.observe.builders import state as empty_state
-from tests.tui.still import make_app, make_session
+from tests.tui.still import make_app, make_session, settled
 
 WORKERS: Final = 300
 SIZE: Final = (160, 45)
@@ -76,10 +76,10 @@ async def test_one_changed_row_paints_one_line_whatever_the_number_of_rows() -> 
 async def test_a_cursor_key_paints_two_lines_and_fills_no_panel(monkeypatch: pytest.MonkeyPatch) -> None:
     app = make_app(make_session(crowd()))
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.pause()
+        await settled(pilot)
         grid = app.screen.query_one("#workers", Grid)
         grid.focus()
-        await pilot.pause()
+        await settled(pilot)
         filled: list[int] = []
         monkeypatch.setattr(app.screen, "fill", filled.append)
         work(grid)
