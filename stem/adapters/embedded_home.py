@@ -86,15 +86,27 @@ class Home:
         """
         self.path = path
         self._known: dict[str, Any] = {}
-        self._fd = _open_folder(path, create=create)
-        self._open: list[int] = [self._fd]
-        try:
-            self._gate = self._keep_open("gate.lock")
-            self.users = self._keep_open("users.lock")
-            self._alive = self._keep_open("server.lock")
-        except BaseException:
-            self.close()
-            raise
+        while True:
+            self._fd, made = _open_folder(path, create=create)
+            self._open: list[int] = [self._fd]
+            try:
+                _check_folder(path, self._fd)
+                if made:
+                    self._write(".gitignore", "*\n")
+                self._gate = self._keep_open("gate.lock")
+                self.users = self._keep_open("users.lock")
+                self._alive = self._keep_open("server.lock")
+                return
+            except BaseException as error:
+                # Deleted since it was opened: nothing can be made in it any more, and others find a new one.
+                deleted = isinstance(error, FileNotFoundError | ConfigError) and os.fstat(self._fd).st_nlink == 0
+                self.close()
+                if not deleted:
+                    raise
+
+    def _write(self, name: str, text: str) -> None:
+        with os.fdopen(self.file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
+            file.write(text)
 
     def _keep_open(self, name: str) -> int:
         self._open.append(self.file(name, os.O_RDWR | os.O_CREAT))
@@ -153,8 +165,7 @@ class Home:
     def write_record(self, record: dict[str, Any]) -> None:
         """Replace the record in one step."""
         name = f"server.json.{secrets.token_hex(8)}"
-        with os.fdopen(self.file(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
-            json.dump(record, file)
+        self._write(name, json.dumps(record))
         os.replace(name, "server.json", src_dir_fd=self._fd, dst_dir_fd=self._fd)
         self._known = record
 
@@ -306,7 +317,8 @@ class Home:
 # ------------------------------------------------------------------------------------------------------------- details
 
 
-def _open_folder(path: Path, *, create: bool) -> int:
+def _open_folder(path: Path, *, create: bool) -> tuple[int, bool]:
+    """Return its descriptor, and whether it was made now."""
     made = False
     try:
         if create:
@@ -320,16 +332,7 @@ def _open_folder(path: Path, *, create: bool) -> int:
         raise _unfit(path, "it cannot be made") from error
     except OSError as error:
         raise _unfit(path, "it is a symlink" if path.is_symlink() else error.strerror or str(error)) from error
-    try:
-        _check_folder(path, fd)
-        if made:
-            ignore = os.open(".gitignore", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=fd)
-            os.write(ignore, b"*\n")
-            os.close(ignore)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    return fd, made
 
 
 def _check_folder(path: Path, fd: int) -> None:

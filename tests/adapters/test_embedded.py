@@ -471,3 +471,28 @@ def test_a_folder_moved_while_waiting_for_the_gate_is_made_again(folder: Path) -
 
     assert ask(held[0].url, "PING") == "+PONG\r\n"
     held[0].release()
+
+
+@pytest.mark.parametrize("moment", ["before it is checked", "after it was checked"])
+def test_a_folder_deleted_while_it_is_being_opened_is_made_again(
+    folder: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder that is gone no file can be made: that is no fault of the folder."""
+    EmbeddedServer.acquire(folder).release()
+    checked = embedded_home._check_folder
+    times: list[int] = []
+
+    def delete_once(path: Path, fd: int) -> None:
+        times.append(fd)
+        if len(times) == 1 and moment.startswith("before"):
+            shutil.rmtree(path)
+        checked(path, fd)
+        if len(times) == 1 and path.exists():
+            shutil.rmtree(path)
+
+    monkeypatch.setattr(embedded_home, "_check_folder", delete_once)
+
+    with EmbeddedServer.acquire(folder) as server:
+        assert ask(server.url, "PING") == "+PONG\r\n"
+    assert len(times) == 2
+    assert not EmbeddedServer.status(folder.parent / "none").running
