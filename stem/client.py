@@ -10,14 +10,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
 from stem.config import StemConfig, check_url
-from stem.contracts import Broker, ChangeItem, ResultBackend, RevokeTasks
+from stem.contracts import Broker, ChangeItem, NewTask, ResultBackend, RevokeTasks
 from stem.decorator import TaskDecorator
 from stem.errors import BrokerError, BrokerUnreachableError
 from stem.lanes import Lane, Lanes
 from stem.messages.names import check_name
 from stem.messages.status import TaskStatus
 from stem.options import NO_OPTIONS, Duration, OptionsDict, TaskOptions, to_seconds
-from stem.outbox import PATIENCE_S
+from stem.outbox import BATCH, PATIENCE_S
 from stem.producer import Producer, accept, after_event, as_signatures, before_event, refuse_full
 from stem.registry import SimpleTaskRegistry, TaskRegistry
 from stem.signals import StemSignals
@@ -226,7 +226,12 @@ class Stem:
         """
         signatures = as_signatures(requests)
         origin = CURRENT.get()
-        tasks = [self._producer.prepare(each, origin) for each in signatures]
+        tasks: list[NewTask] = []
+        for each in signatures:
+            # Thousands take a second to make: whoever shares the loop goes on meanwhile.
+            if tasks and len(tasks) % BATCH == 0:
+                await asyncio.sleep(0)
+            tasks.append(self._producer.prepare(each, origin))
         lane = await self._lanes.open()
         if StemSignals.before_task_publish.wanted:
             for task, signature in zip(tasks, signatures, strict=True):

@@ -53,6 +53,24 @@ async def test_concurrent_enqueues_share_one_round_trip(stem: Stem, broker: Coun
     assert broker.batches == [ids]
 
 
+async def test_others_on_the_loop_go_on_while_many_are_made(stem: Stem, broker: CountingBroker) -> None:
+    """A web server's requests do not wait for the ten thousand that one of them enqueues; nothing has left before."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while not broker.batches:
+            turns += 1
+            await asyncio.sleep(0)
+
+    running = asyncio.create_task(others())
+    ids = await stem.enqueue_many([("t", {"n": number}) for number in range(10_000)])
+    await running
+
+    assert turns >= 19
+    assert [task_id for batch in broker.batches for task_id in batch] == ids
+
+
 async def test_what_comes_during_a_round_trip_leaves_with_the_next_one(broker: CountingBroker) -> None:
     gate = asyncio.Event()
     real = broker.inner.enqueue
