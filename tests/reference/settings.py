@@ -24,7 +24,7 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "STEM_NAMESPACE": ("prefix of every key and channel: one per installation on a shared server", ALL),
     "STEM_DEFAULT_QUEUE": ("queue of tasks that name none", PRODUCER),
     "STEM_WORKER_QUEUES": ("queues a worker takes from; unset, the default queue; `--queue` overrides", WORKER),
-    "STEM_WORKER_NAME": ("a worker's stable name; unset, made from host and process; `--name` overrides", WORKER),
+    "STEM_WORKER_NAME": ("a worker's stable name; unset, its host's: give each worker of a host its own; `--name` overrides", WORKER),
     "STEM_WORKER_CONCURRENCY": ("handlers at a time; unset, chosen by cores; `--concurrency` overrides", WORKER),
     "STEM_WORKER_PROCESSES": ("worker processes; `--processes` overrides", WORKER),
     "STEM_HEALTH_PORT": ("port that answers `/livez`, `/readyz`, `/metrics`; `--health-port` overrides", WORKER),
@@ -33,7 +33,7 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "STEM_DEFAULT_MAX_RETRIES": ("retries of tasks that name none", WORKER),
     "STEM_VISIBILITY_TIMEOUT": ("length of a lease: how long after a worker's death its tasks wait", WORKER),
     "STEM_RESULT_TTL": ("how long an ended task is remembered", WORKER),
-    "STEM_HEARTBEAT_INTERVAL": ("between heartbeats; a worker is lost after three", WORKER),
+    "STEM_HEARTBEAT_INTERVAL": ("between heartbeats; a worker is lost after three; the same on all workers", WORKER),
     "STEM_CONTROL_TIMEOUT": ("how long workers are waited for; `--timeout` overrides", OPERATOR),
     "STEM_DRAIN_TIMEOUT": ("how long a warm stop lets handlers finish; `--drain-timeout` overrides", WORKER),
     "STEM_WEDGED_TIMEOUT": (

@@ -18,6 +18,7 @@ from stem.errors import BrokerUnreachableError
 from stem.messages.envelope import Envelope
 from stem_tui import once
 from stem_tui.__main__ import main
+from stem_tui.app import StemTUI
 from stem_tui.theme import Look
 from tests.observe.builders import NOW, beat, fleet, seen, snapshot
 from tests.waiting import eventually
@@ -168,6 +169,39 @@ def test_no_url_and_nobody_at_a_terminal_is_exit_2(
 
     assert main(["--once"]) == 2
     assert "STEM_BROKER_URL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("STEM_TUI_THEME", "pink"), ("STEM_TUI_THEME", "\x1b[2J"), ("STEM_TUI_PRODUCTION", "perhaps")]
+)
+def test_a_setting_that_cannot_be_is_exit_2_and_names_it(
+    name: str, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    assert main(["--url", "memory://x", "--once"]) == 2
+
+    error = capsys.readouterr().err
+    assert error.startswith(f"stem-tui: {name}=")
+    assert error[:-1].isprintable()
+
+
+def test_workers_are_waited_for_as_long_as_the_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def run(self: StemTUI, **_: object) -> int:
+        waited.append(self.asker._timeout_s)
+        return 0
+
+    monkeypatch.setattr(StemTUI, "run_async", run)
+    monkeypatch.setattr("stem_tui.__main__.end_with_terminal", lambda: None)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("STEM_CONTROL_TIMEOUT", "12s")
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+
+    assert main(["--url", "memory://x"]) == 0
+    assert waited == [12.0]
 
 
 @pytest.mark.parametrize("arguments", [["--watch", "0"], ["--watch", "x"], ["--hz", "99"], ["--format", "xml"]])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import stem
 from stem import startup
-from stem.errors import StemError
+from stem.errors import ConfigError, StemError
 from stem.text import clean
 from stem_tui.hangup import end_with_terminal
 
@@ -95,11 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = StemConfig.from_environment(os.environ)
         production = options.production or _said("STEM_TUI_PRODUCTION")
         keys = ControlKeys.maybe(config.control)
+        look = _look(options.theme, options.ascii)
         broker = _connect(options.url, options.namespace, config)
     except StemError as error:
         sys.stderr.write(f"stem-tui: {clean(error, 400)}\n")
         return USAGE
-    look = _look(options.theme, options.ascii)
     with contextlib.suppress(KeyboardInterrupt):
         if plain:
             code = asyncio.run(_print(broker, options, look))
@@ -107,14 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stderr.write("stem-tui: this is no terminal to draw on, so here is one look (--once)\n")
             return code
         end_with_terminal()
-        return asyncio.run(_draw(broker, options, look, keys, production))
+        return asyncio.run(_draw(broker, options, look, config.control_timeout_s, keys, production))
     return 130
 
 
 def _said(name: str) -> bool:
     """Return what a variable says; a word that is neither yes nor no is refused, not taken for a no."""
-    from stem.errors import ConfigError
-
     value = os.environ.get(name, "").strip().lower()
     if value not in (*_YES, *_NO):
         raise ConfigError(f"{name}={clean(value, 40)}: use 1 or 0")
@@ -132,8 +130,11 @@ def _look(theme: str | None, plain_characters: bool) -> Look:
     from stem_tui.theme import Look
 
     utf8 = "utf" in (locale.getpreferredencoding(False) or "").lower().replace("-", "")
-    chosen = theme or ("mono" if os.environ.get("NO_COLOR") else os.environ.get("STEM_TUI_THEME") or "stem-dark")
-    return Look(chosen if chosen in THEMES else "stem-dark", plain_characters or not utf8)
+    wanted = os.environ.get("STEM_TUI_THEME") or "stem-dark"
+    if wanted not in THEMES:
+        raise ConfigError(f"STEM_TUI_THEME={clean(wanted, 40)}: use one of {', '.join(THEMES)}")
+    chosen = theme or ("mono" if os.environ.get("NO_COLOR") else wanted)
+    return Look(chosen, plain_characters or not utf8)
 
 
 async def _print(broker: Broker, options: argparse.Namespace, look: Look) -> int:
@@ -155,7 +156,12 @@ async def _print(broker: Broker, options: argparse.Namespace, look: Look) -> int
 
 
 async def _draw(
-    broker: Broker, options: argparse.Namespace, look: Look, keys: ControlKeys | None, production: bool
+    broker: Broker,
+    options: argparse.Namespace,
+    look: Look,
+    timeout_s: float,
+    keys: ControlKeys | None,
+    production: bool,
 ) -> int:
     # A picture waits for the next of so many moments a second; by itself Textual takes 60, which is late for a key.
     os.environ.setdefault("TEXTUAL_FPS", "120")
@@ -178,7 +184,7 @@ async def _draw(
         production=production,
         hz=options.hz or default_hz(),
     )
-    app = StemTUI(session, broker, actor=_actor(), keys=keys)
+    app = StemTUI(session, broker, actor=_actor(), timeout_s=timeout_s, keys=keys)
     for name in ("COLUMNS", "LINES"):
         # Where a shell exports them, they say how large the terminal was; it is asked for how large it is.
         os.environ.pop(name, None)
