@@ -24,7 +24,10 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "STEM_NAMESPACE": ("prefix of every key and channel: one per installation on a shared server", ALL),
     "STEM_DEFAULT_QUEUE": ("queue of tasks that name none", PRODUCER),
     "STEM_WORKER_QUEUES": ("queues a worker takes from; unset, the default queue; `--queue` overrides", WORKER),
-    "STEM_WORKER_NAME": ("a worker's stable name; unset, its host's: give each worker of a host its own; `--name` overrides", WORKER),
+    "STEM_WORKER_NAME": (
+        "a worker's stable name; unset, its host's: give each worker of a host its own; `--name` overrides",
+        WORKER,
+    ),
     "STEM_WORKER_CONCURRENCY": ("handlers at a time; unset, chosen by cores; `--concurrency` overrides", WORKER),
     "STEM_WORKER_PROCESSES": ("worker processes; `--processes` overrides", WORKER),
     "STEM_HEALTH_PORT": ("port that answers `/livez`, `/readyz`, `/metrics`; `--health-port` overrides", WORKER),
