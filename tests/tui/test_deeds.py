@@ -19,7 +19,7 @@ from stem_tui.app import StemTUI
 from stem_tui.widgets.dialogs import Answered, Confirm
 from stem_tui.widgets.grid import Grid
 from tests.observe.builders import beat, state
-from tests.tui.still import make_app, make_session, text_of
+from tests.tui.still import make_app, make_session, settled, text_of
 from tests.waiting import eventually
 
 
@@ -178,6 +178,29 @@ async def test_a_pause_asks_nothing_and_can_be_taken_back() -> None:
         await pilot.press("u")
         await eventually(lambda: "queue mail resumed" in text_of(app))
         assert await broker.census.pauses() == []
+
+
+async def test_every_name_among_the_marked_tasks_is_paused() -> None:
+    """Two tasks of one name and one of another are two names, whichever come first."""
+    broker, _ = await stocked("t-1", "t-2")
+    other = NewTask(id="t-3", task="report", queue="mail", body=Envelope(id="t-3", task="report").encode())
+    await broker.enqueue([other])
+    made = state()
+    made.apply(await take(broker, clock=SystemClock(), pages=["queued"]), 1.0)
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("4", "l")
+        await settled(pilot)
+        await pilot.press("space", "space", "space", "P")
+        dialog = await asked(app, pilot)
+        assert "2 task names" in text_of(app)
+        dialog.query_one(Input).focus()
+        await pilot.press("2", "enter")
+
+        async def paused() -> bool:
+            return sorted(pause.target for pause in await broker.census.pauses()) == ["mail.send", "report"]
+
+        await eventually(paused)
 
 
 async def test_a_worker_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,18 @@ async def reckon(plan: Plan, broker: Broker, state: ClusterState, which: Everyth
         plan, cut = replace(plan, rows=[rows_of[name] for name in sorted(rows_of)]), found.cut
     names = plans.targets(plan, state)
     samples = [clean(name) for name in names[: plans.SAMPLES]]
-    return Reckoned(rows=plan.rows, amount=len(names), samples=samples, cut=cut)
+    return Reckoned(rows=_one_each(plan, state), amount=len(names), samples=samples, cut=cut)
+
+
+def _one_each(plan: Plan, state: ClusterState) -> list[Any]:
+    """Return the rows without those that name only what another one names: as many as were agreed to are cut off."""
+    rows, named = [], set[str]()
+    for row in plan.rows:
+        names = plans.targets(replace(plan, rows=[row]), state)
+        if not named.issuperset(names):
+            rows.append(row)
+            named.update(names)
+    return rows
 
 
 async def _current(broker: Broker, state: ClusterState, rows: Sequence[TaskLine]) -> list[TaskLine]:
