@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # only for annotations: completion of options loads nothing o
     from stem.contracts import Broker
 
 TIMEOUT_S: Final = 1.0
+_SAFE: Final = re.compile(r"[\w.:/@-]+", re.ASCII)
+"""What every name of Stem is made of. Others are somebody's mischief: shells put them on the line as they are."""
 
 
 def workers(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -83,7 +85,7 @@ def _ask(ctx: typer.Context, what: Callable[[Broker], Awaitable[list[str]]], inc
         url = resolve_url(option("url"), interactive=False)
         if url.startswith("embedded:"):
             return []  # a TAB must not start a server
-        broker = connect_broker(url, namespace=option("namespace") or config.namespace)
+        broker = connect_broker(url, namespace=option("namespace") or config.namespace, tls=config.tls)
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 return await what(broker)
@@ -92,8 +94,6 @@ def _ask(ctx: typer.Context, what: Callable[[Broker], Awaitable[list[str]]], inc
 
     try:
         found = asyncio.run(ask())
-    except Exception as error:  # nobody can read an error in the middle of a line being typed
-        sys.exc_info()
-        del error
+    except Exception:  # nobody can read an error in the middle of a line being typed
         return []
-    return [name for name in dict.fromkeys(found) if name.startswith(incomplete) and name.isprintable()][:200]
+    return [name for name in dict.fromkeys(found) if name.startswith(incomplete) and _SAFE.fullmatch(name)][:200]

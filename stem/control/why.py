@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Any, Final
 
-from stem.contracts import Broker, Pause, QueueRow, Seen
+from stem.contracts import Broker, Pause, Seen
 from stem.control.asking import Asker
 from stem.control.diagnose import diagnose
 from stem.control.doctor import span
 from stem.control.lookup import concealed
 from stem.control.target import addresses, live, missing
+from stem.errors import BrokerRefusedError
 from stem.messages.names import check_name
 from stem.messages.status import TaskState, TaskStatus
 from stem.record import record
@@ -72,7 +74,6 @@ class Facts:
     id: str
     now_ms: int
     status: TaskStatus | None
-    row: QueueRow | None = None
     pauses: Sequence[Pause] = ()
     workers: Sequence[Seen] = ()
     registered: Mapping[str, Collection[str]] = field(default_factory=dict)
@@ -101,19 +102,19 @@ async def gather(broker: Broker, asker: Asker, task_id: str) -> Facts:
     now_ms = max((seen.at_ms + seen.age_ms for seen in workers), default=time.time_ns() // 1_000_000)
     if status is None or status.state.final or status.state is TaskState.RUNNING:
         return Facts(id=task_id, now_ms=now_ms, status=status, workers=workers)
-    rows = await broker.census.queues([status.queue])
     takers = [seen.heartbeat.id for seen in live(workers) if status.queue in seen.heartbeat.queues]
     registered: dict[str, Collection[str]] = {}
     if takers:
-        for answer in (await asker.inspect("registered", takers)).workers:
-            if answer.ok:
-                registered[answer.id] = registered_names(answer.data)
+        # Who may only look asks nobody; then they are given the benefit of the doubt.
+        with contextlib.suppress(BrokerRefusedError):
+            for answer in (await asker.inspect("registered", takers)).workers:
+                if answer.ok:
+                    registered[answer.id] = registered_names(answer.data)
     ahead = await _ahead(broker, status) if status.state is TaskState.QUEUED else None
     return Facts(
         id=task_id,
         now_ms=now_ms,
         status=status,
-        row=rows[0] if rows else None,
         pauses=await broker.census.pauses(),
         workers=workers,
         registered=registered,
@@ -131,7 +132,8 @@ def registered_names(data: Mapping[str, Any]) -> frozenset[str]:
     )
 
 
-async def _ahead(broker: Broker, status: TaskStatus) -> Ahead:
+async def _ahead(broker: Broker, status: TaskStatus) -> Ahead | None:
+    """Return what stands before it; None where it stands in none of the pages."""
     before: list[TaskStatus] = []
     cursor: str | None = None
     while len(before) < LOOK_AHEAD:
@@ -142,8 +144,7 @@ async def _ahead(broker: Broker, status: TaskStatus) -> Ahead:
         before += page.items
         cursor = page.next
         if cursor is None:
-            # It has just been taken, or the pages moved under it: nothing certain to say.
-            return Ahead(ready=0, higher=0)
+            return None  # it has just been taken, or the pages moved under it
     return _counted(before, status, more=True)
 
 
@@ -199,7 +200,10 @@ def _waiting(facts: Facts, status: TaskStatus) -> Iterator[Cause]:
     yield from found
     if later or status.state is TaskState.RETRYING:
         return
-    if facts.ahead is not None and facts.ahead.ready:
+    if facts.ahead is None:
+        if not found:
+            yield Cause(code="moved", text="it has just been taken, or moved in its queue", fix="ask again")
+    elif facts.ahead.ready:
         yield _behind(facts.ahead)
     elif not found:
         yield Cause(code="next", text="nothing stands in its way; it starts as soon as a worker takes it", fix="")

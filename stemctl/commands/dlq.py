@@ -105,11 +105,13 @@ async def purge(
         chosen = await _chosen(call, broker, ids, queue, task, all_, "remove for good")
         if call.options.dry_run:
             return finish_items(call, await _foreseen(broker, chosen, "discarded"))
+        from stem.control.dead import discard
+
         option = _how(ids, queue, task)
         outcomes: dict[str, str] = {}
         async with call.controller(broker).recorded("discard", chosen, option=option, reason=reason) as tally:
             for start in range(0, len(chosen), PAGE):
-                part = await _discard(broker, chosen[start : start + PAGE])
+                part = await discard(broker, chosen[start : start + PAGE])
                 tally.add_all(part)
                 outcomes |= part
     return finish_items(call, outcomes, warnings=tally.warnings)
@@ -136,18 +138,6 @@ def _would(status: TaskStatus | None, done: str) -> str:
     if status is None:
         return "unknown"
     return done if status.state == "failed" else "not-dead"
-
-
-async def _discard(broker: Broker, ids: list[str]) -> dict[str, str]:
-    outcomes: dict[str, str] = {}
-    queues: dict[str, list[str]] = {}
-    for task_id, status in zip(ids, await broker.statuses(ids, timeline=False), strict=True):
-        outcomes[task_id] = _would(status, "discarded")
-        if status is not None and outcomes[task_id] == "discarded":
-            queues.setdefault(status.queue, []).append(task_id)
-    for queue, dead in queues.items():
-        await broker.discard(queue, dead)
-    return outcomes
 
 
 async def _chosen(

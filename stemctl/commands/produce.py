@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from stem.errors import BrokerError, UnknownOutcomeError
+from stem.errors import BrokerError, BrokerRefusedError, UnknownOutcomeError
 from stemctl import complete, exits
 from stemctl.commands.tasks import Id
 from stemctl.options import Call, Command, command
@@ -79,8 +79,8 @@ async def enqueue(
             found = await _seen(broker, known, warnings)
         try:
             shown = await concealed_args(broker, task, args)  # after the name was found to be one
-        except BrokerError:
-            if call.options.dry_run:
+        except BrokerError as error:
+            if call.options.dry_run and not isinstance(error, BrokerRefusedError):
                 raise
             shown = None  # it is enqueued: that its id gets out counts for more
     data = {
@@ -94,7 +94,8 @@ async def enqueue(
 
     def text() -> None:
         if call.options.dry_run:
-            call.out.line(f"would enqueue {task} into {data['queue']} with {inline(shown)}")
+            with_args = "" if shown is None else f" with {inline(shown)}"
+            call.out.line(f"would enqueue {task} into {data['queue']}{with_args}")
         else:
             call.out.line(known)
 
@@ -273,15 +274,18 @@ async def _warnings(call: Call, broker: Broker, task: str, queue: str) -> list[s
     from stem.control.target import live
     from stem.control.why import registered_names
 
-    alive = live(await broker.presence.workers())
-    takers = [seen for seen in alive if queue in seen.heartbeat.queues]
-    if not alive:
-        return ["no live worker is there: it waits until one is started"]
-    if not takers:
-        return [f"no live worker takes queue {queue}: it waits until one does"]
-    # Those who do not answer within a second are given the benefit of the doubt.
-    controller = call.controller(broker, at_most_s=1.0)
-    answers = await controller.inspect("registered", [seen.heartbeat.id for seen in takers])
+    try:
+        alive = live(await broker.presence.workers())
+        takers = [seen for seen in alive if queue in seen.heartbeat.queues]
+        if not alive:
+            return ["no live worker is there: it waits until one is started"]
+        if not takers:
+            return [f"no live worker takes queue {queue}: it waits until one does"]
+        # Those who do not answer within a second are given the benefit of the doubt.
+        controller = call.controller(broker, at_most_s=1.0)
+        answers = await controller.inspect("registered", [seen.heartbeat.id for seen in takers])
+    except BrokerRefusedError:  # whoever enqueues need not be allowed to look around
+        return [f"this user may not ask which workers take queue {queue} and know {task}"]
     said = [worker for worker in answers.workers if worker.ok]
     if len(said) == len(takers) and not any(task in registered_names(worker.data) for worker in said):
         return [f"no live worker of queue {queue} registers {task}: it waits until one does"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -14,6 +14,7 @@ from stemctl.output import duration, moment
 if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it does not print
     from stem.contracts import Pause, QueueRow
 
+PURGED_AT_ONCE: Final = 500
 QueueArgument = Annotated[str, typer.Argument(metavar="QUEUE", autocompletion=complete.queues)]
 
 
@@ -129,7 +130,11 @@ async def purge(call: Call, queue: QueueArgument, reason: Reason = "") -> int:
             if waiting:
                 call.confirm(f"remove the {waiting} tasks that wait in queue {queue}? This cannot be undone.")
             async with call.controller(broker).recorded("purge", [queue], kind="queue", reason=reason) as tally:
-                while removed := await broker.purge(queue, "waiting"):
+                # No more than was agreed to: what has come since is another matter, and may come faster than it goes.
+                while (left := waiting - tally.counts["purged"]) > 0:
+                    removed = await broker.purge(queue, "waiting", limit=min(left, PURGED_AT_ONCE))
+                    if not removed:
+                        break
                     tally.add("purged", removed)
             gone, warnings = tally.counts["purged"], tally.warnings
 

@@ -8,7 +8,9 @@ from typing import Any, get_args
 
 import pytest
 
-from stem.contracts import ListState, Outcome
+from stem.adapters.redis.broker import RedisStreamsBroker
+from stem.contracts import ListState, NewTask, Outcome
+from stem.messages.envelope import new_task_id
 from stem.messages.status import ErrorInfo, TaskState
 from stemctl.commands.tasks import STATES
 from stemctl.exits import CHECKS, ENDS
@@ -299,6 +301,36 @@ def test_purged_dead_letters_are_gone(cli: Cli, work: Settle) -> None:
     assert cli("dlq", "purge", task_id, "--json").data["items"][0]["outcome"] == "discarded"
 
     assert cli("dlq", "ls", "--json").data["items"] == []
+
+
+def test_a_dead_letter_is_removed_once(cli: Cli, work: Settle) -> None:
+    """Its record is there for a minute more, and says that it failed: whoever comes second removes nothing."""
+    task_id = enqueue(cli)
+    work(Outcome.DEAD, error=BOOM)
+
+    first, second = (cli("dlq", "purge", task_id, "--json").data for _ in range(2))
+
+    assert [first["items"][0]["outcome"], second["items"][0]["outcome"]] == ["discarded", "not-dead"]
+
+
+def test_a_purge_removes_no_more_than_was_agreed_to(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, valkey_url: str, namespace: str
+) -> None:
+    """A producer may be quicker than what removes."""
+    for _ in range(3):
+        enqueue(cli)
+    purge = RedisStreamsBroker.purge
+
+    async def meanwhile(self: RedisStreamsBroker, queue: str, what: Any, *, limit: int = 500) -> int:
+        await self.enqueue([NewTask(id=new_task_id(), task="late", queue=queue, body=b"\x80")])
+        return await purge(self, queue, what, limit=limit)
+
+    monkeypatch.setattr(RedisStreamsBroker, "purge", meanwhile)
+
+    ran = cli("queues", "purge", "default", "--yes", "--json")
+
+    assert (ran.code, ran.data["purged"]) == (0, 3)
+    assert cli("queues", "show", "default", "--json").data["ready"] == 1
 
 
 @pytest.mark.parametrize("argv", [[], ["x", "--all"], ["x", "--task", "t"]])

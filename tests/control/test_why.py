@@ -21,7 +21,7 @@ def status(state: TaskState = TaskState.QUEUED, **fields: Any) -> TaskStatus:
 
 
 def ask(found: TaskStatus | None, **facts: Any) -> Explanation:
-    return explain(Facts(id="t1", now_ms=START_MS, status=found, **facts))
+    return explain(Facts(id="t1", now_ms=START_MS, status=found, **{"ahead": Ahead(ready=0, higher=0), **facts}))
 
 
 def codes(explanation: Explanation) -> list[str]:
@@ -36,6 +36,10 @@ def test_an_unknown_id() -> None:
 
 def test_nothing_in_its_way() -> None:
     assert codes(ask(status(), workers=[seen("a")])) == ["next"]
+
+
+def test_what_stands_in_none_of_the_pages_is_not_said_to_be_next() -> None:
+    assert codes(ask(status(), workers=[seen("a")], ahead=None)) == ["moved"]
 
 
 @pytest.mark.parametrize(

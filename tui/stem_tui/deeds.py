@@ -11,6 +11,7 @@ from stem.contracts import Broker
 from stem.control.answer import CommandItem, CommandResult, Confirmation, Silent
 from stem.control.audit import Tally
 from stem.control.controller import Controller
+from stem.control.dead import discard
 from stem.observe.rows import WorkerLine
 from stem.observe.state import ClusterState
 from stem.record import record
@@ -179,19 +180,11 @@ async def _retry(plan: Plan, office: Office) -> Receipt:
 
 
 async def _discard(plan: Plan, office: Office) -> Receipt:
-    """Remove dead letters by id; the queue of each is asked for, not believed."""
+    """Remove dead letters by id."""
     total, ids = _Sum(), [row.key for row in plan.rows]
     async with office.controller.recorded("discard", ids) as tally:
         for start in range(0, len(ids), BATCH):
-            batch, answers, queues = ids[start : start + BATCH], dict[str, str](), dict[str, list[str]]()
-            for task_id, status in zip(batch, await office.broker.statuses(batch, timeline=False), strict=True):
-                answers[task_id] = "unknown" if status is None else "not-dead"
-                if status is not None and status.state == "failed":
-                    answers[task_id] = "discarded"
-                    queues.setdefault(status.queue, []).append(task_id)
-            for queue, dead in queues.items():
-                await office.broker.discard(queue, dead)
-            _note_answers(total, tally, answers)
+            _note_answers(total, tally, await discard(office.broker, ids[start : start + BATCH]))
     return _concluded(plan, total, notes=tally.warnings)
 
 
