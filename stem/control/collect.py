@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,7 +12,7 @@ from stem.clock import Clock
 from stem.contracts import Broker, Issued, Seen
 from stem.control.answer import Silent
 from stem.control.diagnose import diagnose
-from stem.errors import BrokerError, BrokerUnreachableError, UnknownOutcomeError
+from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
 from stem.messages.command import QUESTIONS, STAGES, Command, Reply
 
 _RANK: Final[Mapping[str, int]] = {stage: rank for rank, stage in enumerate(STAGES)}
@@ -132,10 +132,27 @@ class Request:
             enough: says that a worker which has not reached the stage will not, and need not.
 
         Raises:
-            BrokerError: the broker was away at the deadline: who is silent then, nobody can say.
+            BrokerError: the broker was away at the deadline: who is silent then, nobody can say. Of a change, which is
+                stored then, it is an `UnknownOutcomeError`.
         """
         self.parties = concerned
-        by_id = {party.id: party for party in concerned}
+        with self.stored():
+            await self._hear(limit_s, accept, enough)
+
+    @contextlib.contextmanager
+    def stored(self) -> Iterator[None]:
+        """Say of an error in what comes after the issue that the change is stored: the plain one would deny it."""
+        try:
+            yield
+        except (BrokerUnreachableError, BrokerRefusedError, UnknownOutcomeError) as error:
+            if self.command.type in QUESTIONS:
+                raise
+            raise UnknownOutcomeError(
+                f"{self.command.type} is stored (epoch {self.issued.epoch}), but its answers could not be read: {error}"
+            ) from error
+
+    async def _hear(self, limit_s: float, accept: Callable[[Reply], bool], enough: Callable[[Party], bool]) -> None:
+        by_id = {party.id: party for party in self.parties}
         deadline = self._started + limit_s
         looked = self._clock.monotonic()
         trouble: BrokerError | None = None
@@ -173,7 +190,7 @@ class Request:
         mute = {party.id: party for party in self.parties if self._mute(party)}
         if any(party.expected and not party.gone for party in mute.values()):
             # The evidence at hand must do where the broker does not answer now.
-            with contextlib.suppress(BrokerUnreachableError, UnknownOutcomeError, TimeoutError):
+            with contextlib.suppress(BrokerUnreachableError, UnknownOutcomeError, TimeoutError), self.stored():
                 async with asyncio.timeout(LAST_LOOK_S):
                     await self._look(mute)
         return [

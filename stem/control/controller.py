@@ -296,7 +296,8 @@ class Controller(Asker):
             and (party := unsure.get(item.worker)) is not None
             and (party.gone or outcome.disowns(party, item.target))
         ]
-        found = await self._broker.statuses(ids, timeline=False) if ids else []
+        with request.stored():
+            found = await self._broker.statuses(ids, timeline=False) if ids else []
         return {status.id: status for status in found if status is not None and status.state.final}
 
 

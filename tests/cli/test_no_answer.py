@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli, Ran
+from tests.cli.conftest import Cli, Hire, Ran
+from tests.cli.hands import answers_none
 from tests.faults.chaos import ChaosProxy
-from tests.faults.rules import Loss
+from tests.faults.rules import Command, Loss, Watch
 from tests.servers import Server
 from tests.waiting import wait_until
 
@@ -101,3 +103,20 @@ def test_an_enqueue_that_is_interrupted_names_its_task_too(
     assert process.returncode == 130
     assert f"--id {found['id']}" in err
     assert out == "" if not form else json.loads(out)["error"]["task_id"] == found["id"]
+
+
+def test_a_change_that_is_stored_when_the_server_leaves_is_an_unknown_outcome(
+    proxy: ChaosProxy, cli: Cli, hire: Hire
+) -> None:
+    hire("slow", answer=answers_none)
+
+    async def cut_off(k: int, command: Command) -> None:
+        await asyncio.to_thread(proxy.refuse)
+
+    with proxy.having(Watch("issue", after=cut_off)):
+        ran = cli("pause", "--queue", "default", "--json", "--url", proxy.url, "--timeout", "500ms")
+
+    error = ran.json["error"]
+    assert (ran.code, error["code"]) == (69, "unknown-outcome")
+    assert error["message"].startswith("pause is stored (epoch ")
+    assert "stemctl audit ls" in error["hint"]

@@ -78,3 +78,21 @@ async def test_an_operator_cut_off_while_answers_come_is_told_so_and_names_nobod
 
     with pytest.raises(BrokerUnreachableError):
         await Controller(operator._broker, timeout_s=1.0).ping()
+
+
+async def test_a_change_that_is_stored_is_not_reported_as_impossible(
+    world: World, proxy: ChaosProxy, operator: Controller
+) -> None:
+    """The server left after the change was stored: the plain error would say that nothing was done."""
+    worker = await world.worker("w1")
+    worker.freeze()
+
+    async def cut_off(k: int, command: Command) -> None:
+        proxy.refuse()
+
+    proxy.on(Watch("issue", after=cut_off))
+
+    with pytest.raises(UnknownOutcomeError, match=r"^pause is stored \(epoch \d+\), but its answers "):
+        await Controller(operator._broker, timeout_s=1.0).pause("queue", ["default"])
+
+    assert [pause.target for pause in await world.broker.census.pauses()] == ["default"]
