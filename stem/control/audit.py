@@ -15,7 +15,7 @@ from typing import Final
 
 from stem.contracts import AuditRow, Broker
 from stem.control.answer import CommandResult
-from stem.errors import BrokerError
+from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
 from stem.messages.audit import ITEMS_KEPT, AuditItem, AuditOutcome, Deed, Verdict
 from stem.messages.envelope import new_task_id
 
@@ -122,6 +122,9 @@ async def recorded(
         verb: `purge`, `discard`, `replay` or `retry`.
         kind: `queue` where the targets are queues, else they are ids of tasks.
         option: how they were chosen, in words.
+
+    Raises:
+        UnknownOutcomeError: the broker was away, or refused, when a part was done; it says how much.
     """
     audit = await broker.control.record(
         Deed(
@@ -138,8 +141,12 @@ async def recorded(
     tally = Tally()
     try:
         yield tally
-    except Exception:
+    except Exception as error:
         tally.warnings += await tell(broker, audit, tally.outcome(broken=True))
+        done = tally.counts.keys() - REFUSED.keys()
+        if done and isinstance(error, BrokerUnreachableError | BrokerRefusedError | UnknownOutcomeError):
+            # The error speaks of the last part only: alone it would say that nothing was done.
+            raise UnknownOutcomeError(f"{verb} broke off after {_counted(tally.counts)}: {error}") from error
         raise
     tally.warnings += await tell(broker, audit, tally.outcome(broken=False))
 

@@ -9,6 +9,7 @@ import typer
 from stem.messages.names import check_name
 from stemctl import complete, exits
 from stemctl.commands.tasks import (
+    PAGE,
     Cursor,
     Id,
     InQueue,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it 
     from stem.contracts import Broker
     from stem.messages.status import TaskStatus
 
-PAGE: Final = 500
 SAMPLES: Final = 5
 
 SomeIds = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", autocompletion=complete.task_ids)]

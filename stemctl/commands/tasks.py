@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it 
 
 UNFINISHED: Final[tuple[ListState, ...]] = ("running", "retrying", "queued", "scheduled", "held")
 STATES: Final[tuple[ListState, ...]] = (*UNFINISHED, "dead", "succeeded", "failed", "revoked", "expired")
+PAGE: Final = 500
+"""Tasks in one step of the broker; how many were done is known after each."""
 
 Id = Annotated[str, typer.Argument(metavar="ID", autocompletion=complete.task_ids)]
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", autocompletion=complete.task_ids)]
@@ -116,8 +118,11 @@ async def retry(call: Call, ids: Ids, reason: Reason = "") -> int:
             statuses = await broker.statuses(ids, timeline=False)
             return finish_items(call, {one: _would(status) for one, status in zip(ids, statuses, strict=True)})
         async with call.controller(broker).recorded("retry", ids, reason=reason) as tally:
-            outcomes = await broker.retry_now(ids)
-            tally.add_all(outcomes)
+            outcomes: dict[str, str] = {}
+            for start in range(0, len(ids), PAGE):
+                part = await broker.retry_now(ids[start : start + PAGE])
+                tally.add_all(part)
+                outcomes |= part
     return finish_items(call, outcomes, warnings=tally.warnings)
 
 

@@ -120,3 +120,15 @@ def test_a_change_that_is_stored_when_the_server_leaves_is_an_unknown_outcome(
     assert (ran.code, error["code"]) == (69, "unknown-outcome")
     assert error["message"].startswith("pause is stored (epoch ")
     assert "stemctl audit ls" in error["hint"]
+
+
+def test_a_retry_of_many_that_breaks_says_how_many_were_done(proxy: ChaosProxy, cli: Cli) -> None:
+    done = cli("enqueue", "mail.send", "--delay", "1h").out.strip()
+    ids = [done, *(f"none-{n}" for n in range(700))]
+
+    with proxy.having(Loss("revive", nth=range(2, 100))):
+        ran = cli("tasks", "retry", *ids, "--json", "--url", proxy.url, "--timeout", "500ms")
+
+    error = ran.json["error"]
+    assert (ran.code, error["code"]) == (69, "unknown-outcome")
+    assert error["message"].startswith("retry broke off after 1 queued, 499 unknown: ")

@@ -8,7 +8,7 @@ from stem.adapters.memory import InMemoryBroker
 from stem.contracts import AuditRow, ChangeItem
 from stem.control.audit import asked, recorded, summary, targets_of
 from stem.control.controller import Controller
-from stem.errors import BrokerUnreachableError
+from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
 from stem.testing.case import enqueue, make_dead
 from tests.control.channel import ScriptedBroker, seen
 
@@ -84,20 +84,32 @@ async def test_a_deed_is_told_with_what_became_of_each() -> None:
     assert {item.target for item in row.outcome.items if item.error} == {"waits", "none"}
 
 
-async def test_a_deed_that_breaks_says_how_far_it_came() -> None:
+@pytest.mark.parametrize("error", [BrokerUnreachableError("gone"), BrokerRefusedError("gone", code="OOM")])
+async def test_a_deed_that_breaks_says_how_far_it_came(error: BrokerError) -> None:
+    """The error of its last part says that nothing was done, which is true of that part only."""
     broker = InMemoryBroker()
 
     async def purge() -> None:
         async with recorded(broker, "purge", ["a"], kind="queue") as tally:
             tally.add("purged", 500)
-            raise BrokerUnreachableError("gone")
+            raise error
 
-    with pytest.raises(BrokerUnreachableError):
+    with pytest.raises(UnknownOutcomeError, match=r"^purge broke off after 500 purged: gone$"):
         await purge()
 
     (row,) = (await broker.census.audit()).items
     assert row.outcome is not None
     assert (row.outcome.verdict, row.outcome.counts) == ("partly", {"purged": 500})
+
+
+async def test_a_deed_that_breaks_at_its_start_is_told_plainly() -> None:
+    async def replay() -> None:
+        async with recorded(InMemoryBroker(), "replay", ["a", "b"]) as tally:
+            tally.add("not-dead", 1)
+            raise BrokerUnreachableError("gone")
+
+    with pytest.raises(BrokerUnreachableError, match=r"^gone$"):
+        await replay()
 
 
 async def test_many_failures_are_kept_before_what_went_well() -> None:
