@@ -12,7 +12,7 @@ class Silent:
     """A worker that did not answer.
 
     Attributes:
-        diagnosis: `deaf`, `lost` or `stopped`.
+        diagnosis: `deaf`, `lost`, `stopped` or `wedged`.
         last_heartbeat_ms: Unix milliseconds, the broker's clock; `age_ms` since then.
         waited_for: it was alive when asked; the others were lost before and are named only.
     """
