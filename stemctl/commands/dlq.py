@@ -17,6 +17,7 @@ from stemctl.commands.tasks import (
     describe,
     finish_items,
     known_queue,
+    listed,
     show_task,
     show_tasks,
 )
@@ -54,15 +55,15 @@ async def ls(call: Call, queue: InQueue = None, limit: Limit = 50, cursor: Curso
     async with call.broker() as broker:
         if queue is not None:
             await known_queue(broker, queue)
-        page = await broker.census.tasks("dead", queue=queue, cursor=cursor, limit=limit)
-        items = await all_concealed(broker, page.items)
+        found, following, total = await listed(broker, "dead", queue=queue, cursor=cursor, limit=limit)
+        items = await all_concealed(broker, found)
 
     def text() -> None:
         show_tasks(call, items)
-        if page.next is not None:
-            call.out.note(f"more: --cursor {page.next}")
+        if following is not None:
+            call.out.note(f"more: --cursor {following}")
 
-    data = {"items": [task.to_plain() for task in items], "next": page.next, "total": page.total}
+    data = {"items": [task.to_plain() for task in items], "next": following, "total": total}
     return call.finish(data, text)
 
 

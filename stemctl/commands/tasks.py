@@ -21,6 +21,8 @@ UNFINISHED: Final[tuple[ListState, ...]] = ("running", "retrying", "queued", "sc
 STATES: Final[tuple[ListState, ...]] = (*UNFINISHED, "dead", "succeeded", "failed", "revoked", "expired")
 PAGE: Final = 500
 """Tasks in one step of the broker; how many were done is known after each."""
+ROWS: Final = 1_000
+"""Shown of what became of many."""
 
 Id = Annotated[str, typer.Argument(metavar="ID", autocompletion=complete.task_ids)]
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", autocompletion=complete.task_ids)]
@@ -68,14 +70,17 @@ async def ls(
         raise exits.usage(f"--state {state} is not a state", f"use one of {', '.join(STATES)}")
     if cursor is not None and state is None:
         raise exits.usage("--cursor goes with --state", "give the --state that the cursor came from")
+    warnings: list[str] = []
     async with call.broker() as broker:
         if queue is not None:
             await known_queue(broker, queue)
         if state is not None:
-            page = await broker.census.tasks(state, queue=queue, cursor=cursor, limit=limit)
-            items, following, total = list(page.items), page.next, page.total
+            items, following, total = await listed(broker, state, queue=queue, cursor=cursor, limit=limit)
         else:
-            items, following, total = await _unfinished(call, broker, queue, limit), None, None
+            following, total = None, None
+            items, more = await _unfinished(broker, queue, limit)
+            if more:
+                warnings = [f"there may be more than these {len(items)}: use --limit, or --state and --cursor"]
         items = await all_concealed(broker, items)
 
     def text() -> None:
@@ -84,20 +89,19 @@ async def ls(
             call.out.note(f"more: --cursor {following}")
 
     data = {"items": [task.to_plain() for task in items], "next": following, "total": total}
-    return call.finish(data, text)
+    return call.finish(data, text, warnings=warnings)
 
 
-async def _unfinished(call: Call, broker: Broker, queue: str | None, limit: int) -> list[TaskStatus]:
-    items: list[TaskStatus] = []
-    seen: set[str] = set()
+async def _unfinished(broker: Broker, queue: str | None, limit: int) -> tuple[list[TaskStatus], bool]:
+    """Return tasks of all unfinished states, and whether there may be more of them."""
+    found: dict[str, TaskStatus] = {}  # a task that moves on meanwhile is met twice
     for state in UNFINISHED:
-        page = await broker.census.tasks(state, queue=queue, limit=limit - len(items))
-        items += [task for task in page.items if task.id not in seen]
-        seen |= {task.id for task in page.items}
-        if page.next is not None or len(items) >= limit:
-            call.out.note(f"there may be more than these {len(items)}: use --limit, or --state and --cursor")
-            break
-    return items
+        items, following, _ = await listed(broker, state, queue=queue, limit=limit - len(found))
+        for task in items:
+            found.setdefault(task.id, task)
+        if following is not None or (len(found) >= limit and state != UNFINISHED[-1]):
+            return list(found.values()), True
+    return list(found.values()), False
 
 
 @command
@@ -171,6 +175,23 @@ async def known_queue(broker: Broker, queue: str) -> None:
         return
     if not any(queue in seen.heartbeat.queues for seen in await broker.presence.workers()):
         raise exits.not_found("queue", queue, "see `stemctl queues ls`")
+
+
+async def listed(
+    broker: Broker, state: ListState, *, queue: str | None, limit: int, cursor: str | None = None
+) -> tuple[list[TaskStatus], str | None, int | None]:
+    """Return up to `limit` tasks of one state, where to go on, and how many there are, as far as that is known."""
+    found: dict[str, TaskStatus] = {}
+    total: int | None = None
+    while True:  # the broker has its own limit of a page
+        page = await broker.census.tasks(state, queue=queue, cursor=cursor, limit=limit - len(found))
+        if total is None:
+            total = page.total
+        for task in page.items:
+            found.setdefault(task.id, task)
+        cursor = page.next
+        if cursor is None or len(found) >= limit:
+            return list(found.values()), cursor, total
 
 
 async def describe(broker: Broker, task_id: str) -> tuple[dict[str, Any], TaskStatus]:
@@ -310,7 +331,10 @@ def finish_items(call: Call, outcomes: dict[str, str], *, warnings: Sequence[str
 
     def text() -> None:
         if items:
-            call.out.table(["ID", "OUTCOME", "ERROR"], [[i["target"], i["outcome"], i["error"]] for i in items[:1_000]])
+            rows = [[i["target"], i["outcome"], i["error"]] for i in items[:ROWS]]
+            call.out.table(["ID", "OUTCOME", "ERROR"], rows)
+        if len(items) > ROWS:
+            call.out.warn(f"these are the first {ROWS} of {len(items)}: --json has all")
         if dry:
             call.out.note("dry run: nothing was changed")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
 
+from stem.adapters.connect import connect_broker
 from stem.adapters.redis.broker import RedisStreamsBroker
 from stem.contracts import ListState, NewTask, Outcome
 from stem.messages.envelope import new_task_id
@@ -236,6 +238,50 @@ def test_a_purge_asks_first_and_leaves_what_runs(cli: Cli, work: Settle) -> None
     assert (ran.code, ran.data["purged"]) == (0, 1)
     states = [cli("tasks", "show", one, "--json").data["state"] for one in (running, waiting)]
     assert states == ["running", "revoked"]
+
+
+@pytest.fixture
+def crowd(cli: Cli, work: Settle, valkey_url: str, namespace: str) -> list[str]:
+    """Run more tasks than the broker lists at once, and let one wait; return all ids."""
+    ids = [f"r-{n:03}" for n in range(600)]
+
+    async def put() -> None:
+        broker = connect_broker(valkey_url, namespace=namespace)
+        try:
+            await broker.enqueue([NewTask(id=one, task="mail.send", queue="default", body=b"\x80") for one in ids])
+        finally:
+            await broker.close()
+
+    asyncio.run(put())
+    while work(None):
+        pass
+    return [*ids, enqueue(cli, "--delay", "1h")]
+
+
+def test_a_long_list_goes_on_behind_a_page_of_the_broker(cli: Cli, crowd: list[str]) -> None:
+    ran = cli("tasks", "ls", "--limit", "1000", "--json")
+    running = cli("tasks", "ls", "--state", "running", "--limit", "550", "--json").data
+    rest = cli("tasks", "ls", "--state", "running", "--cursor", running["next"], "--json").data
+
+    assert sorted(crowd) == sorted(task["id"] for task in ran.data["items"])
+    assert (ran.json["warnings"], ran.err) == ([], "")
+    assert len(running["items"]) == 550
+    assert sorted(crowd[:-1]) == sorted(task["id"] for task in running["items"] + rest["items"])
+
+
+def test_a_list_that_is_cut_says_so_to_programs_too(cli: Cli, crowd: list[str]) -> None:
+    for limit in ("50", "600"):
+        ran = cli("tasks", "ls", "--limit", limit, "--json")
+
+        assert len(ran.data["items"]) == int(limit)
+        assert ran.json["warnings"] == [f"there may be more than these {limit}: use --limit, or --state and --cursor"]
+
+
+def test_a_table_of_outcomes_that_is_cut_says_so(cli: Cli) -> None:
+    ran = cli("tasks", "retry", *(f"none-{n}" for n in range(1_001)))
+
+    assert ran.code == 3
+    assert "these are the first 1000 of 1001: --json has all" in ran.err
 
 
 # ------------------------------------------------------------------------------------------------------- dead letters
