@@ -106,9 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read this has seen enough (`stemctl tasks ls | head`).
+        # Whoever read this has seen enough (`stemctl tasks ls | head`); a problem stays one all the same.
         _give_up(sys.stdout)
-        return 0
     except OSError as error:  # all others are said where they come from
         return _cannot_write(error, code)
     finally:

@@ -172,6 +172,9 @@ class Call:
                 self.out.envelope(data, warnings, problem)
             else:
                 show()
+        except BrokenPipeError:
+            if problem is None:
+                raise
         except CannotWriteError:
             if problem is not None:
                 self.out.problem(problem)

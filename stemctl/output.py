@@ -123,7 +123,8 @@ class Output:
                 talk(clean(line, 4_000))
         try:
             if self.as_json:
-                self.envelope(None, problem=problem)
+                with suppress(BrokenPipeError):  # the reader has left; stderr and the exit code tell
+                    self.envelope(None, problem=problem)
         finally:
             self.problem(problem)
         return problem.exit

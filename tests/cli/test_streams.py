@@ -123,3 +123,26 @@ def test_without_stderr_the_exit_code_tells(environment: dict[str, str], to: str
     assert shell(f"queues show nosuch {to}", environment).returncode == 3
     ran = shell(f"queues ls --json {to}", environment)
     assert (ran.returncode, ran.stdout[:1]) == (0, "{")
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("revoke nosuch --json", 3, "there is no task nosuch"),
+        ("queues show nosuch --json", 3, "there is no queue nosuch"),
+        ("tasks retry nosuch", 3, "there is no task nosuch"),
+        ("tasks ls --state nosuch --json", 2, "is not a state"),
+        ("shutdown --json", 5, "add --yes"),
+        ("nosuch --json", 2, "nosuch"),
+    ],
+)
+def test_a_reader_that_leaves_hides_no_problem(
+    environment: dict[str, str], hire: Hire, line: str, code: int, said: str
+) -> None:
+    hire("web")
+
+    ran = shell(f"{line} | true; exit ${{PIPESTATUS[0]}}", environment)
+
+    assert ran.returncode == code, ran.stderr
+    assert said in ran.stderr
+    assert ran.stderr.count("stemctl: ") == 1
