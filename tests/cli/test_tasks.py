@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any, get_args
@@ -430,6 +431,20 @@ def test_following_events_prints_one_json_object_a_line(cli: Cli, valkey_url: st
 
     assert ran.code == 0
     assert [line for line in ran.out.splitlines() if not isinstance(json.loads(line), dict)] == []
+
+
+@pytest.mark.parametrize(("stood_still_s", "said"), [(5.0, ""), (40.0, "nobody watched for 30 s")])
+def test_following_says_when_nobody_watched(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, stood_still_s: float, said: str
+) -> None:
+    """After Ctrl-Z or a sleep of the machine the lease has ended, and workers told nothing meanwhile."""
+    times = itertools.chain([100.0], itertools.repeat(100.0 + stood_still_s))
+    monkeypatch.setattr("stemctl.commands.events._now_s", lambda: next(times))
+
+    ran = cli("events", "--follow", "--for", "200ms", "--quiet")
+
+    assert ran.code == 0
+    assert ran.err == (f"warning: events may have been missed: {said}\n" if said else "")
 
 
 def test_health_wants_a_worker(cli: Cli, hire: Hire) -> None:
