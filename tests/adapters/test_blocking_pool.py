@@ -55,6 +55,34 @@ def test_a_call_in_a_hurry_leaves_the_connection_its_time_outs(pool: BlockingPoo
     assert not pool._in_use_connections
 
 
+def test_a_connection_that_is_not_made_in_time_is_given_back_with_its_time_outs(
+    pool: BlockingPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may take it at once: it would have kept the short ones for good."""
+    pool.release(pool.get_connection())
+    (connection,) = pool._available_connections
+    seen: list[tuple[float | None, float | None]] = []
+    release = pool.release
+
+    def refuse() -> None:
+        assert connection.socket_timeout == 0.5
+        raise redis.ConnectionError("refused")
+
+    def released(given: redis.Connection) -> None:
+        seen.append((given.socket_timeout, given.socket_connect_timeout))
+        release(given)
+
+    connection.disconnect()
+    usual = connection.socket_timeout, connection.socket_connect_timeout
+    monkeypatch.setattr(connection, "connect", refuse)
+    monkeypatch.setattr(pool, "release", released)
+
+    with pytest.raises(redis.ConnectionError, match="refused"):
+        ask_blocking(pool, "PING", within_s=0.5)
+
+    assert seen[-1] == usual
+
+
 def test_a_reply_that_nobody_asked_for_is_given_to_nobody(pool: BlockingPool) -> None:
     connection = pool.get_connection()
     connection.send_command("ECHO", "another's")

@@ -205,16 +205,17 @@ class BlockingPool(redis.ConnectionPool):
             self._in_use_connections.add(connection)
         usual = connection.socket_timeout, connection.socket_connect_timeout
         try:
-            connection.disconnect()
-            connection.socket_timeout, connection.socket_connect_timeout = (min(within_s, each) for each in usual)
-            connection.connect()
+            try:
+                connection.disconnect()
+                connection.socket_timeout, connection.socket_connect_timeout = (min(within_s, each) for each in usual)
+                connection.connect()
+            finally:  # before it is released: whoever takes it then would keep the short ones
+                connection.socket_timeout, connection.socket_connect_timeout = usual
+                connection.update_current_socket_timeout(usual[0])
         except BaseException:
             connection.disconnect()
             self.release(connection)
             raise
-        finally:
-            connection.socket_timeout, connection.socket_connect_timeout = usual
-            connection.update_current_socket_timeout(usual[0])
         return connection
 
     def release(self, connection: Any) -> None:
