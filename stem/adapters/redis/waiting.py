@@ -102,9 +102,13 @@ class Waits:
             self._subscribed.clear()
             self._listener = asyncio.create_task(self._listen(), name="stem-waits")
         # Before the wish is stored the subscription must stand, or the answer could come before it.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await self._subscribed.wait()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._subscribed.wait()
+        except BaseException:
+            self.remove(task_id, told)  # cancelled: who waits never gets to say that it does not any more
+            raise
         return told
 
     def remove(self, task_id: str, told: asyncio.Event) -> None:
@@ -128,6 +132,7 @@ class Waits:
                         for told in self._told.get(message.decode("utf-8", "replace"), ()):
                             told.set()
                     quiet = 0 if self._told else quiet + (message is None)
+                self._subscribed.clear()  # who comes while it closes waits for the next one
             except (redis.RedisError, OSError, *MISREAD):
                 # Whoever waits looks again by itself; meanwhile this comes back.
                 self._subscribed.set()
@@ -135,6 +140,8 @@ class Waits:
                 await asyncio.sleep(0.5)
             finally:
                 await subscription.close()
+            if self._told:
+                quiet = 0  # somebody came meanwhile, and counts on this listener
 
     async def close(self) -> None:
         listener, self._listener = self._listener, None
