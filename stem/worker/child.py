@@ -78,7 +78,7 @@ class Link:
 
     def answered(self, message: Fields) -> None:
         asked = self._asked.pop(message.integer("number"), None)
-        if asked is None or asked.cancelled():
+        if asked is None or not asked.set_running_or_notify_cancel():  # from here on it cannot be cancelled
             return
         if (task_id := message.optional_text("id")) is not None:
             asked.set_result(task_id)
@@ -366,7 +366,9 @@ class Child:
                     break
         except DecodeError as error:
             log.critical("child.unreadable", extra={"error": str(error)})
-        # The worker is gone, or not to be understood: nobody would hear how this ends.
+        except Exception:
+            log.critical("child.deaf", exc_info=True)  # alive, it would hear of no task, limit or stop any more
+        # The worker is gone, or not to be heard or understood: nobody would hear how this ends.
         _end_group(ORPHANED)
 
     def _take(self, message: Fields) -> None:

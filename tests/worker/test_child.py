@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+from concurrent.futures import Future
 from typing import Any, cast
+
+import pytest
 
 from stem.messages.codec import Fields
 from stem.messages.envelope import Envelope
 from stem.registry import SimpleTaskRegistry
 from stem.task import TaskContext
-from stem.worker.child import Child, Link, Run
+from stem.worker import child as module
+from stem.worker.child import ORPHANED, Child, Link, Run
+from stem.worker.wire import frame
 from tests.worker.handlers import on_loop
 
 
@@ -48,3 +54,40 @@ def test_a_soft_limit_that_comes_before_the_first_step_ends_the_task_and_not_the
     ((kind, fields),) = told.messages
     assert kind == "failed"
     assert "SoftTimeLimitExceeded" in str(fields)
+
+
+class CancelledAsItIsLookedAt(Future[str]):
+    def cancelled(self) -> bool:
+        before = super().cancelled()
+        self.cancel()
+        return before
+
+
+def test_an_enqueue_cancelled_as_its_answer_arrives_leaves_the_child_listening() -> None:
+    """The handler's cancellation came between the look and the answer: InvalidStateError ended the listening thread."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        link = Link(ours.detach())
+        link._asked = {1: Future(), 2: (asked := CancelledAsItIsLookedAt())}
+        link._asked[1].cancel()
+
+        for number in (1, 2, 3):
+            link.answered(Fields({"number": number, "id": "t"}, "answer"))
+        link._socket.close()
+
+    assert asked.result(timeout=1) == "t"
+
+
+def test_a_child_that_cannot_listen_any_more_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(module, "_end_group", ended.append)
+
+    class Wire(Told):
+        def receive(self) -> bytes:
+            return frame("answer", number=1)
+
+    child = Child(cast("Link", Wire()), parent=os.getpid())  # which knows of no answers
+    child._listen()
+    child._loop.close()
+
+    assert ended == [ORPHANED]
