@@ -7,8 +7,9 @@ worker's vitals thread and reaches the worker through `Steered`; it knows broker
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from stem.contracts import ControlChannel, Desired, Logged
@@ -24,6 +25,8 @@ log = logging.getLogger("stem.worker.control")
 
 PAGE: Final = 1_000
 MOST_AT_ONCE: Final = 256
+MOST_WAITING: Final = 1_024
+"""So many commands may wait for what they do to show; of any more, only what shows at once is answered."""
 KEEP_MS: Final = 60_000
 LONGEST_KEEP_MS: Final = 86_400_000
 """However long a sender says it waits: replies are kept no longer, and the server takes no expiry past its clock."""
@@ -78,6 +81,10 @@ class Steered(Protocol):
         """Return right before the worker is gone, with what there is to say."""
 
 
+class _Late(Exception):
+    """It takes longer than anybody waits for the answer."""
+
+
 class Responder:
     """Applies the control log in order and answers. Belongs to the vitals loop."""
 
@@ -88,6 +95,7 @@ class Responder:
         self._cursor = 0
         self._reading = asyncio.Lock()
         self._answers: set[asyncio.Task[None]] = set()
+        self._waiting = 0
 
     @property
     def epoch(self) -> int:
@@ -148,7 +156,7 @@ class Responder:
                 "control.refused",
                 extra={"command": clean(command.type, 40), "command_id": command.id, "error": str(refused)},
             )
-            if len(self._answers) < MOST_AT_ONCE:
+            if not self._busy:
                 self._spawn(self._refuse(command, refused))
             return None
 
@@ -167,11 +175,16 @@ class Responder:
                     "reason": clean(command.reason, 200),
                 },
             )
-        if len(self._answers) >= MOST_AT_ONCE:
+        if self._busy:
             answer = self._reply(command, "accepted", error=Refused("busy", "too many commands at once: ask again"))
         else:
             answer = self._carry_out(command)
         self._spawn(answer)
+
+    @property
+    def _busy(self) -> bool:
+        # Who waits costs nothing, and may wait for long: a shutdown must not be refused because of it.
+        return len(self._answers) - self._waiting >= MOST_AT_ONCE
 
     def _spawn(self, answer: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(answer)
@@ -184,6 +197,8 @@ class Responder:
             await self._act(command)
         except Refused as refused:
             error = refused
+        except _Late:
+            log.info("control.late", extra={"command": clean(command.type, 40), "command_id": command.id})
         except BrokerError as failure:
             log.warning("control.reply_failed", extra={"command_id": command.id, "error": clean(failure, 300)})
         except Exception as failure:
@@ -224,12 +239,16 @@ class Responder:
                 await self._revoke(command)
             case "pause" | "resume":
                 # Confirmed only when no delivery handed out before can start any more: then both stages are reached.
-                await worker.barrier()
+                async with self._patience(command):
+                    await worker.barrier()
                 await self._reply(command, "effect", {})
             case "drain":
-                await worker.barrier()
+                async with self._patience(command):
+                    await worker.barrier()
                 await self._reply(command, "applied", {})
-                if await worker.idle():
+                async with self._patience(command):
+                    idle = await worker.idle()
+                if idle:
                     await self._reply(command, "effect", {})
             case "undrain":
                 await self._reply(command, "effect", {})
@@ -253,11 +272,18 @@ class Responder:
         worker = self._worker
         worker.remember_revoked(ids, terminate=terminate)
         # What is being handed to us at this moment counts: it began before the revoke reached the broker's record.
-        await worker.barrier(begun=False)
-        held = worker.held(ids)
-        await self._reply(command, "applied", {"held": held})
+        try:
+            async with self._patience(command):
+                await worker.barrier(begun=False)
+        except _Late:  # nothing is confirmed, but what is here is told all the same
+            held = worker.held(ids)
+        else:
+            held = worker.held(ids)
+            await self._reply(command, "applied", {"held": held})
         if held:
-            await self._reply(command, "effect", {"ended": dict(await worker.revoke(held, terminate=terminate))})
+            async with self._patience(command):
+                ended = await worker.revoke(held, terminate=terminate)
+            await self._reply(command, "effect", {"ended": dict(ended)})
 
     async def _shut_down(self, command: Command) -> None:
         mode = command.args.get("mode", "warm")
@@ -267,7 +293,26 @@ class Responder:
         # Before its answer, which may not get through: a signed stop stands nowhere else, and its id is taken now.
         self._worker.shut_down(mode, f"shutdown {mode}{who}")
         await self._reply(command, "applied", {})
-        await self._reply(command, "effect", await self._worker.goodbye())
+        async with self._patience(command):
+            goodbye = await self._worker.goodbye()
+        await self._reply(command, "effect", goodbye)
+
+    @contextlib.asynccontextmanager
+    async def _patience(self, command: Command) -> AsyncIterator[None]:
+        """Wait inside for what may take long, or never come: for as long as the command's replies are kept.
+
+        Raises:
+            _Late: it took longer, or too many wait and it was not there at once.
+        """
+        within_s = 0.0 if self._waiting >= MOST_WAITING else _keep_ms(command) / 1000
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(within_s):
+                yield
+        except TimeoutError as error:
+            raise _Late from error
+        finally:
+            self._waiting -= 1
 
     async def _reply(
         self, command: Command, stage: str, data: Mapping[str, Any] | None = None, *, error: Refused | None = None
@@ -283,7 +328,7 @@ class Responder:
             data={} if data is None else data,
             at_ms=self._worker.now_ms(),
         )
-        keep_ms = min(max(0, command.timeout_ms), LONGEST_KEEP_MS) + KEEP_MS
+        keep_ms = _keep_ms(command)
         for attempt in range(3):
             try:
                 await self._control.reply(reply, keep_ms=keep_ms)
@@ -296,6 +341,10 @@ class Responder:
                     raise
                 raise Refused("failed", f"the answer cannot be sent: {clean(failure, 200)}") from failure
             await asyncio.sleep(0.2 * 2**attempt)
+
+
+def _keep_ms(command: Command) -> int:
+    return min(max(0, command.timeout_ms), LONGEST_KEEP_MS) + KEEP_MS
 
 
 def _decode(logged: Logged) -> Command | None:

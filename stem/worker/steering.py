@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -189,39 +190,30 @@ class Steering:
         return [task_id for task_id in ids if task_id in jobs]
 
     async def revoke(self, ids: Sequence[str], *, terminate: bool) -> Mapping[str, str]:
-        loop = asyncio.get_running_loop()
-        ends: dict[str, asyncio.Future[str]] = {}
-        for task_id in ids:
-            ends[task_id] = ended = loop.create_future()
-            self._await_end(task_id, loop, ended)
-            job = self._board.jobs.get(task_id)
-            if job is None:
-                if not ended.done():
+        loop, awaited = asyncio.get_running_loop(), self._board.awaited
+        ends: dict[str, tuple[_End, asyncio.Future[str]]] = {}
+        try:
+            for task_id in dict.fromkeys(ids):
+                told = awaited.get(task_id)
+                if not isinstance(told, _End):
+                    awaited[task_id] = told = _End(loop)
+                ended: asyncio.Future[str] = loop.create_future()
+                told.waiting.add(ended)
+                ends[task_id] = told, ended
+                job = self._board.jobs.get(task_id)
+                if job is None:
                     ended.set_result("not_running")
-                continue
-            job.revoke_asked = True
-            self._work.revoke(job, terminate=terminate)
-        await asyncio.wait(ends.values())
-        return {task_id: ended.result() for task_id, ended in ends.items()}
-
-    def _await_end(self, task_id: str, loop: asyncio.AbstractEventLoop, ended: asyncio.Future[str]) -> None:
-        awaited = self._board.awaited
-        earlier = awaited.get(task_id)
-
-        def resolve(how: str) -> None:
-            if not ended.done():
-                ended.set_result(how)
-
-        def told(job: Job) -> None:
-            if earlier is not None:
-                earlier(job)
-            how = job.how or "finished"
-            try:
-                loop.call_soon_threadsafe(resolve, how)
-            except RuntimeError:  # the vitals loop is closed: nobody waits any more
-                return
-
-        awaited[task_id] = told
+                    continue
+                job.revoke_asked = True
+                self._work.revoke(job, terminate=terminate)
+            if ends:
+                await asyncio.wait([ended for _, ended in ends.values()])
+            return {task_id: ended.result() for task_id, (_, ended) in ends.items()}
+        finally:
+            for task_id, (told, ended) in ends.items():
+                told.waiting.discard(ended)
+                if not told.waiting and awaited.get(task_id) is told:
+                    awaited.pop(task_id, None)  # the work loop may have taken it just now
 
     # ------------------------------------------------------------------------------------------------------- answers
 
@@ -300,6 +292,24 @@ class Steering:
             "lease_lost": job.lost,
             "stopping": "" if job.stop is None else job.stop.value,
         }
+
+
+class _End:
+    """Those in the vitals loop who wait for the end of one job, of which the work loop tells."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.waiting: set[asyncio.Future[str]] = set()
+
+    def __call__(self, job: Job) -> None:
+        # RuntimeError: the vitals loop is closed, nobody waits any more.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._resolve, job.how or "finished")
+
+    def _resolve(self, how: str) -> None:
+        for ended in self.waiting:
+            if not ended.done():
+                ended.set_result(how)
 
 
 class _Rates:

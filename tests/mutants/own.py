@@ -41,8 +41,8 @@ BROKERS: Final = (
         edits=[
             Edit(
                 "stem/control/responder.py",
-                '                await worker.barrier()\n                await self._reply(command, "effect", {})\n',
-                '                await self._reply(command, "effect", {})\n',
+                '    await worker.barrier()\n                await self._reply(command, "effect", {})\n',
+                '    pass\n                await self._reply(command, "effect", {})\n',
             )
         ],
         tests=[LOST + "test_a_pause_is_confirmed_only_once_what_was_handed_out_before_it_has_begun"],
