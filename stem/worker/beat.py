@@ -74,6 +74,7 @@ class Beater:
         self._unsent: list[Measured] = []
         self._sending = asyncio.Lock()
         self._last = False
+        self._bare = False
         self._heard = False
         self._told = False
         self.rtt_ms = 0.0
@@ -136,7 +137,9 @@ class Beater:
             )
             for job in jobs
         }
-        progress = board.take_progress()
+        # After a beat that did not arrive, one without: leases matter more, and perhaps it was too much.
+        progress = {} if self._bare else board.take_progress(renewed)
+        self._bare = True
         new = board.take_measured()
         self._count(new)
         measured = self._unsent + new
@@ -144,7 +147,7 @@ class Beater:
         beat = Beat(
             heartbeat=self.heartbeat(state, jobs),
             leases=[lease for _, lease in renewed.values()],
-            progress={task_id: packed for task_id, packed in progress.items() if task_id in renewed},
+            progress=progress,
             measured=measured,
             redacted={} if self._told else self._redacted,
         )
@@ -160,6 +163,7 @@ class Beater:
             if not isinstance(error, UnknownOutcomeError):  # what may have arrived would be counted twice
                 self._unsent = measured[-MEASURED_KEPT:]
             raise
+        self._bare = False
         self._outage.over()
         self.confirmed_at = sent_at
         self.rtt_ms = round((time.monotonic() - sent_at) * 1000, 2)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from stem.contracts import Expired, Measured, Pause
@@ -22,6 +22,8 @@ ROUTINE: Final = frozenset({"task.received", "task.started", "task.succeeded"})
 """Events of a task that goes well. They have a share of their own, so that no flood of them hides a failure."""
 ROUTINE_PER_SECOND: Final = 2_000
 OTHERS_PER_SECOND: Final = 3_000
+PROGRESS_BYTES: Final = 64 * 1024
+"""Of progress values in one heartbeat: it renews the leases, and has to arrive in time over a slow link too."""
 NO_DETAIL: Final[Mapping[str, Any]] = {}
 
 
@@ -173,6 +175,8 @@ class Board:
         if self.jobs.get(job.id) is not job:
             return  # a later run of the same task has its place
         del self.jobs[job.id]
+        if self.progress:
+            self.progress.pop(job.id, None)  # or the next run of the same task would be said to have come so far
         if self.awaited:
             told = self.awaited.pop(job.id, None)
             if told is not None:
@@ -191,15 +195,27 @@ class Board:
             events.append(self.events.popleft())
         return events
 
-    def take_progress(self) -> dict[str, bytes]:
+    def take_progress(self, held: Collection[str]) -> dict[str, bytes]:
+        """Return and forget the progress of these tasks: at most 64 KiB, though always one value.
+
+        What has waited longest comes first. A newer value of a task keeps the place of the one that it replaces, so
+        none that is told all the time keeps the others out.
+        """
         taken: dict[str, bytes] = {}
-        while True:
-            try:
-                task_id, packed = self.progress.popitem()
-            except KeyError:
-                return taken
-            # popitem takes the newest first; `setdefault` keeps it if the handler writes again meanwhile.
-            taken.setdefault(task_id, packed)
+        used = 0
+        for task_id in list(self.progress):
+            if task_id not in held:
+                if task_id not in self.jobs:  # told in the moment in which it was taken off
+                    self.progress.pop(task_id, None)
+                continue
+            packed = self.progress.get(task_id, b"")
+            if taken and used + len(packed) > PROGRESS_BYTES:
+                break
+            newest = self.progress.pop(task_id, None)
+            if newest is not None:
+                taken[task_id] = newest
+                used += len(newest)
+        return taken
 
     def take_measured(self) -> list[Measured]:
         """Return and forget the tallies.

@@ -74,6 +74,69 @@ async def test_progress_of_a_beat_without_an_answer_comes_with_the_next(
     told.set()
 
 
+async def test_much_progress_keeps_no_beat_from_renewing_leases(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A beat above the limit does not arrive; of what it may carry, no task is left out for ever."""
+    told, sizes = asyncio.Event(), list[int]()
+    presence = memory_house.broker.presence
+    real = presence.beat
+
+    async def narrow(beat: Beat) -> BeatAnswer:
+        sizes.append(sum(map(len, beat.progress.values())))
+        if sizes[-1] > 64 * 1024:
+            raise UnknownOutcomeError("no answer")
+        return await real(beat)
+
+    monkeypatch.setattr(type(presence), "beat", lambda self, beat: narrow(beat))
+
+    async def tells(context: TaskContext, args: Mapping[str, Any]) -> None:
+        while not told.is_set():
+            context.progress(bytes(30_000))
+            await asyncio.sleep(0.02)
+
+    on_loop(memory_house.registry, "tells", tells)
+    await memory_house.worker(concurrency=8)
+    ids = [await memory_house.stem.enqueue("tells") for _ in range(8)]
+
+    async def known() -> bool:
+        return all([(await memory_house.stem.status(task_id)).progress == bytes(30_000) for task_id in ids])
+
+    await eventually(known, what="the progress of all of them in the records")
+    assert max(sizes) <= 64 * 1024
+    told.set()
+
+
+async def test_after_a_beat_without_an_answer_comes_one_without_progress(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a link that is too slow for both, the leases are renewed all the same."""
+    told, beats = asyncio.Event(), list[list[str]]()
+    presence = memory_house.broker.presence
+    real = presence.beat
+
+    async def too_slow(beat: Beat) -> BeatAnswer:
+        beats.append(list(beat.progress))
+        if beat.progress:
+            raise UnknownOutcomeError("no answer")
+        return await real(beat)
+
+    monkeypatch.setattr(type(presence), "beat", lambda self, beat: too_slow(beat))
+
+    async def tells(context: TaskContext, args: Mapping[str, Any]) -> None:
+        context.progress({"phase": 1})
+        await told.wait()
+
+    on_loop(memory_house.registry, "tells", tells)
+    await memory_house.worker()
+    task_id = await memory_house.stem.enqueue("tells")
+
+    await eventually(lambda: beats.count([task_id]) >= 2, what="the progress is tried again")
+    first = beats.index([task_id])
+    assert beats[first : first + 3] == [[task_id], [], [task_id]]
+    told.set()
+
+
 def _beats() -> list[WorkerHeartbeat]:
     found: list[WorkerHeartbeat] = []
     StemSignals.worker_heartbeat.connect(lambda event, context: found.append(event))

@@ -1,15 +1,18 @@
-"""The board that the work loop and the vitals thread share: which events it keeps."""
+"""The board that the work loop and the vitals thread share: which events it keeps, and how progress leaves."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
+from stem.contracts import Delivery
 from stem.worker import board as module
-from stem.worker.board import Board
+from stem.worker.board import PROGRESS_BYTES, Board
+from stem.worker.job import Job
 
 
 def test_events_above_the_limit_are_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,3 +49,41 @@ def test_events_above_the_limit_are_dropped_and_counted(monkeypatch: pytest.Monk
     }  # fmt: skip
     assert (events[15].kind, events[15].detail) == ("events.sampled", {"skipped": 65 + 3 + 1, "routine": 65 + 1})
     assert [event.seq for event in events] == list(range(1, 18))
+
+
+def told(board: Board, size: int, *ids: str) -> None:
+    for task_id in ids:
+        board.jobs[task_id] = Job(
+            Delivery(id=task_id, task="t", queue="q", body=b"", token=1), Mock(), confirmed_at=0.0
+        )
+        board.progress[task_id] = bytes(size)
+
+
+def test_progress_leaves_in_turn_however_often_one_is_told() -> None:
+    board = Board(queues=["q"], concurrency=1)
+    told(board, PROGRESS_BYTES // 2, "a", "b", "c")
+    turns = []
+
+    for _ in range(3):
+        turns.append(list(board.take_progress(board.jobs)))
+        told(board, PROGRESS_BYTES // 2, "a", "b", "c")
+
+    assert turns == [["a", "b"], ["c", "a"], ["b", "a"]]
+
+
+def test_one_progress_value_leaves_however_large() -> None:
+    board = Board(queues=["q"], concurrency=1)
+    told(board, PROGRESS_BYTES + 1, "a", "b")
+
+    assert [list(board.take_progress(board.jobs)) for _ in range(3)] == [["a"], ["b"], []]
+
+
+def test_progress_of_what_is_taken_off_is_forgotten() -> None:
+    board = Board(queues=["q"], concurrency=1)
+    told(board, 1, "a", "b")
+    board.progress["gone"] = b"1"
+
+    board.remove(board.jobs["a"])
+    assert list(board.take_progress([])) == []
+
+    assert list(board.progress) == ["b"]
