@@ -33,7 +33,7 @@ STALE_RETRY_S: Final = 1.0
 class Intake:
     """The traffic between one worker and its broker. Belongs to the work loop.
 
-    `passed` and `busy_before` may be called from the vitals thread.
+    `serial` and `busy_before` may be called from the vitals thread.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Intake:
         self._under_way: dict[int, int] = {}
         self._rotation = 0
         self._dry = False
+        self._rings = 0
         self._more = False
         self._stale_at: int | None = None
         self._stale_until = 0.0
@@ -108,10 +109,15 @@ class Intake:
 
     def look_again(self) -> None:
         """As `changed`, and ask the broker even if it had nothing the last time."""
-        self._dry = False
-        self._poked.set()
+        self._rang()
         self._hungry.set()
         self._leave_bells()
+
+    def _rang(self) -> None:
+        """There may be something since now: the answer to an exchange that is under way does not say otherwise."""
+        self._rings += 1
+        self._dry = False
+        self._poked.set()
 
     def _leave_bells(self) -> None:
         """Wait for no bell where nothing would be taken: it would ring for nobody, though others are idle."""
@@ -176,8 +182,7 @@ class Intake:
                 raise error
             else:
                 self._deaf.over()
-            self._dry = False
-            self._poked.set()
+            self._rang()
 
     def _free(self) -> int:
         return self._board.concurrency - self._board.slots_used - sum(self._under_way.values())
@@ -212,7 +217,7 @@ class Intake:
         try:
             epoch = board.epoch  # after the number is taken: see `busy_before`
             request = self._request(count, epoch) if count and board.accepting else None
-            sent_at = time.monotonic()
+            sent_at, rings = time.monotonic(), self._rings
             try:
                 answer = await self._broker.exchange(
                     self._worker_id, [job.settlement for job in jobs if job.settlement is not None], request
@@ -229,13 +234,13 @@ class Intake:
             self._finisher.answered(jobs, answer.settled)
             self._under_way[serial] = 0  # from here on the deliveries count themselves
             if request is not None:
-                await self._received(answer, sent_at, epoch)
+                await self._received(answer, sent_at, epoch, rings=rings)
             return 0.0
         finally:
             del self._under_way[serial]
             self._poked.set()
 
-    async def _received(self, answer: Exchange, sent_at: float, epoch: int) -> None:
+    async def _received(self, answer: Exchange, sent_at: float, epoch: int, *, rings: int) -> None:
         begin = self._dispatcher.begin
         for delivery in answer.deliveries:
             begin(delivery, sent_at)
@@ -253,7 +258,10 @@ class Intake:
             )
             self._missing()
         self._more = answer.more
-        self._dry = not answer.more
+        if answer.more:
+            self._dry = False
+        elif rings == self._rings:
+            self._dry = True
         due_ms = answer.next_due_ms
         self._idle_s = LONGEST_IDLE_S if due_ms is None else max(0.001, min(LONGEST_IDLE_S, due_ms / 1000))
         if self._dry:
