@@ -27,6 +27,9 @@ from stem.worker.job import Job
 log = logging.getLogger("stem.worker")
 
 MAX_BATCH: Final = 500
+BATCH_BYTES: Final = 1024 * 1024
+"""Of results and errors on their way at a time, though always one outcome: over a slow link they have to arrive before
+their answer is given up."""
 COPIES_WAITING: Final = 10_000
 
 COUNTED: Final = {
@@ -53,13 +56,15 @@ FINAL: Final = {
 
 
 class Finisher:
-    """The waiting outcomes of one worker. Belongs to the work loop; `unsettled` may be read by the vitals thread."""
+    """The waiting outcomes of one worker, and how much of them is on its way. Belongs to the work loop."""
 
     def __init__(self, board: Board, backend: ResultBackend | None, *, worker_id: str, worker_name: str) -> None:
         self._board = board
         self._worker_id = worker_id
         self._worker_name = worker_name
         self._waiting: deque[Job] = deque()
+        self._away = 0
+        self._away_bytes = 0
         self.copier = Copier(backend) if backend is not None else None
 
     def __len__(self) -> int:
@@ -69,21 +74,40 @@ class Finisher:
         """Take a job whose `settlement` says how it ended."""
         self._waiting.append(job)
 
-    def take(self) -> list[Job]:
-        """Return what waits, oldest first, at most 500."""
+    @property
+    def ready(self) -> int:
+        """Return how many wait, or 0 while what is on its way leaves no room for the oldest."""
         waiting = self._waiting
-        if len(waiting) <= MAX_BATCH:
-            jobs = list(waiting)
-            waiting.clear()
-            return jobs
-        return [waiting.popleft() for _ in range(MAX_BATCH)]
+        if self._away and waiting and self._away_bytes + size_of(waiting[0]) > BATCH_BYTES:
+            return 0
+        return len(waiting)
+
+    def take(self) -> list[Job]:
+        """Return what waits, oldest first: at most 500, and what has room beside what is on its way.
+
+        Each call is followed by `answered` or `restore` with the same jobs.
+        """
+        waiting = self._waiting
+        jobs: list[Job] = []
+        used = self._away_bytes
+        while waiting and len(jobs) < MAX_BATCH:
+            size = size_of(waiting[0])
+            if used + size > BATCH_BYTES and (jobs or self._away):
+                break
+            used += size
+            jobs.append(waiting.popleft())
+        self._away += len(jobs)
+        self._away_bytes = used
+        return jobs
 
     def restore(self, jobs: Sequence[Job]) -> None:
         """Put back what got no answer; it leaves again first."""
+        self._back(jobs)
         self._waiting.extendleft(reversed(jobs))
 
     def answered(self, jobs: Sequence[Job], answers: Sequence[SettleAnswer]) -> None:
         """Take note of what the broker made of these outcomes."""
+        self._back(jobs)
         board = self._board
         for job, answer in zip(jobs, answers, strict=True):
             if answer == "lost":
@@ -110,6 +134,10 @@ class Finisher:
             # Its frames hold what the handler held, and this job: let go, or only a full collection ends the circle.
             job.error = None
             board.remove(job)
+
+    def _back(self, jobs: Sequence[Job]) -> None:
+        self._away -= len(jobs)
+        self._away_bytes -= sum(map(size_of, jobs))
 
     def _lost(self, job: Job) -> None:
         """The lease was another's by then: nothing of this run was recorded."""
@@ -202,6 +230,12 @@ class Finisher:
                 )
             case _:
                 pass
+
+
+def size_of(job: Job) -> int:
+    """Return the bytes of how it ended that its size depends on; 0 while it has not."""
+    settlement = job.settlement
+    return 0 if settlement is None else len(settlement.result) + len(settlement.error)
 
 
 class Copier:

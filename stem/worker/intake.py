@@ -1,7 +1,8 @@
 """Free slots become fetch requests, answers become deliveries; outcomes travel along in the same round trip.
 
 Two lanes send exchanges, so that the broker works on one batch while the handlers of the other run. A second exchange
-leaves beside the first only when there is a batch worth of it; otherwise outcomes gather and leave together.
+leaves beside the first only when there is a batch worth of it; otherwise outcomes gather and leave together. Large ones
+leave one after the other: both lanes share the link.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Intake:
         self._rotation = 0
         self._dry = False
         self._rings = 0
+        self._wary = False
         self._more = False
         self._stale_at: int | None = None
         self._stale_until = 0.0
@@ -150,7 +152,7 @@ class Intake:
                     continue
             else:
                 count = self._wanted()
-                waiting = len(self._finisher)
+                waiting = self._finisher.ready
                 if (count or waiting) and self._worth_it(count, waiting):
                     await self._pause(await self._exchange(count))
                     continue
@@ -196,7 +198,7 @@ class Intake:
             if board.epoch == self._stale_at and time.monotonic() < self._stale_until:
                 return 0
             self._stale_at = None
-        if self._dry and not len(self._finisher):
+        if self._dry and not self._finisher.ready:
             return 0
         free = self._free()
         return min(free, self._share) if free > 0 and board.open_queues() else 0
@@ -216,7 +218,9 @@ class Intake:
         self._under_way[serial] = count
         try:
             epoch = board.epoch  # after the number is taken: see `busy_before`
-            request = self._request(count, epoch) if count and board.accepting else None
+            # After an answer that did not come, outcomes go alone: with a fetch it may be too much again, and for ever.
+            fetching = count and board.accepting and not (jobs and self._wary)
+            request = self._request(count, epoch) if fetching else None
             sent_at, rings = time.monotonic(), self._rings
             try:
                 answer = await self._broker.exchange(
@@ -228,6 +232,7 @@ class Intake:
             except BaseException:
                 self._finisher.restore(jobs)
                 raise
+            self._wary = self._wary and not jobs
             self._outage.over()
             if not self._deaf.refused:
                 self._deaf.over()  # a busy worker does not listen, and would never learn that it could
@@ -286,6 +291,7 @@ class Intake:
 
     def _failed(self, error: BrokerError) -> float:
         """Return how long to wait; after an unknown outcome, deliveries may have been lost with the reply."""
+        self._wary = self._wary or isinstance(error, UnknownOutcomeError)
         if isinstance(error, UnknownOutcomeError) or self._outage.on or self._deaf.on:
             self._adopt = True
         self._dry = False

@@ -24,6 +24,7 @@ from stem.contracts import Broker, Settlement
 from stem.errors import BrokerError, ConfigError, WorkerLostError
 from stem.worker import stacks, verdict
 from stem.worker.board import Board
+from stem.worker.finisher import BATCH_BYTES, size_of
 from stem.worker.job import Job
 from stem.worker.loops import happens
 
@@ -33,6 +34,8 @@ RESCUE_S: Final = 5.0
 GIVEN_UP: Final = {"applied": "handed_back", "buried": "failed", "revoked": "revoked"}
 """How an answer to it counts a task that was given up before its handler had ended."""
 HAND_BACK_S: Final = 2.0
+LIGHT_BYTES: Final = 4096
+"""Up to this size an outcome is rescued before those which may take too long for the link."""
 LAST_ANSWERS_S: Final = 2.0
 """How long a stop tries to hand back what is left: whoever stops the process (Kubernetes after 30 s) does not wait."""
 WEDGED_EXIT: Final = 70
@@ -197,10 +200,14 @@ async def rescue(broker: Broker, board: Board, worker_id: str, *, crashed: bool,
 
     What has ended keeps its outcome. What has not is handed back, or counts as a crash; whatever its handler still
     brings is ignored. The work loop may be settling the same ones: by token, the first one counts.
+
+    They leave in parts that arrive over a slow link too, the light ones first.
     """
     deadline = time.monotonic() + timeout_s
-    while jobs := board.snapshot():
-        settlements = [_settlement(job, crashed=crashed) for job in jobs]
+    while waiting := board.snapshot():
+        given = {job: _settlement(job, crashed=crashed) for job in waiting}
+        jobs = _part([job for job in waiting if size_of(job) <= LIGHT_BYTES] or waiting)
+        settlements = [given[job] for job in jobs]
         try:
             async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
                 answer = await broker.exchange(worker_id, settlements, None)
@@ -213,7 +220,19 @@ async def rescue(broker: Broker, board: Board, worker_id: str, *, crashed: bool,
             if settled in GIVEN_UP and job.abandoned:
                 board.counters[GIVEN_UP[settled]] += 1
             board.remove(job)
+        if time.monotonic() > deadline:
+            break
     return len(board.jobs)
+
+
+def _part(jobs: Sequence[Job]) -> Sequence[Job]:
+    """Return the first of them that may leave together."""
+    used = 0
+    for at, job in enumerate(jobs):
+        used += size_of(job)
+        if at and used > BATCH_BYTES:
+            return jobs[:at]
+    return jobs
 
 
 def _settlement(job: Job, *, crashed: bool) -> Settlement:

@@ -1,4 +1,4 @@
-"""What a worker makes of a bell that rings while an exchange is under way."""
+"""What a worker makes of a bell that rings, and of answers that stay away, while an exchange is under way."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stem.contracts import Exchange, FetchRequest, Settlement
+from stem.errors import UnknownOutcomeError
 from stem.task import TaskContext
 from tests.waiting import eventually
 from tests.worker.conftest import House
@@ -65,3 +66,29 @@ async def test_a_bell_during_an_exchange_is_not_forgotten_for_its_answer(
 
     assert (await house.stem.wait_for(task_id, timeout=5)).result == "noted"
     assert rung == [1]
+
+
+async def test_outcomes_without_an_answer_are_sent_again_without_a_fetch(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results and new tasks in one exchange may be too much for a link that could take each alone."""
+    house = memory_house
+    tries: list[bool] = []
+    exchange = house.broker.exchange
+
+    async def too_much(worker: str, settlements: Sequence[Settlement], fetch: FetchRequest | None) -> Exchange:
+        if settlements:
+            tries.append(fetch is not None)
+            if fetch is not None:
+                raise UnknownOutcomeError("no answer")
+        return await exchange(worker, settlements, fetch)
+
+    monkeypatch.setattr(house.broker, "exchange", too_much)
+    on_loop(house.registry, "note", note)
+    await house.worker()
+
+    for _ in range(2):
+        task_id = await house.stem.enqueue("note")
+        assert (await house.stem.wait_for(task_id, timeout=5)).result == "noted"
+
+    assert tries == [True, False] * 2
