@@ -281,8 +281,10 @@ class Intake:
                 self._idle.cancel()
             await self._all_begun()
 
-    def _request(self, count: int, epoch: int) -> FetchRequest:
+    def _request(self, count: int, epoch: int) -> FetchRequest | None:
         queues = self._board.open_queues()
+        if not queues:
+            return None  # all were paused just now
         self._rotation += 1
         turn = self._rotation % len(queues)
         if turn:
