@@ -209,6 +209,9 @@ class Dispatcher:
         if job.abandoned:
             self._too_late(job)
             return
+        if job.threaded and not job.began:  # interrupted on its way to the handler
+            self._end_unbegun(job)
+            return
         plan, delivery = job.plan, job.delivery
         assert plan is not None
         job.error = error
@@ -286,6 +289,7 @@ class Dispatcher:
     def dropped(self, job: Job) -> None:
         """It was taken back before its thread or child process began it, or came to its start too late."""
         self._free(job)
+        self._zombies.remove(job)  # given up on its way to a thread
         if job.settlement is None and not job.abandoned:
             self._end_unbegun(job)
 

@@ -24,7 +24,10 @@ class ThreadWork(Protocol):
     """A piece of work, as this executor sees it."""
 
     def begin(self) -> bool:
-        """Called in the thread right before the handler; False means: do not run it, it was taken back."""
+        """Called in the thread right before the handler; False means: do not run it, it was taken back.
+
+        An interrupt may be raised in it: the work has `failed` then, and has not begun.
+        """
 
     def call(self) -> Any: ...
 
@@ -188,9 +191,10 @@ class _Thread(threading.Thread):
     def _call(self, work: ThreadWork) -> Callable[[], None]:
         """Run the handler and return how to report its end."""
         try:
+            # Before `begin`: whoever stops the work after `begin` has looked finds the thread, and the interrupt lands.
+            self._pool.enter(work, self)
             if not work.begin():
                 return work.dropped
-            self._pool.enter(work, self)
             return functools.partial(work.succeeded, work.call())
         except BaseException as error:
             return functools.partial(work.failed, error)
