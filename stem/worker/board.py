@@ -4,12 +4,13 @@ worker. Knows no broker.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
-from stem.contracts import Expired, Measured, Pause
+from stem.contracts import Expired, Measured, Pause, Settlement
 from stem.messages.event import Event
 from stem.worker.job import Job
 
@@ -42,15 +43,20 @@ class Tally:
 class Board:
     """One worker's shared state.
 
-    The work loop owns `jobs`, `slots_used`, `counters` and `tallies`; the vitals thread owns everything about control:
-    `epoch`, `stopping`, `draining`, `paused_self`, `paused_queues`, `watched`. Each side only reads the other's. Reads
-    go through copies made in one bytecode (`list(d.values())`), writes are single assignments, so no lock is needed.
+    The work loop owns `slots_used` and `tallies`; the vitals thread owns everything about control: `epoch`, `stopping`,
+    `draining`, `paused_self`, `paused_queues`, `watched`. Each side only reads the other's. Reads go through copies
+    made in one bytecode (`list(d.values())`), writes are single assignments, so no lock is needed.
+
+    `jobs` and `counters` are the work loop's until a rescue, in which the vitals thread settles what the loop does not:
+    then both conclude jobs, take them off and count them. A count may be lost where both count at once, an end is not.
+    Of `awaited` the vitals thread makes the entries, and whoever takes the job off takes its entry.
     """
 
     def __init__(self, *, queues: Sequence[str], concurrency: int) -> None:
         self.queues: Final = tuple(queues)
         self.concurrency: Final = concurrency
         self.jobs: dict[str, Job] = {}
+        self._concluding = threading.Lock()
         self.slots_used = 0
         self.zombies = 0
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
@@ -104,6 +110,32 @@ class Board:
         if not self.paused_queues:
             return self.queues
         return tuple(queue for queue in self.queues if queue not in self.paused_queues)
+
+    def conclude(self, job: Job, settlement: Settlement) -> bool:
+        """Say how a job ended; False if the other thread has said so before: the first one counts."""
+        with self._concluding:
+            if job.settlement is not None:
+                return False
+            job.settlement = settlement
+            return True
+
+    def remove(self, job: Job) -> None:
+        """Take a job off: it is settled, or lost. Once, whichever threads do."""
+        if self.jobs.get(job.id) is not job:
+            return  # a later run of the same task has its place
+        taken = self.jobs.pop(job.id, None)
+        if taken is not job:  # the other thread was quicker
+            if taken is not None:
+                self.jobs.setdefault(job.id, taken)  # and the later run has come meanwhile
+            return
+        if self.progress:
+            self.progress.pop(job.id, None)  # or the next run of the same task would be said to have come so far
+        if self.awaited:
+            told = self.awaited.pop(job.id, None)
+            if told is not None:
+                told(job)
+        if not self.jobs:
+            self.on_empty()
 
     # --------------------------------------------------------------------------------------------------- the work loop
 
@@ -169,20 +201,6 @@ class Board:
                 detail=detail,
             )
         self.events.append(event)
-
-    def remove(self, job: Job) -> None:
-        """Take a job off: it is settled, or lost."""
-        if self.jobs.get(job.id) is not job:
-            return  # a later run of the same task has its place
-        del self.jobs[job.id]
-        if self.progress:
-            self.progress.pop(job.id, None)  # or the next run of the same task would be said to have come so far
-        if self.awaited:
-            told = self.awaited.pop(job.id, None)
-            if told is not None:
-                told(job)
-        if not self.jobs:
-            self.on_empty()
 
     # ------------------------------------------------------------------------------------------------ the vitals thread
 

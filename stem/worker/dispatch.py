@@ -314,7 +314,9 @@ class Dispatcher:
         return job.error
 
     def _settle(self, job: Job, settlement: Settlement) -> None:
-        job.settlement = settlement
+        if not self._board.conclude(job, settlement):  # a rescue has given it up in this very moment
+            job.how, job.error = "handed_back", None
+            return
         self._tell_postrun(job, _POSTRUN.get(settlement.outcome, settlement.outcome.value))
         self._finisher.add(job)
         self._changed()

@@ -205,7 +205,7 @@ async def rescue(broker: Broker, board: Board, worker_id: str, *, crashed: bool,
     """
     deadline = time.monotonic() + timeout_s
     while waiting := board.snapshot():
-        given = {job: _settlement(job, crashed=crashed) for job in waiting}
+        given = {job: _settlement(board, job, crashed=crashed) for job in waiting}
         jobs = _part([job for job in waiting if size_of(job) <= LIGHT_BYTES] or waiting)
         settlements = [given[job] for job in jobs]
         try:
@@ -235,15 +235,17 @@ def _part(jobs: Sequence[Job]) -> Sequence[Job]:
     return jobs
 
 
-def _settlement(job: Job, *, crashed: bool) -> Settlement:
+def _settlement(board: Board, job: Job, *, crashed: bool) -> Settlement:
+    """Return how a job ended; it is given up if it has not, unless the work loop brings its end in this moment."""
     if job.settlement is None:
-        job.abandoned = True
-        job.how = "handed_back"
         if crashed:
-            error = WorkerLostError("the worker's loop stood still for too long")
-            job.settlement = verdict.crashed(job.delivery, error)
+            given_up = verdict.crashed(job.delivery, WorkerLostError("the worker's loop stood still for too long"))
         else:
-            job.settlement = verdict.hand_back(job.delivery, reason="worker stops")
+            given_up = verdict.hand_back(job.delivery, reason="worker stops")
+        if board.conclude(job, given_up):
+            job.abandoned = True
+            job.how = "handed_back"
+    assert job.settlement is not None
     return job.settlement
 
 
