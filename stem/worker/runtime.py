@@ -200,19 +200,21 @@ class Worker:
         self._build()
         self._install_signals()
         try:
-            ready = await asyncio.wrap_future(self._vitals.start())
+            if not await asyncio.wrap_future(self._vitals.start()):
+                return
+            # The watchdog looks from now on: what the work loop waits for here may take as long as a command may take.
+            self._keep("tick", self._tick)
+            await self._look_at_server()
+            if self._board.stopping:
+                return
+            self._begin()
         except BaseException as error:
             self._vitals.ask(Level.HARD, "the start failed")
-            await self._clear()
+            self._vitals.acknowledge()
             if isinstance(error, Exception) and self._stopped is not None and not self._stopped.done():
-                self._stopped.set_result(1)  # the thread has ended, and says nothing more
+                self._stopped.set_result(1)  # the thread may have ended, and tell nobody
+            await self._clear()
             raise
-        if not ready:
-            return
-        # The watchdog looks from now on: what the work loop waits for here may take as long as a command may take.
-        self._keep("tick", self._tick)
-        await self._look_at_server()
-        self._begin()
         log.info(
             "worker.ready",
             extra={"worker_id": self.id, "queues": ",".join(self.queues), "concurrency": self.concurrency},
@@ -412,8 +414,8 @@ class Worker:
 
     def _end(self, code: int) -> None:
         self._vitals.acknowledge()
-        ending = asyncio.get_running_loop().create_task(self._finish(code), name="stem end")
-        self._running.append(ending)
+        # Not one of `_running`: a start that is cancelled in this moment ends those, and this has to say how it ended.
+        self._ending = asyncio.get_running_loop().create_task(self._finish(code), name="stem end")
 
     async def _finish(self, code: int) -> None:
         if self._finisher.copier is not None:
@@ -428,8 +430,7 @@ class Worker:
 
     async def _clear(self) -> None:
         self._intake.close()
-        current = asyncio.current_task()
-        await end_all([task for task in self._running if task is not current])
+        await end_all(self._running)
         self._threads.close()
         await self._processes.close()
         self._wheel.close()

@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -262,6 +263,62 @@ async def test_a_start_that_is_cancelled_ends_quietly(
     await worker.shutdown("hard")
 
     assert "vitals.died" not in caplog.text
+
+
+def hold_info(house: House, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let the look at the server, after the worker has registered, last until the second event."""
+    census: Any = type(house.broker.census)
+    info, asked, go = census.info, asyncio.Event(), asyncio.Event()
+
+    async def slowly(self: Any) -> Any:
+        asked.set()
+        await go.wait()
+        return await info(self)
+
+    monkeypatch.setattr(census, "info", slowly)
+    return asked, go
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_a_start_that_fails_after_it_has_registered_leaves_no_worker(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    """Its other thread went on to beat: for ever `starting`, without anybody who would take a task."""
+    asked, go = hold_info(memory_house, monkeypatch)
+    worker = await memory_house.worker(start=False)
+    starting = asyncio.create_task(worker.start())
+    async with asyncio.timeout(5):
+        await asked.wait()
+
+        if cancelled:
+            starting.cancel()
+        else:
+            monkeypatch.setattr("stem.worker.banner.warnings", Mock(side_effect=ValueError))
+            go.set()
+        with pytest.raises(asyncio.CancelledError if cancelled else ValueError):
+            await starting
+
+        await eventually(lambda: not worker._vitals._thread.is_alive())
+        assert await worker.wait() == (0 if cancelled else 1)
+    assert all(task.done() for task in worker._running)
+
+
+async def test_a_worker_that_is_stopped_while_it_starts_begins_nothing(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lanes ran on in the application, after its end."""
+    asked, go = hold_info(memory_house, monkeypatch)
+    worker = await memory_house.worker(start=False)
+    starting = asyncio.create_task(worker.start())
+    async with asyncio.timeout(5):
+        await asked.wait()
+        assert await worker.shutdown() == 0
+
+        go.set()
+        await starting
+
+    assert not worker.started_well
+    assert all(task.done() for task in worker._running)
 
 
 def test_every_logger_of_the_worker_has_its_fields_spelled_out() -> None:
