@@ -56,8 +56,8 @@ _WEIGHT: Final = {
 class Job:
     """A delivery in flight. Made, started and ended on the work loop.
 
-    The vitals thread reads any field and writes only `revoke_asked`, `lost`, `confirmed_at` and `lease_s`; context
-    calls come from the handler's thread.
+    The vitals thread reads any field and writes only `revoke_asked`, `lost`, `confirmed_at` and `lease_s`, and in a
+    rescue `settlement` (through `Board.conclude`), `abandoned` and `how`; context calls come from the handler's thread.
 
     Attributes:
         began: the handler has been called.
@@ -148,10 +148,6 @@ class Job:
             "queue": delivery.queue,
             "attempt": delivery.attempt,
         }
-
-    @property
-    def root(self) -> str | None:
-        return None if self.envelope is None else self.envelope.root
 
     @property
     def veil(self) -> Veil:

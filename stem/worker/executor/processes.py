@@ -178,7 +178,7 @@ class ProcessExecutor:
             child.process.end(TERM_GRACE_S)
 
     async def close(self) -> None:
-        """End all children, idle ones politely; returns when they are gone."""
+        """End all children, idle ones politely; returns when they are gone, or do not go although they were killed."""
         self._closed = True
         self._queue.clear()
         if self._timer is not None:
