@@ -18,7 +18,7 @@ from stem.messages.names import check_name
 from stem.messages.status import TaskStatus
 from stem.options import NO_OPTIONS, Duration, OptionsDict, TaskOptions, to_seconds
 from stem.outbox import BATCH, PATIENCE_S
-from stem.producer import Producer, accept, after_event, as_signatures, before_event, refuse_full
+from stem.producer import Producer, accept, accept_all, after_event, after_events, as_signatures, before_event
 from stem.registry import SimpleTaskRegistry, TaskRegistry
 from stem.signals import StemSignals
 from stem.signing import PayloadSigner
@@ -223,6 +223,9 @@ class Stem:
             UnknownTaskError, InvalidInputError: one of them is wrong; none was sent.
             QueueFull: `refused` names those that were not enqueued; the others are.
             TaskConflictError: an id is taken; the others are enqueued.
+            BrokerRefusedError, BrokerUnreachableError: none is enqueued.
+            UnknownOutcomeError: some are or may be enqueued; `enqueued` has the ids that are for certain. Repeating it
+                all is safe where each request has a `task_id` of its own.
         """
         signatures = as_signatures(requests)
         origin = CURRENT.get()
@@ -236,14 +239,11 @@ class Stem:
         if StemSignals.before_task_publish.wanted:
             for task, signature in zip(tasks, signatures, strict=True):
                 await StemSignals.before_task_publish.emit(before_event(task, signature), self)
-        answers = await lane.outbox.send_many(tasks)
+        answers, failure = await lane.outbox.send_many(tasks)
         if StemSignals.after_task_publish.wanted:
-            for task, signature, answer in zip(tasks, signatures, answers, strict=True):
-                if answer.outcome not in ("full", "conflict"):
-                    event = after_event(task, signature, answer.id, answer.outcome)
-                    await StemSignals.after_task_publish.emit(event, self)
-        refuse_full([task for task, answer in zip(tasks, answers, strict=True) if answer.outcome == "full"], len(tasks))
-        return [accept(task, answer) for task, answer in zip(tasks, answers, strict=True)]
+            for event in after_events(tasks, signatures, answers):
+                await StemSignals.after_task_publish.emit(event, self)
+        return accept_all(tasks, answers, failure)
 
     # ---------------------------------------------------------------------------------------------------------- look
 

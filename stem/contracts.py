@@ -89,6 +89,11 @@ class Enqueued:
     id: str
     outcome: Literal["queued", "scheduled", "exists", "duplicate", "revoked", "full", "conflict"]
 
+    @property
+    def taken(self) -> bool:
+        """A task stands for it now."""
+        return self.outcome not in ("full", "conflict")
+
 
 # ------------------------------------------------------------------------------------------------------------- working
 

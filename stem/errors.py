@@ -88,7 +88,15 @@ class BrokerUnreachableError(BrokerError, ConnectionError):
 
 
 class UnknownOutcomeError(BrokerError, ConnectionError):
-    """The request was sent but not answered; it may have been applied. Repeating it with the same id is safe."""
+    """The request was sent but not answered; it may have been applied. Repeating it with the same id is safe.
+
+    Attributes:
+        enqueued: of many tasks that did not all arrive, the ids that the broker took for certain, in order.
+    """
+
+    def __init__(self, message: str, *, enqueued: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.enqueued = tuple(enqueued)
 
 
 class BrokerRefusedError(BrokerError):

@@ -75,6 +75,27 @@ def refused(tasks: Sequence[NewTask], error: BrokerError, *, unknown: bool) -> B
     )
 
 
+def in_part(
+    tasks: Sequence[NewTask], answers: Sequence[Enqueued | None], failures: Sequence[BrokerError]
+) -> BrokerError:
+    """Return the error for a caller of whose tasks some batches failed: it must not say of all what is true of some.
+
+    Args:
+        answers: per task, None where its batch failed or was not sent.
+        failures: in the order of their batches, at least one.
+    """
+    taken = [answer.id for answer in answers if answer is not None and answer.taken]
+    if not taken:
+        return next((each for each in failures if isinstance(each, UnknownOutcomeError)), failures[0])
+    error = UnknownOutcomeError(
+        f"{len(taken)} of {len(tasks)} tasks are enqueued (`enqueued` has their ids), the others are not known to be: "
+        f"{failures[0]}. Enqueued again without a task_id of their own, those {len(taken)} would run twice",
+        enqueued=taken,
+    )
+    error.__cause__ = failures[0]
+    return error
+
+
 def _named(tasks: Sequence[NewTask]) -> str:
     return f"task {tasks[0].id}" if len(tasks) == 1 else f"{len(tasks)} tasks from {tasks[0].id} on"
 
@@ -129,17 +150,26 @@ class Outbox:
         """
         return (await self._put([task]))[0]
 
-    async def send_many(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
-        """Send many; one answer per task, in order. On an outage some may be enqueued: their ids tell."""
-        chunks = [self._put(batch) for batch in batches(tasks)]
+    async def send_many(self, tasks: Sequence[NewTask]) -> tuple[list[Enqueued | None], BrokerError | None]:
+        """Send many; return one answer per task, in order, and the error to raise if not all were answered.
+
+        None stands for a task whose batch failed. Where others were taken the error is an `UnknownOutcomeError` whose
+        `enqueued` names them; where none was, it is what `send` raises.
+        """
+        chunks = list(batches(tasks))
         # All of them are waited for before the first error is raised: nothing goes on behind the caller's back.
-        answers = await asyncio.gather(*chunks, return_exceptions=True)
-        merged: list[Enqueued] = []
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-            merged.extend(answer)
-        return merged
+        answered = await asyncio.gather(*[self._put(chunk) for chunk in chunks], return_exceptions=True)
+        merged: list[Enqueued | None] = []
+        failures: list[BrokerError] = []
+        for chunk, answers in zip(chunks, answered, strict=True):
+            if isinstance(answers, BrokerError):
+                failures.append(answers)
+                merged.extend([None] * len(chunk))
+            elif isinstance(answers, BaseException):
+                raise answers
+            else:
+                merged.extend(answers)
+        return merged, in_part(tasks, merged, failures) if failures else None
 
     async def flush(self) -> None:
         """Return once everything that was put in so far has been answered."""

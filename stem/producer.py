@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from stem.config import StemConfig
 from stem.contracts import Enqueued, NewTask
-from stem.errors import MAX_DURATION_S, InvalidArgumentsError, InvalidInputError, QueueFull, TaskConflictError
+from stem.errors import (
+    MAX_DURATION_S,
+    BrokerError,
+    InvalidArgumentsError,
+    InvalidInputError,
+    QueueFull,
+    TaskConflictError,
+)
 from stem.messages.codec import in_order
 from stem.messages.envelope import Envelope, new_task_id
 from stem.messages.names import check_name
@@ -128,6 +135,29 @@ def accept(task: NewTask, answer: Enqueued) -> str:
 def as_signatures(requests: Iterable[Signature | tuple[str, Mapping[str, Any]]]) -> list[Signature]:
     """Return requests of both forms as signatures."""
     return [each if isinstance(each, Signature) else Signature(name=each[0], args=each[1]) for each in requests]
+
+
+def accept_all(tasks: Sequence[NewTask], answers: Sequence[Enqueued | None], failure: BrokerError | None) -> list[str]:
+    """Return the ids of the tasks that stand for these now.
+
+    Raises:
+        BrokerError: `failure`, where some have no answer.
+        QueueFull, TaskConflictError: some were not enqueued; the others are.
+    """
+    if failure is not None:
+        raise failure
+    pairs = [(task, answer) for task, answer in zip(tasks, answers, strict=True) if answer is not None]
+    refuse_full([task for task, answer in pairs if answer.outcome == "full"], len(tasks))
+    return [accept(task, answer) for task, answer in pairs]
+
+
+def after_events(
+    tasks: Sequence[NewTask], signatures: Sequence[Signature], answers: Sequence[Enqueued | None]
+) -> Iterator[AfterTaskPublish]:
+    """Yield what `after_task_publish` tells: of those that were enqueued, in order."""
+    for task, signature, answer in zip(tasks, signatures, answers, strict=True):
+        if answer is not None and answer.taken:
+            yield after_event(task, signature, answer.id, answer.outcome)
 
 
 def refuse_full(refused: list[NewTask], total: int) -> None:

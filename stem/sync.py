@@ -15,8 +15,8 @@ from stem.errors import BrokerError, ConfigError, UnknownOutcomeError
 from stem.messages.names import check_name
 from stem.messages.status import TaskStatus
 from stem.options import NO_OPTIONS, Duration, TaskOptions, to_seconds
-from stem.outbox import PATIENCE_S, batches, gave_up, passing, pause_s, refused
-from stem.producer import Producer, accept, after_event, as_signatures, before_event, refuse_full
+from stem.outbox import PATIENCE_S, batches, gave_up, in_part, passing, pause_s, refused
+from stem.producer import Producer, accept, accept_all, after_event, after_events, as_signatures, before_event
 from stem.registry import SimpleTaskRegistry, TaskRegistry
 from stem.signals import StemSignals
 from stem.signing import PayloadSigner
@@ -132,7 +132,11 @@ class SyncStem:
         return task_id
 
     def enqueue_many(self, requests: Iterable[Signature | tuple[str, Mapping[str, Any]]]) -> list[str]:
-        """Enqueue many in one round trip per 500 (or MiB of bodies) and return their ids; see `Stem.enqueue_many`."""
+        """Enqueue many in one round trip per 500 (or MiB of bodies) and return their ids; see `Stem.enqueue_many`.
+
+        The first batch that fails ends it. If others were taken before, that is an `UnknownOutcomeError`, whose
+        `enqueued` has their ids.
+        """
         _refuse_loop("enqueue_many")
         signatures = as_signatures(requests)
         origin = CURRENT.get()
@@ -140,16 +144,18 @@ class SyncStem:
         if StemSignals.before_task_publish.wanted:
             for task, signature in zip(tasks, signatures, strict=True):
                 StemSignals.before_task_publish.emit_nowait(before_event(task, signature), self)
-        answers: list[Enqueued] = []
-        for batch in batches(tasks):
-            answers += self._send(batch)
+        answers: list[Enqueued | None] = []
+        failure: BrokerError | None = None
+        try:
+            for batch in batches(tasks):
+                answers += self._send(batch)
+        except BrokerError as error:  # the batches behind it are not sent: each would wait as long
+            answers += [None] * (len(tasks) - len(answers))
+            failure = in_part(tasks, answers, [error])
         if StemSignals.after_task_publish.wanted:
-            for task, signature, answer in zip(tasks, signatures, answers, strict=True):
-                if answer.outcome not in ("full", "conflict"):
-                    event = after_event(task, signature, answer.id, answer.outcome)
-                    StemSignals.after_task_publish.emit_nowait(event, self)
-        refuse_full([task for task, answer in zip(tasks, answers, strict=True) if answer.outcome == "full"], len(tasks))
-        return [accept(task, answer) for task, answer in zip(tasks, answers, strict=True)]
+            for event in after_events(tasks, signatures, answers):
+                StemSignals.after_task_publish.emit_nowait(event, self)
+        return accept_all(tasks, answers, failure)
 
     def status(self, task_id: str) -> TaskStatus:
         """Return what the broker knows of a task.

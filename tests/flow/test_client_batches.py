@@ -254,7 +254,7 @@ async def test_a_refusal_is_certain_for_those_who_came_after_the_unknown_try(bro
         outcomes = await asyncio.gather(first, later, return_exceptions=True)
 
     assert broker.batches == [["first"], ["first", "later"]]
-    assert [type(outcome) for outcome in outcomes] == [UnknownOutcomeError, BrokerRefusedError]
+    assert tuple(type(outcome) for outcome in outcomes) == (UnknownOutcomeError, BrokerRefusedError)
 
 
 async def test_a_refusal_that_passes_is_waited_for(stem: Stem, broker: CountingBroker) -> None:
@@ -309,6 +309,96 @@ async def test_a_mistake_of_the_adapter_reaches_its_callers_and_the_next_ones_ar
     with pytest.raises(RuntimeError, match="bug"):
         await stem.enqueue("t")
     assert await stem.enqueue("t")
+
+
+# ------------------------------------------------------------------------------------------------ some batches of many
+
+
+@pytest.mark.parametrize(
+    "error", [BrokerRefusedError("out of memory", code="OOM"), BrokerRefusedError("no rights", code="NOPERM")]
+)
+async def test_a_refusal_between_two_batches_says_what_is_enqueued(
+    stem: Stem, broker: CountingBroker, monkeypatch: pytest.MonkeyPatch, error: BrokerRefusedError
+) -> None:
+    """ "Refused, nothing was applied" of the second batch would have the first one run twice."""
+    fail_from(broker, monkeypatch, 2, error)
+    seen: list[str] = []
+    connection = StemSignals.on_after_task_publish(lambda event, context: seen.append(event.id))
+    try:
+        with pytest.raises(UnknownOutcomeError, match=rf"^500 of 700 tasks are enqueued.*{error}") as it:
+            await stem.enqueue_many([("t", {"n": number}) for number in range(700)])
+    finally:
+        connection.disconnect()
+
+    assert list(it.value.enqueued) == broker.batches[0] == seen
+    assert it.value.__cause__ is error
+    assert (await stem.status(it.value.enqueued[499])).state is TaskState.QUEUED
+
+
+async def test_an_outage_between_two_batches_says_what_is_enqueued(
+    stem: Stem, broker: CountingBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so of a batch that ends at a megabyte."""
+    fail_from(broker, monkeypatch, 2, BrokerUnreachableError("connection refused"))
+    third = "x" * (outbox.BATCH_BYTES // 3)
+
+    with pytest.raises(UnknownOutcomeError, match=r"2 of 3 tasks are enqueued.*connection refused") as it:
+        await stem.enqueue_many([Signature(name="t", args={"text": third}, task_id=f"id-{n}") for n in range(3)])
+
+    assert it.value.enqueued == ("id-0", "id-1")
+    assert isinstance(it.value.__cause__, BrokerUnreachableError)
+
+
+async def test_what_was_refused_as_full_is_not_told_as_enqueued(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = CountingBroker(InMemoryBroker(limits=Limits(queue_length=3)))
+    fail_from(broker, monkeypatch, 2, BrokerRefusedError("out of memory", code="OOM"))
+    async with Stem(broker=CountingBroker.typed(broker)) as stem:
+        with pytest.raises(UnknownOutcomeError, match=r"^3 of 600") as it:
+            await stem.enqueue_many([Signature(name="t", task_id=f"id-{number}") for number in range(600)])
+        with pytest.raises(BrokerRefusedError, match="out of memory"):
+            await stem.enqueue_many([("t", {})] * 600)
+
+    assert it.value.enqueued == ("id-0", "id-1", "id-2")
+
+
+async def test_where_no_batch_was_taken_the_refusal_is_the_whole_truth(
+    stem: Stem, broker: CountingBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = BrokerRefusedError("out of memory", code="OOM")
+    fail_from(broker, monkeypatch, 1, refusal)
+
+    with pytest.raises(BrokerRefusedError) as it:
+        await stem.enqueue_many([("t", {})] * 700)
+
+    assert it.value is refusal
+
+
+async def test_one_unknown_batch_makes_the_refusal_of_another_no_answer_for_all(
+    stem: Stem, broker: CountingBroker
+) -> None:
+    """The second batch may be enqueued, though the first one is not."""
+    broker.failures = [
+        BrokerRefusedError("out of memory", code="OOM"),
+        UnknownOutcomeError("no answer"),
+        BrokerRefusedError("out of memory", code="OOM"),
+    ]
+
+    with pytest.raises(UnknownOutcomeError, match="no answer") as it:
+        await stem.enqueue_many([("t", {})] * 700)
+
+    assert it.value.enqueued == ()
+
+
+def fail_from(broker: CountingBroker, monkeypatch: pytest.MonkeyPatch, call: int, error: Exception) -> None:
+    """Let each call of `enqueue` fail from this one (from 1) on."""
+    real = broker.inner.enqueue
+
+    async def enqueue(tasks: Any) -> Any:
+        if len(broker.batches) >= call:
+            raise error
+        return await real(tasks)
+
+    monkeypatch.setattr(broker.inner, "enqueue", enqueue)
 
 
 # ----------------------------------------------------------------------------------------------------------- signals

@@ -14,6 +14,7 @@ from stem.adapters.redis import RedisStreamsBroker
 from stem.client import Stem
 from stem.contracts import BlockingBroker, Enqueued, FetchRequest, Limits, NewTask, Outcome, Settlement
 from stem.errors import (
+    BrokerError,
     BrokerRefusedError,
     BrokerUnreachableError,
     ConfigError,
@@ -209,6 +210,45 @@ def test_a_refusal_after_an_unknown_try_leaves_the_outcome_unknown() -> None:
         sync.enqueue("t", task_id="mine")
 
     assert it.value.__cause__ is refusal
+
+
+@pytest.mark.parametrize("error", [BrokerRefusedError("out of memory", code="OOM"), BrokerUnreachableError("away")])
+def test_a_batch_that_fails_behind_another_says_what_is_enqueued(error: BrokerError) -> None:
+    """And what is behind it is not sent: each batch would wait as long."""
+    broker, sync = flaky(patience=0.01)
+    real, sent, seen = broker.inner.enqueue, list[str](), list[str]()
+
+    def enqueue(tasks: Sequence[NewTask]) -> list[Enqueued]:
+        if sent:
+            raise error
+        sent.extend(task.id for task in tasks)
+        return real(tasks)
+
+    broker.inner.enqueue = enqueue  # type: ignore[method-assign]  # a server that fails after the first batch
+    connection = StemSignals.on_after_task_publish(lambda event, context: seen.append(event.id))
+    try:
+        with pytest.raises(UnknownOutcomeError, match=rf"^500 of 1200 tasks are enqueued.*{error}") as it:
+            sync.enqueue_many([("t", {"n": number}) for number in range(1200)])
+    finally:
+        connection.disconnect()
+
+    assert list(it.value.enqueued) == sent == seen
+    assert len(sent) == 500
+    assert isinstance(it.value.__cause__, type(error))
+    assert set(broker.calls) == {500}
+    assert len(broker.calls) >= 2
+
+
+def test_where_no_batch_was_taken_the_refusal_is_the_whole_truth() -> None:
+    broker, sync = flaky()
+    refusal = BrokerRefusedError("out of memory", code="OOM")
+    broker.failures = [refusal]
+
+    with pytest.raises(BrokerRefusedError) as it:
+        sync.enqueue_many([("t", {})] * 700)
+
+    assert it.value is refusal
+    assert broker.calls == [500]
 
 
 def test_publish_signals_are_emitted_without_a_loop() -> None:
