@@ -865,7 +865,10 @@ class Broker(Protocol):
         """Renew one lease now; False if it is lost."""
 
     async def statuses(self, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]:
-        """Return what the records say, None for ids without one."""
+        """Return what the records say, None for ids without one.
+
+        An id that was revoked before it came has one: it is revoked, of no task and no queue.
+        """
 
     async def body(self, task_id: str) -> tuple[bytes, bytes] | None:
         """Return the body and signature of a task, or None."""

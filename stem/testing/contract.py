@@ -35,6 +35,7 @@ from stem.testing.contract_producing import (
     BrokerContractQueueLimit,
     BrokerContractUnique,
 )
+from stem.testing.contract_record import BrokerContractRecord
 from stem.testing.contract_results import ResultBackendContract
 from stem.testing.contract_steering import BrokerContractPause, BrokerContractRevoke
 from stem.testing.contract_told import BrokerContractTold
@@ -67,6 +68,7 @@ class BrokerContract(
     BrokerContractWaitingTasks,
     BrokerContractPause,
     BrokerContractRevoke,
+    BrokerContractRecord,
     BrokerContractControlLog,
     BrokerContractFence,
     BrokerContractDesired,

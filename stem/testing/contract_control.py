@@ -320,6 +320,21 @@ class BrokerContractReplies:
         assert list(await control.replies("c-1", timeout_s=0.02)) == []
         assert len(await control.replies("c-2", timeout_s=1.0)) == 1
 
+    async def test_each_handle_gets_all_replies(self, broker_case: BrokerCase) -> None:
+        """Once each: who reads them takes them away from nobody."""
+        control, clone = broker_case.broker.control, broker_case.broker.clone()
+        first, second = reply("c-1", worker="w-1"), reply("c-1", worker="w-2")
+        try:
+            await control.reply(first, keep_ms=60_000)
+            assert list(await control.replies("c-1", timeout_s=1.0)) == [first]
+            await control.reply(second, keep_ms=60_000)
+
+            assert list(await clone.control.replies("c-1", timeout_s=1.0)) == [first, second]
+            assert list(await control.replies("c-1", timeout_s=1.0)) == [second]
+            assert list(await clone.control.replies("c-1", timeout_s=0.02)) == []
+        finally:
+            await clone.close()
+
     async def test_waiting_for_a_reply_is_ended_by_it(self, broker_case: BrokerCase) -> None:
         """The controller has it as soon as it comes."""
         control = broker_case.broker.control

@@ -98,15 +98,18 @@ class Comparison(RuleBasedStateMachine):
         for task_id, status in zip(there, self.run(self.broker.statuses(there, timeline=False)), strict=True):
             record = model.tasks.get(task_id)
             if record is None:
-                # An adapter may show the tombstone of an id that was revoked before it came.
+                # What is there is the tombstone of an id that was revoked before it came.
                 tomb = status is not None and status.state.value == "revoked" and not status.task
-                assert status is None or (tomb and task_id in model.tombs), f"{task_id} is made up"
+                assert status is None or tomb, f"{task_id} is made up"
+                agree(tomb, task_id in model.tombs, f"the tombstone of {task_id}")
                 continue
             assert status is not None, f"{task_id} is lost"
             said = (status.state.value, status.attempt, status.crashes, status.token)
             agree(said, (record.state, record.attempt, record.crashes, record.token), task_id)
             if record.state == "succeeded":
-                agree(status.result, record.settled, f"the result of {task_id}")
+                agree((status.result, status.error), (record.settled, None), f"the result of {task_id}")
+            if record.state == "running":
+                agree(status.worker, record.owner, f"the worker of {task_id}")
 
     def _compare_queues(self) -> None:
         rows = {row.name: row for row in self.run(self.broker.census.queues())}

@@ -15,6 +15,7 @@ from stem.adapters.memory.events import InMemoryEventLog
 from stem.adapters.memory.exchange import exchange
 from stem.adapters.memory.handle import Handle
 from stem.adapters.memory.presence import InMemoryPresence
+from stem.adapters.memory.record import revoked_before
 from stem.adapters.memory.waiting import LoopWaiter, ThreadWaiter, Waiter
 from stem.clock import Clock, SystemClock
 from stem.contracts import (
@@ -225,8 +226,15 @@ class InMemoryBlockingBroker:
 def statuses(core: Core, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]:
     """Return what the records say, None for ids without one."""
     with core.step() as now:
-        records = [core.record(task_id, now) for task_id in ids]
-        return [None if record is None else record.status(timeline=timeline) for record in records]
+        return [_status(core, task_id, now, timeline=timeline) for task_id in ids]
+
+
+def _status(core: Core, task_id: str, now: int, *, timeline: bool) -> TaskStatus | None:
+    record = core.record(task_id, now)
+    if record is not None:
+        return record.status(timeline=timeline)
+    tombstone = core.tombstone(task_id, now)
+    return None if tombstone is None else revoked_before(task_id, *tombstone, timeline=timeline)
 
 
 def watch_end(core: Core, task_id: str, waiter: Waiter) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from stem.adapters.memory import steering
 from stem.adapters.memory.core import Core
 from stem.adapters.memory.handle import Handle
@@ -11,6 +13,9 @@ from stem.errors import BrokerUnreachableError
 from stem.messages.audit import AuditOutcome, Deed
 from stem.messages.command import Command, Reply
 from stem.messages.names import check_name
+
+READ_AT_ONCE: Final = 100
+"""Commands whose replies are read at the same time by one handle."""
 
 
 def issue(core: Core, command: Command, change: Change | None) -> Issued:
@@ -43,6 +48,7 @@ class InMemoryControl:
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
         self._core = handle.core
+        self._read_to: dict[str, int] = {}
 
     async def issue(self, command: Command, change: Change | None = None) -> Issued:
         return issue(self._core, command, change)
@@ -110,7 +116,7 @@ class InMemoryControl:
     async def replies(self, command_id: str, *, timeout_s: float) -> list[Reply]:
         topic, waiter = f"reply:{command_id}", LoopWaiter()
         with self._core.step():
-            found = self._core.replies.take(command_id)
+            found = self._unread(command_id)
             if found or timeout_s <= 0:
                 return found
             self._core.waits.add(topic, waiter)
@@ -121,4 +127,12 @@ class InMemoryControl:
             with self._core.lock:
                 self._core.waits.discard(topic, waiter)
         with self._core.step():
-            return self._core.replies.take(command_id)
+            return self._unread(command_id)
+
+    def _unread(self, command_id: str) -> list[Reply]:
+        """Return what this handle has not returned yet; of the newest commands only, an older one's come once more."""
+        found, last = self._core.replies.after(command_id, self._read_to.pop(command_id, 0))
+        self._read_to[command_id] = last  # the dict stays in the order of use
+        while len(self._read_to) > READ_AT_ONCE:
+            del self._read_to[next(iter(self._read_to))]
+        return found

@@ -144,6 +144,11 @@ class Core:
         self._tombstones[task_id] = (now + DAY_MS, reason)
         return True
 
+    def tombstone(self, task_id: str, now: int) -> tuple[int, str] | None:
+        """Return when and why an id was revoked that has not come yet; None if it was not."""
+        until, reason = self._tombstones.get(task_id, (0, ""))
+        return (until - DAY_MS, reason) if until > now else None
+
     def exhume_id(self, task_id: str, now: int) -> str | None:
         """Take the tombstone of an id away; return the reason on it, None if there is none."""
         until, reason = self._tombstones.pop(task_id, (0, ""))
@@ -208,6 +213,11 @@ class Core:
             if not owned:
                 del self.owned[record.owner]
         record.owner = ""
+
+    def take_back(self, record: Record) -> None:
+        """End the lease of a task that has to run again: no worker has to do with it until the next one starts it."""
+        self.disown(record)
+        record.worker = ""
 
     def finish(
         self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -153,33 +155,34 @@ class CommandLog:
 @dataclass(slots=True)
 class _ReplyList:
     until_ms: int
-    replies: deque[bytes] = field(default_factory=lambda: deque(maxlen=REPLIES_KEPT))
+    replies: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=REPLIES_KEPT))
 
 
 class ReplyLists:
-    """The replies to each command, as bytes, until they are taken or their time is over."""
+    """The replies to each command, numbered, as bytes, until their time is over. Each handle reads all of them."""
 
     def __init__(self) -> None:
         self._lists: dict[str, _ReplyList] = {}
         self._next_end_ms: int | None = None
+        self._numbers = itertools.count(1)
 
     def append(self, command_id: str, reply: bytes, until_ms: int) -> None:
         replies = self._lists.setdefault(command_id, _ReplyList(until_ms))
         replies.until_ms = until_ms
-        replies.replies.append(reply)
+        replies.replies.append((next(self._numbers), reply))
         if self._next_end_ms is None or until_ms < self._next_end_ms:
             self._next_end_ms = until_ms
 
-    def take(self, command_id: str) -> list[Reply]:
-        """Take what has come; what cannot be read is dropped."""
-        found = self._lists.pop(command_id, None)
+    def after(self, command_id: str, number: int) -> tuple[list[Reply], int]:
+        """Return what came behind this number, and the number of the last one; what cannot be read is dropped."""
+        found = self._lists.get(command_id)
         replies = []
-        for data in found.replies if found is not None else ():
-            try:
-                replies.append(Reply.decode(data))
-            except DecodeError:
-                continue
-        return replies
+        for at, data in found.replies if found is not None else ():
+            if at > number:
+                number = at
+                with suppress(DecodeError):
+                    replies.append(Reply.decode(data))
+        return replies, number
 
     def expire(self, now: int) -> None:
         if self._next_end_ms is not None and self._next_end_ms <= now:

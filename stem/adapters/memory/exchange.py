@@ -88,7 +88,7 @@ def _again(record: Record, settlement: Settlement) -> SettleAnswer:
 
 def _run_again(core: Core, record: Record, settlement: Settlement, outcome: Outcome, now: int) -> None:
     worker = record.owner
-    core.disown(record)
+    core.take_back(record)
     if outcome is Outcome.RETRY:
         record.attempt += 1
         record.note(now, "retried", worker=worker, detail=settlement.error_type or settlement.reason)

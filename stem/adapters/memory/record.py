@@ -37,7 +37,7 @@ class Record:
     Attributes:
         seq: grows with each new record; the order of `reconcile`.
         settled_tokens: the last ones that settled it, newest first.
-        owner: the worker that holds the lease now; `worker` the one that last started it.
+        owner: the worker that holds the lease now; `worker` the one that last started it, until it has to run again.
         gone_ms: when the record itself is forgotten; None while it is not final, and while it is dead.
     """
 
@@ -133,12 +133,26 @@ class Record:
             finished_at_ms=self.finished_ms,
             expires_at_ms=self.expires_ms,
             result=_unpacked(self.result),
-            error=_error(self.error),
+            error=None if self.state is TaskState.SUCCEEDED else _error(self.error),  # that of a try before
             reason=self.reason,
             meta=_meta(self.body),
             progress=_unpacked(self.progress),
             timeline=tuple(self.timeline) if timeline else (),
         )
+
+
+def revoked_before(task_id: str, at_ms: int, reason: str, *, timeline: bool) -> TaskStatus:
+    """Return what is shown of an id that was revoked before it came."""
+    revoked = TaskState.REVOKED
+    return TaskStatus(
+        id=task_id,
+        task="",
+        queue="",
+        state=revoked,
+        finished_at_ms=at_ms,
+        reason=reason,
+        timeline=(TimelineEntry(at_ms=at_ms, event=revoked.value, detail=reason),) if timeline else (),
+    )
 
 
 def _unpacked(data: bytes) -> Any:

@@ -104,7 +104,7 @@ def _reclaim(core: Core, record: Record, max_crashes: int, now: int) -> bool:
             record, TaskState.FAILED, now, ttl_ms=None, reason="poison", error_type="WorkerLostError", worker=owner
         )
         return True
-    core.disown(record)
+    core.take_back(record)
     record.give_backs = record.first_give_back_ms = 0  # it ran: somebody knew it
     core.make_ready(record, now)
     return False
@@ -136,7 +136,7 @@ def _mend(core: Core, page: Sequence[Record], now: int) -> int:
         if record.state in (TaskState.SCHEDULED, TaskState.RETRYING):
             core.make_wait(record, record.due_ms or now, retrying=record.state is TaskState.RETRYING)
         else:
-            core.disown(record)
+            core.take_back(record)
             core.make_ready(record, now)
         record.note(now, "reconciled")
         core.bells.ring(record.queue)

@@ -71,7 +71,9 @@ def _revoke(core: Core, task_id: str, reason: str, now: int) -> ChangeItem:
     record = core.record(task_id, now)
     if record is None:
         new = core.bury_id(task_id, now, reason)
-        return ChangeItem(target=task_id, outcome="stored" if new else "already", changed=new)
+        if new:
+            return ChangeItem(target=task_id, outcome="stored", changed=True)
+        return ChangeItem(target=task_id, outcome="already", changed=False, state=TaskState.REVOKED.value)
     state = record.state
     if state is TaskState.REVOKED:
         return ChangeItem(target=task_id, outcome="already", changed=False, state=state.value)
