@@ -67,6 +67,34 @@ class BrokerContractRecord:
         assert (waiting.state, waiting.worker) == ("queued", None)
         assert (await status_of(broker, task_id)).worker == "alive"
 
+    @pytest.mark.parametrize("outcome", [Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED])
+    async def test_a_new_try_begins_without_progress(self, broker_case: BrokerCase, outcome: Outcome) -> None:
+        """That of the last one would look like its own."""
+        hand = Hand(broker=broker_case.broker, id="w-1")
+        task_id = await enqueue(broker_case.broker)
+        delivery = await hand.take()
+        await hand.beat(delivery, progress={task_id: pack(0.9)})
+        first = await status_of(broker_case.broker, task_id)
+        await hand.end(delivery, outcome)
+
+        await hand.take()
+
+        assert first.progress == 0.9
+        assert (await status_of(broker_case.broker, task_id)).progress is None
+
+    async def test_a_try_after_a_lost_worker_begins_without_progress(self, broker_case: BrokerCase) -> None:
+        """As after one that ended."""
+        broker = broker_case.limits(FLEET)
+        gone, alive = Hand(broker=broker, id="gone"), Hand(broker=broker, id="alive")
+        task_id = await enqueue(broker)
+        await gone.beat(await gone.take(), progress={task_id: pack(0.9)}, lease_ms=20)
+        await outlive(broker_case, alive)
+        await sweep_until(broker_case, broker, alive)
+
+        await alive.take()
+
+        assert (await status_of(broker, task_id)).progress is None
+
     async def test_an_id_that_was_revoked_before_it_came_is_shown(self, broker_case: BrokerCase) -> None:
         """As revoked, with when and why, to whoever looks and to whoever waits for it."""
         broker = broker_case.broker

@@ -180,6 +180,7 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
             redis.call('HSET', P .. 'worker:' .. worker, 'ls', id)
             redis.call('PEXPIRE', P .. 'worker:' .. worker, 3660000)
           end
+          if r[3] then redis.call('HDEL', key, 'pg') end  -- it started before: that is no progress of this try
           redis.call('HSET', key, 'st', 'running', 'k', token, 'o', worker, 's1', NOW, 'lg', printed[length])
           deadlines[#deadlines + 1] = deadline
           deadlines[#deadlines + 1] = id
