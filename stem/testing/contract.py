@@ -35,7 +35,7 @@ from stem.testing.contract_producing import (
     BrokerContractQueueLimit,
     BrokerContractUnique,
 )
-from stem.testing.contract_record import BrokerContractRecord
+from stem.testing.contract_record import BrokerContractRecord, BrokerContractRepeatedIssue
 from stem.testing.contract_results import ResultBackendContract
 from stem.testing.contract_steering import BrokerContractPause, BrokerContractRevoke
 from stem.testing.contract_told import BrokerContractTold
@@ -69,6 +69,7 @@ class BrokerContract(
     BrokerContractPause,
     BrokerContractRevoke,
     BrokerContractRecord,
+    BrokerContractRepeatedIssue,
     BrokerContractControlLog,
     BrokerContractFence,
     BrokerContractDesired,

@@ -1,10 +1,10 @@
-"""The contract of what a record shows after a try that was not the last one."""
+"""The contract of what a record shows after a try that was not the last one, and of an issue that is repeated."""
 
 from __future__ import annotations
 
 import pytest
 
-from stem.contracts import Outcome, RevokeTasks
+from stem.contracts import Change, Outcome, RevokeTasks, SetDrain, SetShutdown
 from stem.messages.codec import pack
 from stem.testing.case import (
     FLEET,
@@ -122,3 +122,33 @@ class BrokerContractRecord:
         assert await broker.body("t-1") is None
         assert await broker.retry_now(["t-1"]) == {"t-1": "unknown"}
         assert await state_of(broker, "t-1") == "revoked"
+
+
+MANY = tuple(f"w-{number}" for number in range(600))
+
+
+class BrokerContractRepeatedIssue:
+    """A command whose first answer was lost, to more targets than a page holds."""
+
+    @pytest.mark.parametrize(
+        ("kind", "change"),
+        [
+            ("shutdown", SetShutdown(workers=MANY, mode="warm")),
+            ("drain", SetDrain(workers=MANY)),
+            ("revoke", RevokeTasks(ids=MANY)),
+        ],
+    )
+    async def test_a_repeated_issue_to_many_answers_the_same(
+        self, broker_case: BrokerCase, kind: str, change: Change
+    ) -> None:
+        """With all that the first one changed: nobody could find out any more."""
+        control = broker_case.broker.control
+        command = Operator(broker_case.broker).command(kind)
+
+        first = await control.issue(command, change)
+        repeated = await control.issue(command, change)
+
+        assert [item.target for item in first.items] == [*MANY]
+        assert all(item.changed for item in first.items)
+        assert list(repeated.items) == list(first.items)
+        assert (repeated.epoch, repeated.audit) == (first.epoch, first.audit)

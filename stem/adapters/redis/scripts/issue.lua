@@ -103,8 +103,10 @@ else
     for outcome, n in pairs(did) do counts[#counts + 1] = outcome .. ':' .. n end
     audit = add_audit(id, kind_of, actor, reason, said, meant, kind, option, epoch, table.concat(counts, ' '))
   end
-  -- Long lists of ids are looked at again by a repeated call; they answer 'already' then.
-  local kept = #items > 0 and #items <= 2500 and table.concat(items, '\t') .. '\t' or ''
+  -- For a repeated call, which changes nothing: it would not find out any more what this one did. Some ten thousand items
+  -- are kept; of more than that it is told none.
+  local kept = #items > 0 and table.concat(items, '\t') .. '\t' or ''
+  if #kept > 1048576 then kept = '' end
   redis.call('HSET', request, 'epoch', epoch, 'items', kept, 'audit', audit or '')
   redis.call('PEXPIRE', request, 600000)
   write_history()
