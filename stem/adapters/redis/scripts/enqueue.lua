@@ -3,8 +3,9 @@
 -- ARGV from 2: queue limit (0: none), ttl of a tombstoned task, then per task: id, name, queue, body, priority, number of
 --   what is set besides, and each of that as a letter and a value: s signature, d delay, t due at, x expires in, e expires
 --   at, l lease, u unique key.
--- Returns per task two: id, outcome. Atomic because the id, the unique key and the limit are checked for all before any
--- is written, and because a task must never exist without its place in a queue.
+-- Returns per task two: id, outcome. Names and numbers are checked for all before any is written. The id, the unique key
+-- and the limit are checked task by task, each after what was written for those before it. Atomic because nobody may come
+-- between such a check and its write, and because a task must never exist without its place in a queue.
 local limit, ttl, find = tonumber(ARGV[2]), tonumber(ARGV[3]), string.find
 local out, lengths, taken, ready = {}, {}, {}, {}
 local NEW = {}
