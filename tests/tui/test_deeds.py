@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,15 +11,18 @@ from textual.widgets import Button, Input
 from stem.adapters.memory import InMemoryBroker
 from stem.clock import SystemClock
 from stem.contracts import Beat, Broker, NewTask
+from stem.control.answer import CommandItem, CommandResult, Confirmation
 from stem.errors import BrokerUnreachableError
 from stem.messages.envelope import Envelope
 from stem.observe.feed import take
+from stem.observe.rows import TaskLine
 from stem.observe.state import ClusterState
-from stem_tui import deeds
+from stem_tui import deeds, plans
+from stem_tui.actions import BY_ID
 from stem_tui.app import StemTUI
 from stem_tui.widgets.dialogs import Answered, Confirm
 from stem_tui.widgets.grid import Grid
-from tests.observe.builders import beat, state
+from tests.observe.builders import beat, fleet, state
 from tests.tui.still import make_app, make_session, settled, text_of
 from tests.waiting import eventually
 
@@ -217,6 +221,42 @@ async def test_a_worker_that_does_not_answer_is_named(monkeypatch: pytest.Monkey
         assert "! deaf  no answer in 0." in text
         assert app.session.receipt is not None
         assert app.session.receipt.verdict == "part"
+
+
+class Answering:
+    """A controller whose commands all have this result; `meanwhile` happens before it is there."""
+
+    def __init__(self, result: CommandResult, meanwhile: Callable[[], object] = lambda: None) -> None:
+        self._result, self._meanwhile = result, meanwhile
+
+    async def _answer(self, *_: object, **__: object) -> CommandResult:
+        self._meanwhile()
+        return self._result
+
+    revoke = shutdown = pause = resume = _answer
+
+
+async def came_of(plan: plans.Plan, made: ClusterState, controller: Any) -> deeds.Receipt:
+    return await deeds.carry_out(plan, deeds.Office(InMemoryBroker(), controller, made))
+
+
+@pytest.mark.parametrize("action", ["task.revoke", "task.terminate", "worker.kill"])
+async def test_what_a_worker_took_but_has_not_done_yet_is_not_over(action: str) -> None:
+    made = fleet()
+    worker = made.workers["api-7-ab12"]
+    row, outcome = (worker, "set") if action == "worker.kill" else (TaskLine("t-1", "t-1"), "running")
+    result = CommandResult(
+        command_id="c", expected=1, applied=0, elapsed_ms=3_000.0, waited_out=True,
+        items=[CommandItem(target=row.key, worker=worker.key, stage="applied", changed=True, outcome=outcome)],
+        workers=[Confirmation(id=worker.key, name="api", stage="applied", rtt_ms=3.0)],
+    )  # fmt: skip
+
+    receipt = await came_of(plans.Plan(action=BY_ID[action], rows=[row]), made, Answering(result))
+
+    assert receipt.verdict == "part"
+    assert receipt.headline.endswith(": not over yet at 1 worker after 3.0s; it goes on by itself")
+    signs = [line[1].text for line in receipt.lines if len(line) > 3]
+    assert signs == ["!", "!"]
 
 
 async def test_read_only_sends_nothing() -> None:

@@ -83,9 +83,17 @@ class Office:
 
 @dataclass(slots=True)
 class _Sum:
-    """Several commands (one per batch) as one answer."""
+    """Several commands (one per batch) as one answer.
+
+    Attributes:
+        waited_out: the effect was waited for, and somebody who took the command had not reached it by the deadline.
+        unreached: how many these are, at most in one of the commands; `at_it` are those known by their id.
+    """
 
     elapsed_ms: float = 0.0
+    waited_out: bool = False
+    unreached: int = 0
+    at_it: set[str] = field(default_factory=set)
     lines: list[tuple[Verdict, CellLine]] = field(default_factory=list)
     workers: dict[str, Confirmation] = field(default_factory=dict)
     silent: dict[str, Silent] = field(default_factory=dict)
@@ -256,9 +264,15 @@ def _line(verdict: Verdict, who: str, words: str) -> CellLine:
 def _add(total: _Sum, result: CommandResult) -> None:
     """Take one result: what became of each target, and what each worker said."""
     total.elapsed_ms = max(total.elapsed_ms, result.elapsed_ms)
+    quiet = sum(silent.waited_for for silent in result.silent)
+    if result.waited_out and (unreached := result.expected - result.applied - result.failed - quiet) > 0:
+        total.waited_out, total.unreached = True, max(total.unreached, unreached)
     for item in result.items:
+        early = result.waited_out and item.stage == "applied"
+        if early and item.worker:
+            total.at_it.add(item.worker)
         if item.outcome != "refused":  # those are said by the workers, below
-            total.lines.append(_item_line(item))
+            total.lines.append(_item_line(item, early=early))
         if item.changed:
             total.changed.add(item.target)
     for answer in result.workers:
@@ -271,7 +285,8 @@ def _add(total: _Sum, result: CommandResult) -> None:
     total.notes += [clean(warning, 300) for warning in result.warnings]
 
 
-def _item_line(item: CommandItem) -> tuple[Verdict, CellLine]:
+def _item_line(item: CommandItem, *, early: bool) -> tuple[Verdict, CellLine]:
+    """Say what became of one target; `early`: the effect was waited for and is still to come."""
     target = clean(item.target, 80)
     if item.error:
         return "failed", _line("failed", target, clean(item.error, 300))
@@ -282,7 +297,10 @@ def _item_line(item: CommandItem) -> tuple[Verdict, CellLine]:
         words += f"  on {clean(item.worker, 80)}"
     if item.stage and item.stage != "effect":
         words += f"  ({clean(item.stage, 20)})"
-    verdict: Verdict = "ok" if item.stage in ("applied", "effect") and item.outcome != "stored" else "part"
+    if early:
+        words += ", not over yet"
+    good = item.stage in ("applied", "effect") and item.outcome != "stored" and not early
+    verdict: Verdict = "ok" if good else "part"
     return verdict, _line(verdict, target, words)
 
 
@@ -298,7 +316,9 @@ def _worker_lines(total: _Sum) -> list[CellLine]:
     for answer in total.workers.values():
         if not answer.error and answer.id not in total.silent:
             how = f"confirmed in {answer.rtt_ms:.0f}ms" if answer.stage else "said goodbye"
-            lines.append(_line("ok", clean(answer.name), how))
+            early = answer.id in total.at_it
+            words = how + ", but it is not over there yet" if early else how
+            lines.append(_line("part" if early else "ok", clean(answer.name), words))
     lost = [silent for silent in total.silent.values() if not silent.waited_for]
     lines += [[Cell(f"   {clean(silent.name)}  was lost before", "dim")] for silent in lost]
     return lines
@@ -329,8 +349,13 @@ def _concluded(plan: Plan, total: _Sum, undo: Plan | None = None, notes: Sequenc
         parts = [f"{confirmed} of {confirmed + quiet + refused} workers confirmed"]
         parts += [f"{quiet} did not answer"] if quiet else []
         parts += [f"{refused} refused"] if refused else []
+        parts += [f"at {total.unreached} it is not over yet"] if total.waited_out else []
         verdict: Verdict = "part" if confirmed or quiet else "failed"
         return Receipt(verdict=verdict, headline=f"{done}: {', '.join(parts)}", lines=lines, undo=undo)
+    if total.waited_out:
+        where = f"{total.unreached} worker{'s' if total.unreached != 1 else ''}"
+        words = f"not over yet at {where} after {total.elapsed_ms / 1000:.1f}s; it goes on by itself"
+        return Receipt(verdict="part", headline=f"{plan.verb} {plans.subject(plan)}: {words}", lines=lines, undo=undo)
     if total.problems:
         return Receipt(verdict="part", headline=f"{done}, not all of it: see the answers", lines=lines, undo=undo)
     who = f" · {confirmed} worker{'s' if confirmed != 1 else ''} confirmed" if confirmed else ""
