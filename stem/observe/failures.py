@@ -37,8 +37,9 @@ class FailureGroup:
 
     def count(self, now_ms: int, window_ms: int = WINDOW_MS) -> int:
         """Return how many there were in the last `window_ms`."""
-        oldest = (now_ms - window_ms) // _SLOT_MS
-        return sum(count for slot, count in self.slots.items() if slot > oldest)
+        # One slot more, for what was told by a clock a little ahead; all after it is of before the clock was set back.
+        oldest, newest = (now_ms - window_ms) // _SLOT_MS, now_ms // _SLOT_MS + 1
+        return sum(count for slot, count in self.slots.items() if oldest < slot <= newest)
 
 
 class FailureBook:

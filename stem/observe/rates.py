@@ -163,7 +163,9 @@ class MinuteBook:
 
         Args:
             now_ms: by the broker's clock: the hour ends there, also when nothing has happened for long, and minutes
-                without a row were quiet ones. Without it the oldest and newest row are its ends.
+                without a row were quiet ones. Without it the oldest and newest row are its ends. Later minutes than it
+                are of before the clock was set back: they count no more, and are kept for an hour, for as these minutes
+                come again the broker adds to what it has counted in them.
         """
         self._known.clear()
         for row in rows:
@@ -179,9 +181,9 @@ class MinuteBook:
                 if grown > 0:
                     totals[name] = totals.get(name, 0) + grown
         self._opened, self._whole = True, self._whole or now_ms > 0
-        self._newest_ms = max(now_ms // 60_000 * 60_000, max(self._minutes, default=0))
-        oldest = self._newest_ms - (MINUTES_KEPT - 1) * 60_000
-        for at_ms in [at_ms for at_ms in self._minutes if at_ms < oldest]:
+        self._newest_ms = now_ms // 60_000 * 60_000 if now_ms else max(self._minutes, default=0)
+        kept_ms = (MINUTES_KEPT - 1) * 60_000
+        for at_ms in [at_ms for at_ms in self._minutes if abs(at_ms - self._newest_ms) > kept_ms]:
             del self._minutes[at_ms]
             self._flows.pop(at_ms, None)
 
@@ -200,7 +202,7 @@ class MinuteBook:
 
     def _since(self, minutes: int) -> list[int]:
         oldest = self._newest_ms - (minutes - 1) * 60_000
-        return [at_ms for at_ms in self._minutes if at_ms >= oldest]
+        return [at_ms for at_ms in self._minutes if oldest <= at_ms <= self._newest_ms]
 
     def total(self, name: str, queue: str | None = None) -> int:
         """Return how many of this outcome were counted since the book was opened."""
@@ -213,7 +215,7 @@ class MinuteBook:
         return sum(
             row.counts.get(name, 0)
             for at_ms, minute in self._minutes.items()
-            if at_ms > now_ms - window_ms
+            if now_ms - window_ms < at_ms <= now_ms
             for row in minute.values()
         )
 

@@ -74,3 +74,12 @@ def test_groups_are_bounded_and_the_newest_stay() -> None:
     groups = book.groups(NOW + 700)
     assert len(groups) == 500
     assert {group.error for group in groups} >= {"E699", "E250"}
+
+
+def test_what_the_clock_has_before_it_again_is_not_of_the_last_minutes() -> None:
+    book = FailureBook()
+    add(book, "a")
+    (group,) = book.groups(NOW)
+
+    assert group.count(NOW - 3_600_000) == 0
+    assert group.count(NOW - 1_000) == 1

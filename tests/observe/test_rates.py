@@ -163,3 +163,30 @@ def test_what_was_before_the_window_does_not_weigh_on_the_rate() -> None:
         meter.read(60 * second - 3_600 + 600, second)
 
     assert meter.rate() == pytest.approx((60 + 60 + 10) / 3)
+
+
+@pytest.mark.parametrize("minutes", [1, 30, 61, 1_000])
+def test_a_clock_that_is_set_back_counts_nothing_twice(minutes: int) -> None:
+    """Minutes of what is the future now stayed the newest, so that new ones were forgotten and counted again."""
+    book = MinuteBook()
+    book.update([minute({"succeeded": 5}), minute({"failed": 2})], NOW)
+    before = NOW - minutes * 60_000
+
+    for count in (100, 110, 120):
+        book.update([minute({"succeeded": count}, back=minutes)], before)
+
+    assert book.total("succeeded") == 120
+    assert book.flow().count("succeeded", "failed") == 120
+    assert [flow.count("succeeded") for flow in book.by_task()] == [120]
+    assert succeeded(book)[-1] == 120
+    assert book.recent("failed", before, 300_000) == 0
+
+
+def test_a_minute_that_comes_again_adds_only_what_is_new_in_it() -> None:
+    book = MinuteBook()
+    book.update([minute({"succeeded": 500})], NOW)
+    book.update([], NOW - 60_000)
+
+    book.update([minute({"succeeded": 503})], NOW)
+
+    assert book.total("succeeded") == 3
