@@ -10,7 +10,7 @@ from textual.widgets import Button, Input
 
 from stem.adapters.memory import InMemoryBroker
 from stem.clock import SystemClock
-from stem.contracts import Beat, Broker, NewTask
+from stem.contracts import Beat, Broker, NewTask, Pause
 from stem.control.answer import CommandItem, CommandResult, Confirmation
 from stem.errors import BrokerUnreachableError
 from stem.messages.envelope import Envelope
@@ -22,7 +22,7 @@ from stem_tui.actions import BY_ID
 from stem_tui.app import StemTUI
 from stem_tui.widgets.dialogs import Answered, Confirm
 from stem_tui.widgets.grid import Grid
-from tests.observe.builders import beat, fleet, state
+from tests.observe.builders import NOW, beat, fleet, snapshot, state
 from tests.tui.still import make_app, make_session, settled, text_of
 from tests.waiting import eventually
 
@@ -257,6 +257,22 @@ async def test_what_a_worker_took_but_has_not_done_yet_is_not_over(action: str) 
     assert receipt.headline.endswith(": not over yet at 1 worker after 3.0s; it goes on by itself")
     signs = [line[1].text for line in receipt.lines if len(line) > 3]
     assert signs == ["!", "!"]
+
+
+async def test_a_worker_that_was_resumed_can_be_paused_again_whatever_was_seen_meanwhile() -> None:
+    made = fleet()
+    worker = made.workers["api-7-ab12"]
+    by_id = Pause(kind="worker", target=worker.key, actor="ana", reason="", at_ms=NOW)
+    made.apply(snapshot(pauses=[by_id]), 2_000.0)
+    result = CommandResult(
+        command_id="c", items=[CommandItem(target=worker.key, stage="effect", changed=True, outcome="cleared")]
+    )
+    controller = Answering(result, lambda: made.apply(snapshot(pauses=[]), 2_001.0))
+
+    receipt = await came_of(plans.Plan(action=BY_ID["worker.pause"], rows=[worker], way="resume"), made, controller)
+
+    assert receipt.undo is not None
+    assert (receipt.undo.way, list(receipt.undo.rows)) == ("pause", [worker])
 
 
 async def test_read_only_sends_nothing() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from stem.contracts import Broker
 from stem.control.answer import CommandItem, CommandResult, Confirmation, Silent
@@ -124,6 +124,8 @@ def known(action_id: str) -> bool:
 
 async def _pause(plan: Plan, office: Office) -> Receipt:
     targets = plans.targets(plan, office.state)
+    # Found before it is sent: a poll in between would show no pause any more by whose name a worker was resumed.
+    each = [(row, set(plans.targets(replace(plan, rows=[row]), office.state))) for row in plan.rows]
     scope = plan.action.scope
     kind: Literal["queue", "task", "worker"] = (
         "queue" if scope == "queue" else "worker" if scope == "worker" else "task"
@@ -134,12 +136,12 @@ async def _pause(plan: Plan, office: Office) -> Receipt:
         result = await office.controller.resume(kind, targets, wait_s=ASK_S)
     total = _Sum()
     _add(total, result)
-    return _concluded(plan, total, undo=_undo(plan, office, total.changed))
+    return _concluded(plan, total, undo=_undo(plan, each, total.changed))
 
 
-def _undo(plan: Plan, office: Office, changed: set[str]) -> Plan | None:
-    """Return what takes back what this has changed, and nothing that was so before."""
-    rows = [row for row in plan.rows if changed & set(plans.targets(replace(plan, rows=[row]), office.state))]
+def _undo(plan: Plan, each: Sequence[tuple[Any, set[str]]], changed: set[str]) -> Plan | None:
+    """Return what takes back what this has changed, and nothing that was so before; `each` row with its targets."""
+    rows = [row for row, targets in each if changed & targets]
     if not rows:
         return None
     return replace(plan, rows=rows, way=plans.back(plan.way), for_s=None, reason="")
