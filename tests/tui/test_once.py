@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 
 from stem.adapters.memory import InMemoryBroker
 from stem.contracts import Beat, FetchRequest, NewTask
-from stem.errors import BrokerUnreachableError
+from stem.errors import BrokerRefusedError, BrokerUnreachableError
 from stem.messages.envelope import Envelope
 from stem_tui import once
 from stem_tui.__main__ import main
@@ -108,6 +109,79 @@ async def test_a_broker_that_is_not_there_is_exit_69(capsys: pytest.CaptureFixtu
     assert "connection refused" in capsys.readouterr().err
     assert await once.run(gone, format="json", out=out) == 69
     assert json.loads(out.getvalue())["error"]["code"] == "broker-unreachable"
+
+
+class Refusing(Gone):
+    """A server that knows nobody of this name."""
+
+    async def workers(self) -> None:
+        raise BrokerRefusedError("the broker at redis://h:1/0 refused: WRONGPASS", code="WRONGPASS")
+
+
+async def test_a_refusal_is_exit_5_as_of_stemctl(capsys: pytest.CaptureFixture[str]) -> None:
+    out = io.StringIO()
+    refusing: Any = Refusing()
+
+    assert await once.run(refusing, out=out) == 5
+    assert "WRONGPASS" in capsys.readouterr().err
+    assert await once.run(refusing, format="json", out=out) == 5
+    assert json.loads(out.getvalue())["error"]["code"] == "refused"
+
+
+def shell(line: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run stem-tui with redirections."""
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m stem_tui {line}"],
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+
+
+@pytest.mark.parametrize("to", ["<&-", "2>&-", "<&- 2>&-"])
+def test_a_closed_stream_that_is_not_needed_harms_nothing(to: str) -> None:
+    ran = shell(f"--url memory://x --once {to}")
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "QUEUES 0" in ran.stdout
+
+
+@pytest.mark.parametrize("to", [">&-", ">/dev/full", "<&- >&-"])
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_look_that_cannot_be_written_is_one_line_and_exit_1(to: str, form: str) -> None:
+    ran = shell(f"--url memory://x --once --format {form} {to}")
+
+    assert (ran.returncode, ran.stderr.count("\n")) == (1, 1), ran.stderr
+    assert ran.stderr.startswith("stem-tui: cannot write the look: ")
+
+
+@pytest.mark.parametrize("option", ["", "--watch 0.1"])
+def test_a_reader_that_has_seen_enough_ends_it_quietly(option: str) -> None:
+    ran = shell(f"--url memory://x --once {option} | true")
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_characters_that_the_encoding_lacks_are_replaced(encoding: str) -> None:
+    ran = shell("--url memory://x --once", PYTHONIOENCODING=encoding)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.isascii()
+
+
+def test_an_embedded_server_that_does_not_start_is_exit_69(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise BrokerUnreachableError("the embedded server ended at once")
+
+    monkeypatch.setattr("stem_tui.__main__._connect", broken)
+
+    assert main(["--once"]) == 69
+    assert capsys.readouterr().err == "stem-tui: the embedded server ended at once\n"
 
 
 async def test_check_is_exit_1_when_something_is_wrong() -> None:

@@ -20,6 +20,7 @@ import stem
 from stem import startup
 from stem.errors import ConfigError, StemError
 from stem.text import clean
+from stem_tui import streams
 from stem_tui.hangup import end_with_terminal
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 THEMES: Final = ("stem-dark", "stem-light", "stem-deut", "stem-contrast", "ansi", "mono")
 SCREENS: Final = ("overview", "queues", "workers", "failures", "tasks")
-USAGE: Final = 2
 _YES: Final = ("1", "true", "yes", "on")
 _NO: Final = ("", "0", "false", "no", "off")
 
@@ -84,10 +84,9 @@ def _hertz(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the dashboard; return the exit code."""
     startup.hurry()
+    streams.prepare()
     options = parser().parse_args(argv)
-    # Textual draws on stderr, so all three have to be the terminal.
-    terminal = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
-    plain = options.once or os.environ.get("TERM") == "dumb" or not terminal
+    plain = options.once or os.environ.get("TERM") == "dumb" or not streams.on_terminal()
     from stem.authority import ControlKeys  # after the command line has been understood
     from stem.config import StemConfig
 
@@ -95,16 +94,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = StemConfig.from_environment(os.environ)
         production = options.production or _said("STEM_TUI_PRODUCTION")
         keys = ControlKeys.maybe(config.control)
-        look = _look(options.theme, options.ascii)
+        look = _look(options.theme, options.ascii or (plain and not streams.takes_all()))
         broker = _connect(options.url, options.namespace, config)
     except StemError as error:
-        sys.stderr.write(f"stem-tui: {clean(error, 400)}\n")
-        return USAGE
+        from stem_tui.once import failure  # only now: who draws has no use for it
+
+        streams.say(clean(error, 400))
+        return failure(error)[0]
     with contextlib.suppress(KeyboardInterrupt):
         if plain:
             code = asyncio.run(_print(broker, options, look))
             if not options.once:
-                sys.stderr.write("stem-tui: this is no terminal to draw on, so here is one look (--once)\n")
+                streams.say("this is no terminal to draw on, so here is one look (--once)")
             return code
         end_with_terminal()
         return asyncio.run(_draw(broker, options, look, config.control_timeout_s, keys, production))

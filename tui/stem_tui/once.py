@@ -14,21 +14,29 @@ from typing import Any, Final, Literal, TextIO
 from stem.clock import SystemClock
 from stem.contracts import Broker, ListState, Seen
 from stem.control.diagnose import diagnose
-from stem.errors import StemError
+from stem.errors import BrokerRefusedError, BrokerUnreachableError, ConfigError, StemError, UnknownOutcomeError
 from stem.observe.feed import take
 from stem.observe.rates import MINUTES_KEPT
 from stem.observe.rows import QueueLine, TaskLine, WorkerLine
 from stem.observe.snapshot import Snapshot
 from stem.observe.state import ClusterState
 from stem.text import clean
-from stem_tui import figures, select, tasks
+from stem_tui import figures, select, streams, tasks
 from stem_tui.columns import Sorting, View, fit, ordered
 from stem_tui.theme import Look
 from stem_tui.width import cut
 
 Format = Literal["text", "json", "jsonl"]
 PAGES: Final[tuple[ListState, ...]] = ("running", "retrying", "dead")
-UNREACHABLE: Final = 69
+FAILED: Final = 1
+_SEE: Final = "see whether the server runs, and --url"
+_FAILURES: Final[tuple[tuple[type[StemError], int, str, str], ...]] = (
+    (ConfigError, 2, "config", "see the settings and the options"),
+    (BrokerRefusedError, 5, "refused", "see user and password in --url, and what this user may do at the server"),
+    (UnknownOutcomeError, 69, "unknown-outcome", _SEE),
+    (BrokerUnreachableError, 69, "broker-unreachable", _SEE),
+    (StemError, FAILED, "failed", ""),
+)
 
 
 async def run(
@@ -48,33 +56,49 @@ async def run(
         screen: the part that is printed as text. JSON always holds everything.
 
     Returns:
-        0; 69 when the broker cannot be asked; with `check` 1 when something is wrong (see `problems`).
+        0; with `check` 1 when something is wrong (see `problems`); when the broker cannot be asked what `failure` says
+        of it, 69 or 5; 1 when nothing can be written.
     """
-    out, clock, look = out or sys.stdout, SystemClock(), look or Look("mono")
-    state, code = ClusterState(diagnose), 0
+    given: TextIO | None = out or sys.stdout
+    if given is None:
+        streams.say("cannot write the look: stdout is closed")
+        return FAILED
+    clock, look = SystemClock(), look or Look("mono")
+    state = ClusterState(diagnose)
     while True:
         try:
             snapshot = await take(
                 broker, clock=clock, pages=PAGES, minutes=MINUTES_KEPT, history=2_000, info=True, page=20
             )
         except StemError as error:
-            code = UNREACHABLE
-            _print_error(error, format, out)
+            code, words = failure(error)[0], _error_text(error, format)
         else:
             state.apply(snapshot, clock.monotonic())
             now_ms = clock.wall_ms() + state.offset_ms
-            found = problems(state)
-            code = 1 if check and found else 0
+            code = FAILED if check and problems(state) else 0
             if format == "text":
                 lines = text(state, now_ms, url=broker.url, width=width, look=look, screen=screen)
-                out.write("\n".join(lines) + "\n")
+                words = "\n".join(lines) + "\n"
             else:
-                indent = 2 if format == "json" else None
-                out.write(json.dumps(plain(state, snapshot, now_ms, broker), indent=indent, ensure_ascii=True) + "\n")
-        out.flush()
+                words = _json(plain(state, snapshot, now_ms, broker), format)
+        try:
+            given.write(words)
+            given.flush()
+        except BrokenPipeError:  # whoever read this has seen enough
+            streams.give_up(given)
+            return code
+        except OSError as error:
+            streams.give_up(given)
+            streams.say(f"cannot write the look: {error.strerror or error}")
+            return code or FAILED
         if watch_s is None:
             return code
         await asyncio.sleep(watch_s)
+
+
+def failure(error: StemError) -> tuple[int, str, str]:
+    """Return the exit code of an error, its word, and what to do: those that `stemctl` has for it."""
+    return next((code, word, hint) for kind, code, word, hint in _FAILURES if isinstance(error, kind))
 
 
 def problems(state: ClusterState) -> list[str]:
@@ -239,11 +263,16 @@ def _task(row: TaskLine) -> dict[str, Any]:
     }
 
 
-def _print_error(error: StemError, format: Format, out: TextIO) -> None:
+def _json(answer: dict[str, Any], format: Format) -> str:
+    return json.dumps(answer, indent=2 if format == "json" else None, ensure_ascii=True) + "\n"
+
+
+def _error_text(error: StemError, format: Format) -> str:
+    """Return what an error is on stdout, where it has to be there; else say it on stderr."""
     words = clean(error, 400)
     if format == "text":
-        sys.stderr.write(f"stem-tui: {words}\n")
-        return
-    body = {"code": "broker-unreachable", "message": words, "hint": "see whether the server runs, and --url"}
-    answer = {"schema": "stem/1", "command": "tui --once", "ok": False, "error": body}
-    out.write(json.dumps(answer, indent=2 if format == "json" else None) + "\n")
+        streams.say(words)
+        return ""
+    _, code, hint = failure(error)
+    body = {"code": code, "message": words, "hint": hint}
+    return _json({"schema": "stem/1", "command": "tui --once", "ok": False, "error": body}, format)

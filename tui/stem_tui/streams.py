@@ -1,0 +1,50 @@
+"""stdin, stdout and stderr of a program that may have been given none, a full one, or one that lacks characters."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import TextIO
+
+
+def prepare() -> None:
+    """Open what a caller closed, or connections would get these numbers; and let no text fail at stdout's encoding."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def on_terminal() -> bool:
+    """Say whether all three are there, and a terminal: Textual reads the first and draws on the last."""
+    streams: tuple[TextIO | None, ...] = (sys.stdin, sys.stdout, sys.stderr)
+    return all(stream is not None and not stream.closed and stream.isatty() for stream in streams)
+
+
+def takes_all() -> bool:
+    """Say whether stdout has every character there is."""
+    out: TextIO | None = sys.stdout
+    return out is None or "utf" in (out.encoding or "").lower()
+
+
+def say(words: str) -> None:
+    """Write a line to stderr, if there is one that takes it."""
+    err: TextIO | None = sys.stderr
+    if err is None:
+        return
+    try:
+        err.write(f"stem-tui: {words}\n")
+        err.flush()
+    except OSError:
+        give_up(err)
+
+
+def give_up(stream: TextIO) -> None:
+    """Throw away what waits to be written, or Python would complain once more at its exit, and change the exit code."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
