@@ -128,6 +128,23 @@ async def test_a_refusal_is_exit_5_as_of_stemctl(capsys: pytest.CaptureFixture[s
     assert json.loads(out.getvalue())["error"]["code"] == "refused"
 
 
+async def test_what_the_server_does_not_show_is_said_and_no_check_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker, out = InMemoryBroker(), io.StringIO()
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise BrokerRefusedError("NOPERM \x1b[2J", code="NOPERM")
+
+    for part in ("pauses", "minutes"):
+        monkeypatch.setattr(broker.census, part, refuse)
+
+    assert await once.run(broker, out=out) == 0
+    lines = out.getvalue().splitlines()
+    assert [line for line in lines if line.startswith("! ")] == [
+        f"! the server does not show {part}: NOPERM \\x1b[2J" for part in ("pauses", "statistics")
+    ]
+    assert await once.run(broker, out=io.StringIO(), check=True) == 1
+
+
 def shell(line: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run stem-tui with redirections."""
     return subprocess.run(

@@ -102,8 +102,11 @@ def failure(error: StemError) -> tuple[int, str, str]:
 
 
 def problems(state: ClusterState) -> list[str]:
-    """Return what is wrong, in words: sick workers, queues that nobody serves, a server without writes."""
-    found = []
+    """Return what is wrong, in words: sick workers, queues that nobody serves, a server without writes.
+
+    What the server does not show is among it: nobody knows whether something is wrong there.
+    """
+    found = [f"the server does not show {part}: {why}" for part, why in sorted(state.refused.items())]
     for row in sorted(state.workers.values(), key=lambda each: each.name):
         if row.diagnosis in ("lost", "wedged", "deaf") and not row.superseded:
             found.append(f"worker {row.name} is {row.diagnosis}")
