@@ -6,23 +6,29 @@ import gc
 import random
 import tracemalloc
 import weakref
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from stem.adapters.connect import connect_broker
-from stem.contracts import Beat
+from stem.adapters.memory import InMemoryBroker
+from stem.contracts import Beat, NewTask
+from stem.messages.envelope import Envelope
 from stem.messages.heartbeat import Heartbeat
 from stem.observe import state as state_module
+from stem.observe.rows import TaskLine
 from stem.observe.state import ClusterState
 from stem.testing import FakeClock
+from stem_tui import figures
 from stem_tui.app import QUICK, QUICK_DRAWS, SLOW, SLOW_DRAWS, TICK_S
 from stem_tui.garbage import CLOSED, Garbage
 from stem_tui.recent import Recent
+from stem_tui.screens.details import TaskScreen
 from stem_tui.widgets.grid import Grid
 from tests.observe.builders import NOW, beat, event, fleet, seen, snapshot
 from tests.observe.builders import state as empty_state
-from tests.tui.still import make_app, make_session, settled
+from tests.tui.still import make_app, make_session, settled, text_of
+from tests.waiting import eventually
 
 WORKERS: Final = 300
 SIZE: Final = (160, 45)
@@ -275,3 +281,29 @@ async def test_a_heartbeat_that_was_there_the_last_time_is_not_read_again(
         assert after[7].heartbeat.in_flight == 3
     finally:
         await broker.close()
+
+
+async def test_the_payloads_of_a_task_are_laid_out_once_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker, laid_out, lay_out = InMemoryBroker(), list[Any](), figures.value_lines
+
+    def counted(value: Any) -> list[str]:
+        laid_out.append(value)
+        return lay_out(value)
+
+    monkeypatch.setattr(figures, "value_lines", counted)
+    body = Envelope(id="t-1", task="mail.send", args={"to": "ana"}).encode()
+    await broker.enqueue([NewTask(id="t-1", task="mail.send", queue="default", body=body)])
+    app = make_app(make_session(fleet(), broker), broker)
+    async with app.run_test(size=SIZE) as pilot:
+        await settled(pilot)
+        screen = TaskScreen(app.session, TaskLine("t-1", "t-1"))
+        app.push_screen(screen)
+        await eventually(lambda: "ARGUMENTS" in text_of(app))
+        answer, made = screen.answer, len(laid_out)
+
+        for _ in range(10):
+            app.draw_now()
+
+        assert screen.answer is answer
+        assert made > 0
+        assert len(laid_out) == made

@@ -37,6 +37,25 @@ class TaskAnswer:
     signed: bool = False
 
 
+class Payloads:
+    """The long lines of one answer, such as its result: to lay out a megabyte of JSON takes longer than a drawing may.
+
+    They are made once, for nothing but the answer decides about them.
+    """
+
+    def __init__(self, answer: TaskAnswer | None) -> None:
+        self.answer = answer
+        self._made: dict[str, Lines] = {}
+
+    def once(self, name: str, make: Callable[[], Lines]) -> Lines:
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    def value(self, name: str, value: Any) -> Lines:
+        return self.once(name, lambda: [[Cell(f"   {line}")] for line in figures.value_lines(value)])
+
+
 def task_lines(
     row: TaskLine | None,
     answer: TaskAnswer | None,
@@ -45,12 +64,16 @@ def task_lines(
     width: int,
     *,
     name_of: Callable[[str], str] = clean,
+    payloads: Payloads | None = None,
 ) -> Lines:
     """Return all that is known of a task: what the broker says, or until it has answered, what the list knew.
 
     Args:
         name_of: a worker's shown name by its id.
+        payloads: what was made of this answer before.
     """
+    if payloads is None or payloads.answer is not answer:
+        payloads = Payloads(answer)
     name = clean(task_id, 64)
     if answer is None or answer.id != task_id:
         head = f"TASK {name}"
@@ -67,16 +90,16 @@ def task_lines(
         lines += _why(answer.explanation, width)
     lines += _runs(status, now_ms, width, name_of)
     if status.error is not None:
-        lines += _error(status, width)
+        lines += [_error_title(status, width), *payloads.once("error", lambda: _error(status))]
     if status.state is TaskState.SUCCEEDED:
-        lines += [title("RESULT", width), *_value(status.result)]
+        lines += [title("RESULT", width), *payloads.value("result", status.result)]
     if answer.envelope is not None:
-        lines += [title("ARGUMENTS", width), *_value(dict(answer.envelope.args))]
+        lines += [title("ARGUMENTS", width), *payloads.value("args", dict(answer.envelope.args))]
     lines += _timeline(status, width, name_of)
     if answer.envelope is not None:
-        lines += _request(answer.envelope, answer, status, width)
+        lines += _request(answer.envelope, payloads, status, width)
     if status.meta:
-        lines += [title("META", width), *_value(dict(status.meta))]
+        lines += [title("META", width), *payloads.value("meta", dict(status.meta))]
     return lines
 
 
@@ -131,11 +154,14 @@ def _why(explanation: Explanation, width: int) -> Lines:
     return lines
 
 
-def _error(status: TaskStatus, width: int) -> Lines:
+def _error_title(status: TaskStatus, width: int) -> list[Cell]:
+    return title("LAST ERROR" if not status.state.final else "ERROR", width)
+
+
+def _error(status: TaskStatus) -> Lines:
     assert status.error is not None
-    lines: Lines = [title("LAST ERROR" if not status.state.final else "ERROR", width)]
     message = figures.text_lines(status.error.message, limit=20)
-    lines.append([Cell(f"   {clean(status.error.type)}: ", "bad"), Cell(message[0], "strong")])
+    lines: Lines = [[Cell(f"   {clean(status.error.type)}: ", "bad"), Cell(message[0], "strong")]]
     lines.extend([Cell(f"   {line}")] for line in message[1:])
     if status.error.traceback:
         lines.append([])
@@ -242,8 +268,10 @@ def _timeline(status: TaskStatus, width: int, name_of: Callable[[str], str]) -> 
     return lines
 
 
-def _request(envelope: Envelope, answer: TaskAnswer, status: TaskStatus, width: int) -> Lines:
+def _request(envelope: Envelope, payloads: Payloads, status: TaskStatus, width: int) -> Lines:
     """Return the facts of the envelope as its producer wrote it, beyond the arguments."""
+    answer = payloads.answer
+    assert answer is not None
     size = "–" if answer.body_bytes is None else f"{answer.body_bytes:,} bytes"
     lines: Lines = [
         title("ENVELOPE", width),
@@ -265,14 +293,10 @@ def _request(envelope: Envelope, answer: TaskAnswer, status: TaskStatus, width: 
         lines.append(fact("parent", Cell(clean(envelope.parent or "–", 64))))
         lines.append(fact("root", Cell(clean(envelope.root or "–", 64))))
     if envelope.options:
-        lines += [title("OPTIONS", width), *_value(dict(envelope.options))]
+        lines += [title("OPTIONS", width), *payloads.value("options", dict(envelope.options))]
     if envelope.headers:
-        lines += [title("HEADERS", width), *_value(dict(envelope.headers))]
+        lines += [title("HEADERS", width), *payloads.value("headers", dict(envelope.headers))]
     return lines
-
-
-def _value(value: Any) -> Lines:
-    return [[Cell(f"   {line}")] for line in figures.value_lines(value)]
 
 
 def _remembered(row: TaskLine | None, now_ms: int) -> Lines:

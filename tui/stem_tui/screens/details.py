@@ -120,6 +120,7 @@ class TaskScreen(LiveScreen):
         self.task_id = row.key
         self.row = row
         self.answer: taskdetail.TaskAnswer | None = None
+        self._payloads = taskdetail.Payloads(None)
         self._asked_s = 0.0
         self._asking = False
 
@@ -135,14 +136,21 @@ class TaskScreen(LiveScreen):
             self._asked_s, self._asking = now_s, True
             self.run_worker(work(self._ask), group="task", exit_on_error=False)
         row = self.session.state.tasks.get(self.task_id, self.row)
-        state = self.session.state
-        lines = self.frozen.once(
-            "task",
-            lambda: taskdetail.task_lines(
-                row, self.answer, self.task_id, now_ms, self.size.width, name_of=lambda worker: state.owner(worker)[1]
-            ),
-        )
+        lines = self.frozen.once("task", partial(self._lines, row, now_ms))
         self.query_one(Pane).show(lines, stale=self.session.stale)
+
+    def _lines(self, row: TaskLine, now_ms: int) -> details.Lines:
+        if self._payloads.answer is not self.answer:
+            self._payloads = taskdetail.Payloads(self.answer)
+        return taskdetail.task_lines(
+            row,
+            self.answer,
+            self.task_id,
+            now_ms,
+            self.size.width,
+            name_of=lambda worker: self.session.state.owner(worker)[1],
+            payloads=self._payloads,
+        )
 
     async def _ask(self) -> None:
         try:
