@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stem_tui import figures
+from stem_tui import details, figures
+from tests.observe.builders import NOW, fleet
 
 
 @pytest.mark.parametrize(
@@ -91,3 +92,14 @@ def test_of_a_long_text_the_end_is_kept() -> None:
     lines = figures.text_lines("\n".join(f"line {number}" for number in range(1_000)), limit=3)
 
     assert lines == ["… 997 lines before", "line 997", "line 998", "line 999"]
+
+
+@pytest.mark.parametrize(
+    "number", [float("inf"), float("nan"), -1.5, 1e306, 10**400, "12", None], ids=lambda it: str(it)[:9]
+)
+def test_a_worker_may_say_any_number_of_its_children(number: object) -> None:
+    child = {"pid": 7, "age_s": number, "rss_bytes": number, "state": "busy"}
+
+    lines = details.worker_lines(fleet().workers["api-7-ab12"], NOW, 100, stats={"children": [child]})
+
+    assert any("pid 7" in cell.text for cell in lines[-1])

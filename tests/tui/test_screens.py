@@ -13,8 +13,9 @@ import pytest
 import stem_tui
 from stem.adapters.memory import InMemoryBroker
 from stem.messages.status import TaskState
-from stem_tui import select
+from stem_tui import details, select
 from stem_tui.screens.base import FilterInput, LiveScreen
+from stem_tui.screens.details import WorkerScreen
 from stem_tui.theme import PALETTES, TONES, Look
 from stem_tui.widgets.grid import Grid
 from tests.observe.builders import event, fleet, page, queue, running, seen, snapshot, state, status
@@ -174,6 +175,28 @@ async def test_a_panel_that_cannot_be_drawn_harms_no_other(monkeypatch: pytest.M
         assert "This panel cannot be drawn: RuntimeError." in text
         assert "api" in text
         assert app.errors == ["RuntimeError: a fault"]
+
+
+async def test_what_cannot_be_drawn_outside_of_panels_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(make_session())
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settled(pilot)
+
+        def broken(*_: object, **__: object) -> Any:
+            raise RuntimeError("a fault")
+
+        monkeypatch.setattr(details, "worker_lines", broken)
+        await pilot.press("3", "enter")
+        await eventually(lambda: isinstance(app.screen, WorkerScreen))
+        await settled(pilot)
+        await pilot.press("z")
+        await settled(pilot)
+        app.screen.query_one("#worker-tasks").focus()
+        await pilot.press("down")
+
+        assert app.is_running
+        assert app.errors == ["RuntimeError: a fault"]
+        assert "a fault in the dashboard: RuntimeError: a fault" in text_of(app)
 
 
 async def test_the_filter_narrows_one_panel_and_escape_clears_it() -> None:

@@ -190,10 +190,7 @@ class StemTUI(App[int], inherit_bindings=False):
         changed = session.state.version != self._drawn_version
         if not changed and now_s - self._drawn_s < (1.0 if session.phase == "LIVE" else 0.2):
             return
-        try:
-            screen.draw()
-        except Exception as error:
-            self.remember(error)
+        screen.draw()
         self._drawn_version, self._drawn_s = session.state.version, now_s
         took_s = session.clock.monotonic() - now_s
         period_s = 1 / (session.hz if self._focused_terminal else min(session.hz, BLURRED_HZ))

@@ -15,6 +15,8 @@ from stem_tui.theme import Cell
 
 Lines = list[list[Cell]]
 _LABEL: Final = 12
+_MOST: Final = 1e15
+"""More bytes or seconds than there can be."""
 _MEANING: Final = {str(word): text for word, text in MEANING.items()} | {"healthy": "", "late": "its beat is overdue"}
 
 
@@ -93,19 +95,24 @@ def _pools(stats: Mapping[str, Any] | None, said: str) -> Lines:
 
 
 def _child(child: Mapping[str, Any]) -> list[Cell]:
-    rss, age = child.get("rss_bytes"), child.get("age_s")
+    rss, age = _number(child.get("rss_bytes")), _number(child.get("age_s"))
     task = clean(child.get("task_id") or "", 64)
     facts = [f"pid {clean(child.get('pid'), 12)}"]
-    if isinstance(rss, int):
-        facts.append(f"rss {figures.size(rss)}")
+    if rss is not None:
+        facts.append(f"rss {figures.size(int(rss))}")
     facts.append(f"{clean(child.get('tasks_done', 0), 12)} done")
-    if isinstance(age, int | float):
+    if age is not None:
         facts.append(f"up {figures.span(age * 1000)}")
     return [
         Cell(f"{clean(child.get('state') or '?', 20):<9}", "accent" if task else "text"),
         Cell("  ".join(facts), "dim"),
         Cell(f"  runs {task}" if task else "", "text"),
     ]
+
+
+def _number(value: object) -> float | None:
+    """Return a number of a worker's answer; None for what is none or cannot be meant: also for `inf` and `nan`."""
+    return float(value) if isinstance(value, int | float) and abs(value) < _MOST else None
 
 
 def _queues(row: WorkerLine) -> list[Cell]:

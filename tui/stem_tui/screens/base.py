@@ -108,15 +108,19 @@ class LiveScreen(Screen[None]):
     # --------------------------------------------------------------------------------------------------------- drawing
 
     def draw(self) -> None:
-        """Show header, notice and hint, and the panels unless the picture is frozen."""
+        """Show header, notice and hint, and the panels unless the picture is frozen. Raises nothing."""
         if not self.is_mounted or self.has_class("-small") or not self.app.is_running:
             return  # at the program's end the panels go before the screen does
-        self.draw_chrome()
-        frozen_ms = self.session.frozen_ms
-        if frozen_ms is None or frozen_ms != self._filled_at:
-            self._filled_at = frozen_ms
-            self.frozen.at(frozen_ms)
-            self.fill(self.session.now_ms)
+        try:
+            self.draw_chrome()
+            frozen_ms = self.session.frozen_ms
+            if frozen_ms is None or frozen_ms != self._filled_at:
+                self._filled_at = frozen_ms
+                self.frozen.at(frozen_ms)
+                self.fill(self.session.now_ms)
+        except Exception as error:
+            # Here, not where it is called: keys and clicks draw too, and what they raise ends the program.
+            self.dashboard.remember(error)
 
     def keeps(self, answer: object) -> bool:
         """Say whether this answer stays: in a frozen picture nothing that is in view is asked for again."""
