@@ -6,6 +6,9 @@ import csv
 import io
 import json
 import re
+import resource
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,7 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
         ("x.txt", r"ends with \.csv or \.jsonl"),
         ("no/such/x.csv", "cannot be written"),
         ("x\0.csv", "cannot be written"),
+        ("~nosuchuser/x.csv", "^~nosuchuser/x.csv cannot be written"),
     ],
 )
 def test_a_file_that_cannot_be_says_why(path: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,3 +96,30 @@ def test_a_file_that_cannot_be_says_why(path: str, said: str, tmp_path: Path, mo
 
     with pytest.raises(export.ExportError, match=said):
         export.write(path, [])
+
+
+@pytest.mark.parametrize("rows", [3, 30_000])
+def test_a_disk_that_fills_up_leaves_no_file_that_looks_whole(rows: int, tmp_path: Path) -> None:
+    target = tmp_path / "x.csv"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        with pytest.raises(export.ExportError, match=r"x\.csv cannot be written"):
+            export.write(str(target), [QueueLine("q", "q")] * rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+
+    assert not target.exists()
+
+
+def test_rows_that_cannot_be_written_leave_no_file(tmp_path: Path) -> None:
+    def rows() -> Iterator[QueueLine]:
+        yield QueueLine("q", "q")
+        raise RuntimeError("changed while it was read")
+
+    with pytest.raises(RuntimeError):
+        export.write(str(tmp_path / "x.csv"), rows())
+
+    assert list(tmp_path.iterdir()) == []

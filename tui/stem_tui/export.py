@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,14 +101,25 @@ def write(path: str, rows: Iterable[Any]) -> Path:
     Raises:
         ExportError: there is such a file already, or it cannot be made.
     """
-    target = Path(path).expanduser()
-    form = form_of(path)
+    words = text(rows, form_of(path))  # whole before there is a file
+    target = Path(path)
     try:
+        target = target.expanduser()
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text(rows, form))
     except FileExistsError:
         raise ExportError(f"{clean(target, 120)} is there already: give another name") from None
+    except (OSError, ValueError, RuntimeError) as error:  # the last: a home that nobody has
+        raise _unwritten(target, error) from error
+    try:
+        with open(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(words)
     except (OSError, ValueError) as error:
-        raise ExportError(f"{clean(target, 120)} cannot be written: {clean(error, 120)}") from error
+        # A part of the rows looks like all of them.
+        with suppress(OSError):
+            target.unlink()
+        raise _unwritten(target, error) from error
     return target.absolute()
+
+
+def _unwritten(target: Path, error: Exception) -> ExportError:
+    return ExportError(f"{clean(target, 120)} cannot be written: {clean(error, 120)}")
