@@ -92,10 +92,6 @@ class FailureBook:
             del self._groups[oldest.task, oldest.error]
         return True
 
-    def knows(self, task_id: str, attempt: int) -> bool:
-        """Say whether this failed attempt was counted."""
-        return (task_id, attempt) in self._seen
-
     def groups(self, now_ms: int) -> list[FailureGroup]:
         """Return the groups, those that fail most now first; forgets what is over an hour past."""
         stamp = (self._version, now_ms // 1_000)

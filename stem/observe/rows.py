@@ -65,7 +65,7 @@ class WorkerLine:
     """One worker process, as it said of itself at `at_ms` of the broker's clock.
 
     Attributes:
-        diagnosis: `healthy busy wedged deaf lost draining stopped`, `late` when a beat is overdue; empty at first.
+        diagnosis: `healthy busy wedged lost draining stopped`, `late` when a beat is overdue; empty at first.
         paused_here: an operator paused this worker.
         superseded: it was lost, and another process of the same name lives.
         whole: `running` holds all it runs, so that what is missing there runs no longer.

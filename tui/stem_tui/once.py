@@ -108,7 +108,7 @@ def problems(state: ClusterState) -> list[str]:
     """
     found = [f"the server does not show {part}: {why}" for part, why in sorted(state.refused.items())]
     for row in sorted(state.workers.values(), key=lambda each: each.name):
-        if row.diagnosis in ("lost", "wedged", "deaf") and not row.superseded:
+        if row.diagnosis in ("lost", "wedged") and not row.superseded:
             found.append(f"worker {row.name} is {row.diagnosis}")
     for queue in sorted(state.queues.values(), key=lambda each: each.name):
         if not queue.consumers and queue.ready:

@@ -43,12 +43,10 @@ class Known:
     Attributes:
         kind: of the row under the cursor, whose actions can be given by name; empty for none.
         words: of each kind of argument (`queue worker task theme filter`) the values there are, clean.
-        writes: whether something may be sent.
     """
 
     kind: str = ""
     words: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    writes: bool = True
 
 
 def usable(known: Known) -> list[Action]:

@@ -223,7 +223,7 @@ def worker_note(rows: Iterable[WorkerLine]) -> list[Cell]:
         word = "healthy" if row.diagnosis == "busy" else row.diagnosis
         counts[word] = counts.get(word, 0) + 1
     parts = [Cell(f"{counts.get('healthy', 0)} up", "ok" if counts.get("healthy") else "dim")]
-    for word in ("late", "draining", "deaf", "wedged", "lost"):
+    for word in ("late", "draining", "wedged", "lost"):
         if counts.get(word):
             sign = WORKER[word]
             parts.append(Cell(f"{sign.glyph} {counts[word]} {word}", sign.tone))

@@ -314,8 +314,3 @@ def _remembered(row: TaskLine | None, now_ms: int) -> Lines:
     if row.error or row.message:
         lines.append(fact("error", Cell(": ".join(part for part in (row.error, row.message) if part), "bad")))
     return lines
-
-
-def plain(lines: Sequence[Sequence[Cell]]) -> list[str]:
-    """Return lines of cells as text."""
-    return ["".join(cell.text for cell in line).rstrip() for line in lines]

@@ -77,7 +77,7 @@ class Typed:
             "filter": hints(grid.view.fields if grid is not None else {}),
             "duration": ("30s", "10m", "1h", "1d"),
         }
-        return Known(kind="" if chosen is None else chosen.kind, words=words, writes=self._session.writes)
+        return Known(kind="" if chosen is None else chosen.kind, words=words)
 
     async def obey(self, order: Order, chosen: Chosen | None, grid: Grid | None) -> None:
         """Do what a line asks for."""
