@@ -52,7 +52,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="people live on this: opens read-only, and every change asks one step more (also: STEM_TUI_PRODUCTION=1)",
     )
-    made.add_argument("--once", action="store_true", help="print one look and exit: 0; 69 without a broker, 5 where it refuses us")
+    made.add_argument(
+        "--once", action="store_true", help="print one look and exit: 0; 69 without a broker, 5 where it refuses us"
+    )
     made.add_argument("--format", choices=("text", "json", "jsonl"), default="text", help="of --once")
     made.add_argument("--screen", choices=SCREENS, default="overview", help="of --once as text: this part only")
     made.add_argument("--watch", type=_seconds, metavar="SECONDS", help="with --once: again and again")
