@@ -242,7 +242,7 @@ async def test_a_viewer_sees_a_waiting_task_without_the_workers_word(own_server:
         await it.fill()
         await it.to_task("scheduled", it.later)
         await it.press("enter")
-        await it.reads("refused")
+        await it.reads("WHY", "it is scheduled for")
         await it.lives_on()
         await it.reads("TASK t.quick", "queue       work  priority 0", "ARGUMENTS", "patience", "TIMELINE", "ENVELOPE")
 
