@@ -12,13 +12,13 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Final, TextIO
 
 import typer
 from typer.core import TyperGroup
 
 from stem import startup
+from stem.streams import fill_gaps, give_up
 from stemctl.options import root
 
 SECTIONS: Final[dict[str, dict[str, str]]] = {
@@ -97,7 +97,7 @@ def build(words: Sequence[str]) -> typer.Typer:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never raises."""
     startup.hurry()
-    _fill_gaps()
+    fill_gaps()
     _escape_the_rest()
     arguments = list(sys.argv[1:] if argv is None else argv)
     code = 0
@@ -107,21 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read this has seen enough (`stemctl tasks ls | head`); a problem stays one all the same.
-        _give_up(sys.stdout)
+        give_up(sys.stdout)
     except OSError as error:  # all others are said where they come from
         return _cannot_write(error, code)
     finally:
         _let_go(sys.stderr)
     return code
-
-
-def _fill_gaps() -> None:
-    """Open what a caller closed of stdin, stdout and stderr, or connections would get these numbers."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
 
 
 def _escape_the_rest() -> None:
@@ -139,19 +130,12 @@ def _escape_the_rest() -> None:
             stream.reconfigure(errors="stemctl")
 
 
-def _give_up(stream: TextIO | None) -> None:
-    """Throw away what waits to be written, or Python would complain once more at its exit, and change the exit code."""
-    if stream is not None:
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def _let_go(stream: TextIO | None) -> None:
     try:
         if stream is not None:
             stream.flush()
     except OSError:
-        _give_up(stream)
+        give_up(stream)
 
 
 def _cannot_write(error: OSError, code: int) -> int:
@@ -159,7 +143,7 @@ def _cannot_write(error: OSError, code: int) -> int:
     from stemctl import exits  # here, as below
     from stemctl.output import talk
 
-    _give_up(sys.stdout)
+    give_up(sys.stdout)
     talk(f"stemctl: cannot write the answer: {error.strerror or error}; what was done stays done")
     return code or exits.FAILED
 

@@ -281,7 +281,8 @@ def test_workers_are_waited_for_as_long_as_the_setting_says(monkeypatch: pytest.
     waited: list[float] = []
 
     async def run(self: StemTUI, **_: object) -> int:
-        waited.append(self.asker._timeout_s)
+        assert self.acting._office is not None
+        waited.append(self.acting._office.controller._timeout_s)
         return 0
 
     monkeypatch.setattr(StemTUI, "run_async", run)

@@ -107,7 +107,6 @@ class StemTUI(App[int], inherit_bindings=False):
         super().__init__(ansi_color=session.look.palette in ("mono", "ansi"))
         self.session = session
         self.broker = broker
-        self.asker = Asker(broker, actor=actor, timeout_s=timeout_s, keys=keys)
         # An explanation does not wait long for workers that do not answer.
         self.reader = Reader(broker, Asker(broker, actor=actor, timeout_s=1.0, keys=keys), session.state)
         office = None

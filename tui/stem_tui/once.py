@@ -20,6 +20,7 @@ from stem.observe.rates import MINUTES_KEPT
 from stem.observe.rows import QueueLine, TaskLine, WorkerLine
 from stem.observe.snapshot import Snapshot
 from stem.observe.state import ClusterState
+from stem.streams import give_up
 from stem.text import clean
 from stem_tui import figures, select, streams, tasks
 from stem_tui.columns import Sorting, View, fit, ordered
@@ -85,10 +86,10 @@ async def run(
             given.write(words)
             given.flush()
         except BrokenPipeError:  # whoever read this has seen enough
-            streams.give_up(given)
+            give_up(given)
             return code
         except OSError as error:
-            streams.give_up(given)
+            give_up(given)
             streams.say(f"cannot write the look: {error.strerror or error}")
             return code or FAILED
         if watch_s is None:

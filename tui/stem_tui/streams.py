@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
-from contextlib import suppress
 from typing import TextIO
+
+from stem.streams import fill_gaps, give_up
 
 
 def prepare() -> None:
     """Open what a caller closed, or connections would get these numbers; and let no text fail at stdout's encoding."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    fill_gaps()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
@@ -42,9 +38,3 @@ def say(words: str) -> None:
         err.flush()
     except OSError:
         give_up(err)
-
-
-def give_up(stream: TextIO) -> None:
-    """Throw away what waits to be written, or Python would complain once more at its exit, and change the exit code."""
-    with suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
