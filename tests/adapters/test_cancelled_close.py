@@ -1,4 +1,4 @@
-"""However often a wait is cancelled, and at whatever moment, its connection ends with it."""
+"""At whatever moment a wait is cancelled or a broker is closed, and however often: its connections end with it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import itertools
 import pytest
 
 from stem.adapters.redis import RedisStreamsBroker
+from stem.errors import BrokerUnreachableError, UnknownOutcomeError
 from tests.servers import Server
 from tests.waiting import eventually
 
@@ -61,3 +62,31 @@ async def test_a_subscription_whose_closing_is_cancelled_leaves_no_connection(
             await eventually(lambda: connections(valkey_server, namespace) == [], 2.0)
         except AssertionError:
             pytest.fail(f"cancelled after {turns} turns, {connections(valkey_server, namespace)} is left open")
+
+
+async def test_a_broker_closed_while_a_call_connects_leaves_no_connection(
+    valkey_server: Server, namespace: str
+) -> None:
+    ends = set()
+    for turns in range(40):
+        broker = RedisStreamsBroker(valkey_server.url, namespace=namespace)
+        calls = [asyncio.create_task(broker.statuses([str(number)])) for number in range(3)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await broker.close()
+        ends |= {type(end) for end in await asyncio.gather(*calls, return_exceptions=True)}
+
+        try:
+            await eventually(lambda: connections(valkey_server, namespace) == [], 2.0)
+        except AssertionError:
+            pytest.fail(f"closed after {turns} turns, {connections(valkey_server, namespace)} is left open")
+    assert ends <= {list, BrokerUnreachableError, UnknownOutcomeError}, ends
+
+
+async def test_a_closed_broker_says_so(valkey_server: Server, namespace: str) -> None:
+    broker = RedisStreamsBroker(valkey_server.url, namespace=namespace)
+    await broker.statuses(["any"])
+    await broker.close()
+
+    with pytest.raises(BrokerUnreachableError, match="was closed before"):
+        await broker.statuses(["any"])

@@ -26,6 +26,7 @@ from stem.adapters.redis import schema, tls
 from stem.adapters.redis.address import Address
 from stem.adapters.redis.connections import (
     BlockingPool,
+    ClosedError,
     Pool,
     TCPConnection,
     TLSConnection,
@@ -159,6 +160,8 @@ def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
         return BrokerRefusedError(
             f"{broker} refused {what}: {text}. Check user, password and rights of the URL", code=code
         )
+    if isinstance(error, ClosedError):
+        return BrokerUnreachableError(f"this connection to {broker} was closed before {what}: open another one")
     code = text.split(" ", 1)[0]
     if isinstance(error, redis.exceptions.BusyLoadingError) or code in _UNREACHABLE_CODES:
         return BrokerUnreachableError(f"{broker} is not ready for {what}: {text}. Try again in a moment")

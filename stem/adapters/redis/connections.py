@@ -85,16 +85,25 @@ class UnixConnection(_Mended, redis.asyncio.UnixDomainSocketConnection):
     """A connection to a unix socket."""
 
 
+class ClosedError(redis.ConnectionError):
+    """The pool was closed; nothing was sent."""
+
+
 class Pool(redis.asyncio.BlockingConnectionPool):
     """A pool that hands out and takes back what is idle and well without locks, timers and measurements.
 
     The library's own takes longer for that than a small command does. Everything else (a connection to be made or made
     anew, none free) goes its way.
+
+    Once it is closed it stays so: what another task of the loop was about to connect meanwhile is closed as well.
     """
 
     _waiting = 0
+    _closed = False
 
     async def get_connection(self, command_name: object = None, *keys: object, **options: object) -> AbstractConnection:
+        if self._closed:
+            raise ClosedError
         if self._available_connections and not self._waiting:
             connection: AbstractConnection = self.get_available_connection()  # type: ignore[no-untyped-call] # of redis-py
             try:
@@ -107,11 +116,21 @@ class Pool(redis.asyncio.BlockingConnectionPool):
         self._waiting += 1
         try:
             made: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call] # of redis-py
-            return made
         finally:
             self._waiting -= 1
+        if self._closed:
+            await self.release(made)
+            raise ClosedError
+        return made
+
+    async def aclose(self) -> None:
+        """Close all connections; one that is just being made is closed as soon as it is."""
+        self._closed = True
+        await super().aclose()
 
     async def release(self, connection: AbstractConnection) -> None:
+        if self._closed:
+            await connection.disconnect(nowait=True)
         if self._waiting or connection.should_reconnect():  # type: ignore[no-untyped-call] # of redis-py
             await super().release(connection)
             return
