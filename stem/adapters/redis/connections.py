@@ -102,13 +102,13 @@ class Pool(redis.asyncio.BlockingConnectionPool):
     _closed = False
 
     async def get_connection(self, command_name: object = None, *keys: object, **options: object) -> AbstractConnection:
-        if self._closed:
-            raise ClosedError
+        self._expect_open()
         if self._available_connections and not self._waiting:
             connection: AbstractConnection = self.get_available_connection()  # type: ignore[no-untyped-call] # of redis-py
             try:
                 if not await _well(connection):
                     await self.ensure_connection(connection)
+                self._expect_open()  # still
             except BaseException:
                 await self.release(connection)
                 raise
@@ -118,10 +118,16 @@ class Pool(redis.asyncio.BlockingConnectionPool):
             made: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call] # of redis-py
         finally:
             self._waiting -= 1
-        if self._closed:
+        try:
+            self._expect_open()
+        except ClosedError:
             await self.release(made)
-            raise ClosedError
+            raise
         return made
+
+    def _expect_open(self) -> None:
+        if self._closed:
+            raise ClosedError
 
     async def aclose(self) -> None:
         """Close all connections; one that is just being made is closed as soon as it is."""
