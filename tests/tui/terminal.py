@@ -32,7 +32,8 @@ _LEFT_OUT: Final = ("STEM_", "SSH_", "NO_COLOR", "COLUMNS", "LINES")
 """Settings of the caller that would change the picture, such as the size of his own terminal."""
 _SYNC_ASKED: Final = b"\x1b[?2026$p"
 _SYNC_YES: Final = b"\x1b[?2026;2$y"
-_SYNC_MODE: Final = 2026 << 5  # as pyte keeps a private mode
+_FRAME: Final = b"\x1b[?2026h"
+_FRAME_END: Final = b"\x1b[?2026l"
 _STATE: Final = re.compile(r"^(\S) ([a-z]+(?: worker)?)")
 _NOTE: Final = re.compile(r"([\d,]+) (ready|in flight|retrying|paused|dead|up|late|wedged|lost|running)\b")
 
@@ -77,7 +78,9 @@ class Terminal:
     ) -> None:
         self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
-        self._whole = threading.Condition()
+        self._feeding = threading.Lock()
+        self._shown: list[str] | None = None
+        """The screen's lines as they were asked for last, None once something came since."""
         self._leader, follower = pty.openpty()
         fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_LEFT_OUT)}
@@ -133,12 +136,13 @@ class Terminal:
 
     def _lines(self) -> list[str]:
         """Return the screen's lines; never half a frame."""
-        with self._whole:
-            if not self._whole.wait_for(lambda: _SYNC_MODE not in self._screen.mode, 20):
-                raise AssertionError("the program began a frame and did not end it within 20 s")
-            return list(self._screen.display)
+        with self._feeding:
+            if self._shown is None:
+                self._shown = list(self._screen.display)
+            return self._shown
 
     def _read(self) -> None:
+        held = b""
         while not self._ended.is_set():
             if not self._reads.wait(0.1):
                 continue
@@ -149,12 +153,24 @@ class Terminal:
                 got = os.read(self._leader, 65_536)
             except OSError:  # the program has closed the terminal
                 return
-            # Told that frames can be marked, the program marks where each begins and ends.
+            # Told that frames can be marked, the program marks where each begins and ends. One that has only begun
+            # is kept back: a terminal that is slower than its program would hardly ever be between two of them.
             if _SYNC_ASKED in got:
                 os.write(self._leader, _SYNC_YES)
-            with self._whole:
-                self._stream.feed(got)
-                self._whole.notify_all()
+            got = held + got
+            begun = got.find(_FRAME, got.rfind(_FRAME_END) + 1)
+            if begun < 0:
+                begun = len(got) - _begins(got)
+            got, held = got[:begun], got[begun:]
+            if got:
+                with self._feeding:
+                    self._stream.feed(got)
+                    self._shown = None
+
+
+def _begins(got: bytes) -> int:
+    """Return how many of the last bytes may be the begin of a mark that was cut in two."""
+    return next((size for size in range(len(_FRAME) - 1, 0, -1) if got.endswith(_FRAME[:size])), 0)
 
 
 def read(lines: list[str], at_s: float) -> Picture:
