@@ -271,8 +271,8 @@ class Stem:
         """
         check_name("task id", task_id)
         waiting = Waiting(task_id, timeout, self._patience_s)
-        lane = await self._lanes.open()
         while True:
+            lane = await self._lanes.open()  # another one where this application was closed meanwhile, and is used on
             try:
                 async with asyncio.timeout(waiting.limit_s()):
                     status = await lane.broker.wait(task_id, waiting.slice_s())

@@ -822,7 +822,7 @@ class Broker(Protocol):
         """Return a handle for code without an event loop, with a connection of its own."""
 
     async def close(self) -> None:
-        """Close this handle's connections; safe to call twice."""
+        """Close this handle's connections; safe to call twice. It is of no use afterwards."""
 
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
         """Take a batch, in order, in one round trip per 500; one answer per task."""

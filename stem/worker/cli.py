@@ -234,15 +234,17 @@ async def _work(app: Stem, args: argparse.Namespace, config: StemConfig, lifecyc
     finally:
         # Python gives up handlers of its own when it ends, and what is ignored stays ignored.
         _ignore_signals()
-        if args.url is not None:
-            await broker.close()
+        await broker.close()
         await app.close()
 
 
 def _connections(app: Stem, args: argparse.Namespace, config: StemConfig) -> tuple[Broker, ResultBackend | None]:
-    """Return broker and backend; may start the embedded server, so it is called off the loop."""
+    """Return a broker of the worker's own and the backend; may start the embedded server, so not for the loop.
+
+    Handlers that use the application may also close it.
+    """
     if args.url is None:
-        return app.broker, app.backend
+        return app.broker.clone(), app.backend
     from stem.adapters.connect import connect_broker  # adapters are loaded by those who connect
 
     namespace = args.namespace or app.namespace

@@ -9,6 +9,7 @@ import pytest
 
 from stem.adapters.redis import RedisStreamsBroker
 from stem.errors import BrokerUnreachableError, UnknownOutcomeError
+from stem.testing.case import enqueue
 from tests.servers import Server
 from tests.waiting import eventually
 
@@ -83,10 +84,64 @@ async def test_a_broker_closed_while_a_call_connects_leaves_no_connection(
     assert ends <= {list, BrokerUnreachableError, UnknownOutcomeError}, ends
 
 
-async def test_a_closed_broker_says_so(valkey_server: Server, namespace: str) -> None:
+async def test_a_closed_broker_says_so_and_connects_no_more(valkey_server: Server, namespace: str) -> None:
     broker = RedisStreamsBroker(valkey_server.url, namespace=namespace)
-    await broker.statuses(["any"])
+    waits = asyncio.create_task(broker.wait(await enqueue(broker), 30))
+    await eventually(lambda: "subscribe" in connections(valkey_server, namespace), what="the wait has begun")
     await broker.close()
+    with pytest.raises((BrokerUnreachableError, UnknownOutcomeError)):
+        await asyncio.wait_for(waits, 2)
 
-    with pytest.raises(BrokerUnreachableError, match="was closed before"):
+    for call in (
+        broker.statuses(["any"]),
+        broker.wait("any", 1),
+        broker.idle(["default"], 1),
+        broker.control.subscribe(),
+        broker.control.replies("any", timeout_s=0.1),
+    ):
+        with pytest.raises(BrokerUnreachableError, match="was closed before"):
+            await call
+    assert connections(valkey_server, namespace) == []
+
+
+async def test_a_broker_whose_closing_is_cancelled_leaves_no_connection(valkey_server: Server, namespace: str) -> None:
+    for turns in range(1, 15):
+        broker = RedisStreamsBroker(valkey_server.url, namespace=namespace)
         await broker.statuses(["any"])
+        await broker.control.subscribe()
+        await broker.idle(["default"], 0.001)
+        closing = asyncio.create_task(broker.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait({closing})
+
+        try:
+            await eventually(lambda: connections(valkey_server, namespace) == [], 2.0)
+        except AssertionError:
+            pytest.fail(f"cancelled after {turns} turns, {connections(valkey_server, namespace)} is left open")
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, None])
+async def test_waits_at_the_same_time_do_not_disturb_each_other(
+    valkey_server: Server, namespace: str, turns: int | None
+) -> None:
+    """Several workers of one process may share a handle: one of them is cancelled, once or twice, or runs out."""
+    broker = RedisStreamsBroker(valkey_server.url, namespace=namespace)
+    first = asyncio.create_task(broker.idle(["default"], 0.05 if turns is None else 30))
+    others = [asyncio.create_task(broker.idle([queue], 30)) for queue in ("default", "more")]
+    await eventually(lambda: connections(valkey_server, namespace).count("blpop") == 3, what="all wait")
+
+    if turns is not None:
+        first.cancel()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        first.cancel()
+    await asyncio.wait({first})
+
+    assert connections(valkey_server, namespace).count("blpop") >= 2
+    for queue in ("default", "more"):
+        valkey_server.command("RPUSH", f"{{{namespace}}}:q:{queue}:bell", "1")
+    assert await asyncio.gather(*others) == [None, None]
+    await broker.close()
+    await eventually(lambda: connections(valkey_server, namespace) == [], 2.0)

@@ -196,7 +196,7 @@ async def test_an_idle_wait_ends_no_server_that_holds_writes_back(own_server: Ow
 async def test_a_cancelled_idle_wait_loses_no_bell(broker: RedisStreamsBroker) -> None:
     waiting = asyncio.create_task(broker.idle(["q"], 2))
     await asyncio.sleep(0)
-    await eventually(lambda: broker._bell._sleeper is not None)
+    await eventually(lambda: bool(broker._bell._sleepers))
     waiting.cancel()
     await asyncio.wait({waiting})
 

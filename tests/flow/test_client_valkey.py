@@ -166,6 +166,22 @@ async def test_no_server_is_an_error_that_names_the_place_and_no_secret() -> Non
     await app.close()
 
 
+async def test_a_wait_goes_on_when_another_task_leaves_the_application(valkey_url: str, namespace: str) -> None:
+    """As in a web application whose requests each say `async with app`."""
+    async with Stem.connect(valkey_url, namespace=namespace) as app:
+        task_id = await app.enqueue("t")
+        waits = asyncio.create_task(app.wait_for(task_id, timeout=20))
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            async with app:
+                pass
+        assert not waits.done()
+
+        await app.cancel(task_id)
+
+        assert (await waits).state is TaskState.REVOKED
+
+
 FROZEN = pytest.mark.parametrize("connected", [True, False], ids=["connected", "to connect"])
 
 

@@ -23,3 +23,10 @@ async def nap(seconds: float) -> None:
 @app.task("sample.elsewhere", queue="reports")
 async def elsewhere() -> None:
     return None
+
+
+@app.task("sample.leave")
+async def leave() -> None:
+    """As somebody does who has read how a program uses an application."""
+    async with app:
+        pass

@@ -156,6 +156,21 @@ async def test_it_works_says_what_it_takes_and_stops_with_0(
     assert [event["event"] for event in events][-2:] == ["worker.stopping", "worker.stopped"]
 
 
+async def test_a_handler_that_closes_the_application_leaves_the_worker_its_broker(
+    valkey_url: str, namespace: str, tmp_path: Path, processes: list[Process]
+) -> None:
+    process = Process(tmp_path, "--log-format", "json", STEM_BROKER_URL=valkey_url, STEM_NAMESPACE=namespace)
+    processes.append(process)
+    await process.ready()
+    async with Stem.connect(valkey_url, namespace=namespace) as stem:
+        for _ in range(3):
+            await stem.wait_for(await stem.enqueue("sample.leave"), timeout=10)
+        status = await stem.wait_for(await stem.enqueue("sample.add", {"a": 1, "b": 2}), timeout=10)
+
+    assert status.result == 3
+    assert "broker.away" not in process.log()
+
+
 async def test_it_waits_for_an_absent_server_saying_so_once_and_can_be_stopped(
     tmp_path: Path, processes: list[Process]
 ) -> None:

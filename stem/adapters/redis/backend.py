@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 from stem.adapters.redis.address import parse_address
 from stem.adapters.redis.client import RedisClient
+from stem.adapters.redis.connections import to_the_end
 from stem.adapters.redis.keys import Keys
 from stem.adapters.redis.reading import reading
 from stem.errors import BrokerError, DecodeError
@@ -51,4 +52,4 @@ class RedisResultBackend:
                 return None
 
     async def close(self) -> None:
-        await self._client.close()
+        await to_the_end(self._client.close())

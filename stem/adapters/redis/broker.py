@@ -12,6 +12,7 @@ from stem.adapters.redis.blocking import BlockingRedisBroker
 from stem.adapters.redis.calls import CHUNK, enqueue_args, enqueued_of, exchange_args
 from stem.adapters.redis.census import RedisCensus
 from stem.adapters.redis.client import RedisClient
+from stem.adapters.redis.connections import to_the_end
 from stem.adapters.redis.control import RedisControl
 from stem.adapters.redis.events import RedisEvents
 from stem.adapters.redis.keys import Keys
@@ -118,10 +119,13 @@ class RedisStreamsBroker:
         return BlockingRedisBroker(self._address, self._keys, self._limits)
 
     async def close(self) -> None:
-        await self._waits.close()
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
         await self._bell.close()
         await self._control.close()
         await self._client.close()
+        await self._waits.close()
 
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
         answers: list[Enqueued] = []

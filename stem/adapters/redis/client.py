@@ -6,7 +6,6 @@ either a read or a script that is safe to send twice, and the caller decides whe
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import os
@@ -161,7 +160,7 @@ def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
             f"{broker} refused {what}: {text}. Check user, password and rights of the URL", code=code
         )
     if isinstance(error, ClosedError):
-        return BrokerUnreachableError(f"this connection to {broker} was closed before {what}: open another one")
+        return BrokerUnreachableError(f"this handle of {broker} was closed before {what}: make another one")
     code = text.split(" ", 1)[0]
     if isinstance(error, redis.exceptions.BusyLoadingError) or code in _UNREACHABLE_CODES:
         return BrokerUnreachableError(f"{broker} is not ready for {what}: {text}. Try again in a moment")
@@ -302,9 +301,11 @@ class RedisClient:
 
     def lone_pool(self) -> Pool:
         """Return a pool of one connection, for one subscription or one blocking read; the caller closes it."""
-        return make_pool(
+        pool = make_pool(
             self.address, reply_timeout_s=LONGEST_BLOCK_S + 5, client_name=self._client_name, connections=1
         )
+        pool.closed = self._pool.closed
+        return pool
 
     async def _admit(self, *, writes: bool = False) -> None:
         """Look at the keyspace's version before the first call; write it where there is none and this call writes.
@@ -335,4 +336,6 @@ class RedisClient:
         raise translate(error, what=what, address=self.address) from error
 
     async def close(self) -> None:
-        await asyncio.gather(self._pool.aclose(), self._blocking.aclose())
+        for pool in (self._pool, self._blocking):
+            with contextlib.suppress(redis.RedisError, OSError):  # of what is gone anyway
+                await pool.aclose()

@@ -86,7 +86,7 @@ class UnixConnection(_Mended, redis.asyncio.UnixDomainSocketConnection):
 
 
 class ClosedError(redis.ConnectionError):
-    """The pool was closed; nothing was sent."""
+    """The pool is closed; nothing was sent."""
 
 
 class Pool(redis.asyncio.BlockingConnectionPool):
@@ -95,48 +95,50 @@ class Pool(redis.asyncio.BlockingConnectionPool):
     The library's own takes longer for that than a small command does. Everything else (a connection to be made or made
     anew, none free) goes its way.
 
-    Once it is closed it stays so: what another task of the loop was about to connect meanwhile is closed as well.
+    Once it is closed it stays so, and what was just being connected then is closed too: the library would hand it out,
+    and nobody would ever close it.
     """
 
     _waiting = 0
-    _closed = False
+    closed = False
 
     async def get_connection(self, command_name: object = None, *keys: object, **options: object) -> AbstractConnection:
-        self._expect_open()
+        """Return a connection that is well.
+
+        Raises:
+            ClosedError: the pool is closed, or was closed meanwhile.
+            redis.RedisError, OSError: it could not be made, or none was free in time.
+        """
+        if self.closed:
+            raise ClosedError
         if self._available_connections and not self._waiting:
             connection: AbstractConnection = self.get_available_connection()  # type: ignore[no-untyped-call] # of redis-py
             try:
                 if not await _well(connection):
                     await self.ensure_connection(connection)
-                self._expect_open()  # still
             except BaseException:
                 await self.release(connection)
                 raise
-            return connection
-        self._waiting += 1
-        try:
-            made: AbstractConnection = await super().get_connection()  # type: ignore[no-untyped-call] # of redis-py
-        finally:
-            self._waiting -= 1
-        try:
-            self._expect_open()
-        except ClosedError:
-            await self.release(made)
-            raise
-        return made
+        else:
+            self._waiting += 1
+            try:
+                connection = await super().get_connection()  # type: ignore[no-untyped-call] # of redis-py
+            finally:
+                self._waiting -= 1
+        await self._keep_closed(connection)
+        return connection
 
-    def _expect_open(self) -> None:
-        if self._closed:
+    async def _keep_closed(self, connection: AbstractConnection) -> None:
+        if self.closed:
+            await connection.disconnect(nowait=True)
+            await self.release(connection)
             raise ClosedError
 
     async def aclose(self) -> None:
-        """Close all connections; one that is just being made is closed as soon as it is."""
-        self._closed = True
+        self.closed = True
         await super().aclose()
 
     async def release(self, connection: AbstractConnection) -> None:
-        if self._closed:
-            await connection.disconnect(nowait=True)
         if self._waiting or connection.should_reconnect():  # type: ignore[no-untyped-call] # of redis-py
             await super().release(connection)
             return

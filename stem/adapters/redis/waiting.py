@@ -11,7 +11,7 @@ from typing import Final
 import redis
 
 from stem.adapters.redis.client import RedisClient, translate
-from stem.adapters.redis.connections import Pool, ask, to_the_end
+from stem.adapters.redis.connections import ClosedError, Pool, ask, to_the_end
 from stem.adapters.redis.reading import MISREAD
 from stem.adapters.redis.subscription import Subscription
 from stem.errors import StemError, UnknownOutcomeError
@@ -23,8 +23,20 @@ SUBSCRIBED_WITHIN_S: Final = 3.0
 QUIET_S: Final = 5.0
 
 
+class _Sleeper:
+    """The connection of one wait, and the list whose token releases it."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self.pool: Pool = client.lone_pool()
+        self.wake = uuid.uuid4().hex
+
+    async def close(self) -> None:
+        with contextlib.suppress(redis.RedisError, OSError):
+            await to_the_end(self.pool.aclose())
+
+
 class Bell:
-    """Sleeps until a queue's bell rings. One connection, used by one wait at a time.
+    """Sleeps until a queue's bell rings. Each wait of those at the same time has a connection of its own.
 
     The time-out is kept here, not by the server: an idle server looks at the time-outs of blocked clients only every
     100 ms, and a task due in 30 ms is to start in 30 ms. When the time is up the read is released by a token on a list
@@ -34,46 +46,52 @@ class Bell:
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._sleeper: Pool | None = None
-        self._wake = uuid.uuid4().hex
+        self._sleepers: set[_Sleeper] = set()
+        self._free: list[_Sleeper] = []
 
     async def wait(self, bells: Sequence[str], timeout_s: float) -> None:
         if not bells:
             await asyncio.sleep(timeout_s)
             return
+        sleeper = self._free.pop() if self._free else _Sleeper(self._client)
+        self._sleepers.add(sleeper)
         try:
-            if self._sleeper is None:
-                self._sleeper = self._client.lone_pool()
-            lists = [*bells, self._client.keys.wake(self._wake)]
-            read = asyncio.ensure_future(ask(self._sleeper, "BLPOP", *lists, BELL_BLOCK_S))
-            read.add_done_callback(_look_at)
-            try:
-                done, _ = await asyncio.wait({read}, timeout=timeout_s)
-                if not done:
-                    await self._client.run("wake", self._wake)
-                    done, _ = await asyncio.wait({read}, timeout=RELEASED_WITHIN_S)
-                if not done:
-                    raise UnknownOutcomeError(
-                        f"the broker at {self._client.address} did not release BLPOP in {RELEASED_WITHIN_S:g} s: its "
-                        "connection carries nothing"
-                    )
-                await read
-            finally:
-                if not read.done():
-                    read.cancel()
-                    await asyncio.wait({read})
+            await self._sleep(sleeper, bells, timeout_s)
         except BaseException as error:
             # Whatever went wrong, the connection behind it is another one next time.
-            await self.close()
+            self._sleepers.discard(sleeper)
+            await sleeper.close()
             if isinstance(error, (redis.RedisError, OSError, *MISREAD)) and not isinstance(error, StemError):
                 raise translate(error, what="BLPOP", address=self._client.address) from error
             raise
+        if sleeper in self._sleepers:  # else it was closed meanwhile
+            self._free.append(sleeper)
+
+    async def _sleep(self, sleeper: _Sleeper, bells: Sequence[str], timeout_s: float) -> None:
+        lists = [*bells, self._client.keys.wake(sleeper.wake)]
+        read = asyncio.ensure_future(ask(sleeper.pool, "BLPOP", *lists, BELL_BLOCK_S))
+        read.add_done_callback(_look_at)
+        try:
+            done, _ = await asyncio.wait({read}, timeout=timeout_s)
+            if not done:
+                await self._client.run("wake", sleeper.wake)
+                done, _ = await asyncio.wait({read}, timeout=RELEASED_WITHIN_S)
+            if not done:
+                raise UnknownOutcomeError(
+                    f"the broker at {self._client.address} did not release BLPOP in {RELEASED_WITHIN_S:g} s: its "
+                    "connection carries nothing"
+                )
+            await read
+        finally:
+            if not read.done():
+                read.cancel()
+                await asyncio.wait({read})
 
     async def close(self) -> None:
-        if self._sleeper is not None:
-            sleeper, self._sleeper = self._sleeper, None
-            with contextlib.suppress(redis.RedisError, OSError):
-                await to_the_end(sleeper.aclose())
+        """Close the connections, also those of waits that are under way."""
+        sleepers, self._sleepers, self._free = self._sleepers, set(), []
+        for sleeper in sleepers:
+            await sleeper.close()
 
 
 def _look_at(read: asyncio.Future[object]) -> None:
@@ -133,6 +151,9 @@ class Waits:
                             told.set()
                     quiet = 0 if self._told else quiet + (message is None)
                 self._subscribed.clear()  # who comes while it closes waits for the next one
+            except ClosedError:
+                self._subscribed.set()
+                return
             except (redis.RedisError, OSError, *MISREAD):
                 # Whoever waits looks again by itself; meanwhile this comes back.
                 self._subscribed.set()
@@ -144,6 +165,9 @@ class Waits:
                 quiet = 0  # somebody came meanwhile, and counts on this listener
 
     async def close(self) -> None:
+        """End the subscription; whoever waits looks again at once, and finds the broker closed."""
+        for told in (each for waiting in self._told.values() for each in waiting):
+            told.set()
         listener, self._listener = self._listener, None
         if listener is not None:
             # Once: a second cancellation would end the closing of its connection half way.
