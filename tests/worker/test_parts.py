@@ -31,7 +31,6 @@ from stem.errors import (
 from stem.messages.status import TaskState
 from stem.registry import SimpleTaskRegistry
 from stem.worker import Worker, WorkerLifecycleConfig, banner, host, logs, stacks, verdict
-from stem.worker.executor.threads import ThreadExecutor
 from stem.worker.loops import keep_alive
 from stem.worker.outage import Outages
 from stem.worker.wheel import Wheel
@@ -163,76 +162,6 @@ async def test_what_is_over_does_not_pile_up() -> None:
 
     assert len(wheel) < 2_000
     wheel.close()
-
-
-# -------------------------------------------------------------------------------------------------------------- threads
-
-
-class Piece:
-    """Work for a thread."""
-
-    def __init__(self, function: Any) -> None:
-        self._function = function
-        self.ends: list[Any] = []
-
-    def begin(self) -> bool:
-        return True
-
-    def call(self) -> Any:
-        return self._function()
-
-    def succeeded(self, result: Any) -> None:
-        self.ends.append(result)
-
-    def failed(self, error: BaseException) -> None:
-        self.ends.append(error)
-
-    def dropped(self) -> None:
-        self.ends.append("dropped")
-
-
-async def test_interrupts_end_each_piece_of_work_exactly_once() -> None:
-    """Whenever the interrupt comes, before, in or after the handler, the work has one end and the thread survives."""
-    from stem.errors import SoftTimeLimitExceeded
-
-    pool = ThreadExecutor(asyncio.get_running_loop(), 2)
-    pieces = [Piece(lambda: sum(range(200))) for _ in range(2_000)]
-    for piece in pieces:
-        pool.start(piece)
-    stop = threading.Event()
-
-    def interrupt_all() -> None:
-        while not stop.is_set():
-            for piece in pieces:
-                pool.interrupt(piece, SoftTimeLimitExceeded)
-
-    interrupter = threading.Thread(target=interrupt_all)
-    interrupter.start()
-    try:
-        await eventually(lambda: all(piece.ends for piece in pieces), 20)
-    finally:
-        stop.set()
-        await asyncio.to_thread(interrupter.join)
-
-    assert {len(piece.ends) for piece in pieces} == {1}
-    after = Piece(lambda: "well")
-    pool.start(after)
-    await eventually(lambda: after.ends == ["well"])
-    pool.close()
-
-
-async def test_work_that_waits_can_be_taken_back() -> None:
-    pool, go = ThreadExecutor(asyncio.get_running_loop(), 1), threading.Event()
-    first, second = Piece(go.wait), Piece(lambda: "ran")
-    pool.start(first)
-    pool.start(second)
-
-    assert pool.take_back(second)
-    assert not pool.take_back(second)
-    go.set()
-    await eventually(lambda: first.ends == [True])
-    assert second.ends == []
-    pool.close()
 
 
 # -------------------------------------------------------------------------------------------------------------- verdict

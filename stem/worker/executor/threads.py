@@ -59,6 +59,7 @@ class ThreadExecutor:
         self._running: dict[ThreadWork, _Thread] = {}
         self._done: list[Callable[[], None]] = []
         self._closed = False
+        self._short = False
         self._serial = 0
 
     @property
@@ -70,16 +71,16 @@ class ThreadExecutor:
         return len(self._queue)
 
     def start(self, work: ThreadWork) -> None:
-        """Run `work` as soon as a thread is free."""
+        """Run `work` as soon as a thread is free; it is dropped when there is none and the system gives none."""
         with self._lock:
             self._queue.append(work)
             if self._idle >= len(self._queue):
                 self._wanted.notify()
-            elif len(self._threads) < self._size:
-                self._serial += 1
-                thread = _Thread(self, f"{self._name}-{self._serial}")
-                self._threads.add(thread)
-                thread.start()
+                return
+            if len(self._threads) >= self._size or self._start_thread() or self._threads:
+                return
+            self._queue.remove(work)
+        self.report(work.dropped)
 
     def take_back(self, work: ThreadWork) -> bool:
         """Take `work` out of the waiting line; False if it has begun."""
@@ -109,6 +110,20 @@ class ThreadExecutor:
             self._closed = True
             self._queue.clear()
             self._wanted.notify_all()
+
+    def _start_thread(self) -> bool:
+        self._serial += 1
+        thread = _Thread(self, f"{self._name}-{self._serial}")
+        try:
+            thread.start()
+        except RuntimeError as error:  # the next piece of work tries again
+            if not self._short:
+                log.error("thread.not_started", extra={"error": str(error), "threads": len(self._threads)})
+            self._short = True
+            return False
+        self._short = False
+        self._threads.add(thread)
+        return True
 
     # ------------------------------------------------------------------------------------- called by the threads
 
