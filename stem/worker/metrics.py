@@ -26,6 +26,8 @@ MOST_TASKS: Final = 500
 """Names of tasks with a label of their own; the others are told together, as `other`."""
 BUCKETS: Final = 22
 """Of durations: powers of two from 1 ms to 35 minutes, as the tallies of a worker count them."""
+FORMAT: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""What `generate_latest` writes in every version; the name that the library has for it came with later ones."""
 OUTCOMES: Final = ("succeeded", "failed", "retried", "revoked", "expired", "lost", "handed_back")
 NAMES: Final = {
     "stem_worker_info": "Version, name and id of this worker",
@@ -115,11 +117,10 @@ class Metrics:
         """Return the answer to a scrape."""
         try:
             from prometheus_client import generate_latest
-            from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
         except ImportError:
             return Page("501 Not Implemented", b"metrics need the extra: pip install 'stem-workers[prometheus]'\n")
         await self._ask()
-        return Page("200 OK", generate_latest(self), CONTENT_TYPE_PLAIN_0_0_4)
+        return Page("200 OK", generate_latest(self), FORMAT)
 
     async def _ask(self) -> None:
         async with self._asking:

@@ -209,6 +209,18 @@ async def test_a_port_that_is_taken_is_one_clear_error(memory_house: House) -> N
             await memory_house.worker(health_port=port, config={"health_host": HERE})
 
 
+async def test_metrics_are_told_with_the_oldest_library_that_the_extra_allows(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions up to 0.22 have no name for the type of the page: it was said that the extra is missing."""
+    monkeypatch.delattr("prometheus_client.exposition.CONTENT_TYPE_PLAIN_0_0_4", raising=False)
+    worker = await memory_house.worker(health_port=0, config={"health_host": HERE})
+
+    said = await raw(port_of(worker), b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert said.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n")
+
+
 async def test_names_without_end_share_one_label(memory_house: House) -> None:
     async def any_name(context: TaskContext, args: Mapping[str, Any]) -> None:
         return None
