@@ -27,6 +27,8 @@ app = Stem(InMemoryBroker())
 ROOM_BYTES = 64 * 1024 * 1024
 MARKS = "STEM_TEST_MARKS"
 """A folder in which child processes leave marks."""
+HANGS = "STEM_TEST_HANGS"
+"""Children get stuck on their way to their first task."""
 
 calls = 0
 
@@ -40,6 +42,8 @@ def mark(name: str) -> None:
 def _init(event: WorkerChildInit, context: object) -> None:
     assert event.pid == os.getpid()
     mark("child-init")
+    if HANGS in os.environ:
+        time.sleep(600)
 
 
 def _shutdown(event: WorkerChildShutdown, context: object) -> None:

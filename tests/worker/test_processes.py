@@ -14,6 +14,7 @@ from stem.options import TaskOptions
 from stem.registry import SimpleTaskRegistry
 from stem.signals import StemSignals
 from stem.worker import Worker, WorkerLifecycleConfig
+from stem.worker.executor import processes
 from tests.waiting import eventually
 from tests.worker import isolated
 from tests.worker.conftest import House
@@ -257,6 +258,27 @@ async def test_work_is_failed_with_the_reason_when_no_child_can_start(memory_hou
     assert status.error is not None
     assert "no child process can start" in status.error.message
     assert worker._processes.counters["unusable"] >= 3
+
+
+async def test_a_child_that_does_not_get_ready_is_one_that_cannot_start(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Isolated tasks waited for it without end, their leases renewed all the time."""
+    monkeypatch.setattr(processes, "READY_WITHIN_S", 2.0)
+    monkeypatch.setenv(isolated.HANGS, "yes")
+    worker = await worker_of(memory_house)
+
+    task_id = await memory_house.stem.enqueue("p.add", {"left": 1, "right": 1}, options=TaskOptions(max_retries=0))
+    status = await memory_house.stem.wait_for(task_id, WAIT_S)
+    monkeypatch.undo()
+    after = await outcome(memory_house, "p.add", left=1, right=1)
+
+    assert status.error is not None
+    assert "no child process can start: it was not ready after 2 s" in status.error.message
+    assert after.state is TaskState.SUCCEEDED
+    assert worker._processes.counters["unusable"] == processes.START_TRIES
+    assert worker._processes.counters["crashed"] == 0
+    assert worker._processes.alive() == 1
 
 
 async def test_limits_of_children_that_nobody_asks_for_are_told(

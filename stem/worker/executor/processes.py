@@ -27,6 +27,8 @@ log = logging.getLogger("stem.worker")
 TERM_GRACE_S: Final = 2.0
 """How long a child that is ended may clean up before it is killed."""
 CLOSE_GRACE_S: Final = 3.0
+READY_WITHIN_S: Final = 60.0
+"""What an import or a `worker_child_init` may take; one that hangs would keep what waits for the child for ever."""
 START_TRIES: Final = 3
 """After so many children in a row that could not start, what waits for one is failed."""
 LONGEST_START_PAUSE_S: Final = 10.0
@@ -74,6 +76,7 @@ class _Child:
     """A process and what it is doing."""
 
     process: ChildProcess
+    start_limit: asyncio.TimerHandle
     ready: bool = False
     work: ProcessWork | None = None
     told_end: bool = False
@@ -280,9 +283,15 @@ class ProcessExecutor:
             self._could_not_start(f"{type(error).__name__}: {error}")
             return False
         self.counters["started"] += 1
-        self._children[process] = _Child(process)
+        limit = self._loop.call_later(READY_WITHIN_S, self._not_ready, process)
+        self._children[process] = _Child(process, limit)
         process.send(frame("hello", **self._hello))
         return True
+
+    def _not_ready(self, process: ChildProcess) -> None:
+        child = self._children[process]
+        child.complaint = child.complaint or f"it was not ready after {READY_WITHIN_S:g} s"
+        process.kill()
 
     def _later(self, wait_s: float) -> None:
         if self._timer is not None:
@@ -301,6 +310,9 @@ class ProcessExecutor:
         child = self._children[process]
         kind = message.text("kind")
         if kind == "ready":
+            if child.complaint:
+                return  # too late: it is being killed
+            child.start_limit.cancel()
             child.ready = True
             self._start_failures = 0
             self._turn()
@@ -373,6 +385,7 @@ class ProcessExecutor:
 
     def _ended(self, process: ChildProcess) -> None:
         child = self._children.pop(process)
+        child.start_limit.cancel()
         code = process.exit_code
         assert code is not None
         if not self._children:
