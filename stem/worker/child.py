@@ -34,6 +34,7 @@ from stem.signals import StemSignals, WorkerChildInit, WorkerChildShutdown
 from stem.task import CURRENT, Signature, TaskContext, given
 from stem.worker import host, logs, verdict
 from stem.worker.executor.aio import drive
+from stem.worker.job import veil_over
 from stem.worker.reference import load
 from stem.worker.wire import MAX_FRAME, Inbox, frame, heard_refusal, told_failure, told_signature
 
@@ -94,7 +95,9 @@ class Run:
         self._courier = courier
         self._revoked = order.boolean("revoked")
         self._lost = order.boolean("lost")
-        self.envelope = envelope = Envelope.decode(order.bytes_("body"), limit=MAX_FRAME)
+        self._redacted = order.texts("redact")
+        self._body = order.bytes_("body")
+        self.envelope = envelope = Envelope.decode(self._body, limit=MAX_FRAME)
         self.registered: Registered | None = None
         self.saw_revoke = False
         self.soft_due = False
@@ -135,7 +138,7 @@ class Run:
             packed = verdict.NONE if result is None else pack(result, what=f"the result of task {self.envelope.task}")
         except StemError as error:
             # The work was done and would be done again by a retry, to the same end.
-            self.ended = "failed", told_failure(error, verdict.describe(error), retried=False, given_up=True)
+            self._tell_failure(error, retried=False, given_up=True)
         else:
             self.ended = "done", {"result": packed}
 
@@ -146,7 +149,12 @@ class Run:
             retry_on = given(options.retry_on, None)
             retried = retry_on is None or isinstance(error, retry_on)
             given_up = isinstance(error, given(options.give_up_on, ()))
-        self.ended = "failed", told_failure(error, verdict.describe(error), retried=retried, given_up=given_up)
+        self._tell_failure(error, retried=retried, given_up=given_up)
+
+    def _tell_failure(self, error: BaseException, *, retried: bool, given_up: bool) -> None:
+        # Hidden here already: on its way it is cut to its limits, and of a value cut in two the worker finds nothing.
+        info = verdict.describe(error, veil_over(self._body, self._redacted))
+        self.ended = "failed", told_failure(error, info, retried=retried, given_up=given_up)
 
     def dropped(self) -> NoReturn:
         raise AssertionError("nothing is late here: the worker has looked")

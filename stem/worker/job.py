@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +23,11 @@ SMALL_PROGRESS: Final = 512
 """Bytes of a progress value that heartbeats and events carry; larger ones are kept in the record alone."""
 SHOWN_DEPTH: Final = 24
 """Levels of such a value: a heartbeat holds it some levels down, and no message nests deeper than 32."""
+
+
+def veil_over(body: bytes, paths: Collection[str]) -> Veil:
+    """Return what hides these arguments as they were sent: the handler may have changed what it was given."""
+    return Veil(Envelope.decode(body, limit=len(body)).args, paths) if paths else NO_VEIL
 
 
 class Stop(Enum):
@@ -154,17 +159,17 @@ class Job:
         """What hides the values of its redacted arguments; made when something is first to be shown."""
         veil = self._veil
         if veil is None:
-            envelope, plan = self.envelope, self.plan
-            if envelope is None or plan is None:
+            if self.envelope is None or self.plan is None:
                 return NO_VEIL
-            paths = {*plan.redact, *travelled_paths(envelope.options)} if envelope.options else plan.redact
-            if paths:  # of what was sent: the handler may have changed what it was given
-                body = self.delivery.body
-                veil = Veil(Envelope.decode(body, limit=len(body)).args, paths)
-            else:
-                veil = NO_VEIL
-            self._veil = veil
+            veil = self._veil = veil_over(self.delivery.body, self._redacted())
         return veil
+
+    def _redacted(self) -> Collection[str]:
+        """Return the paths of the arguments that nobody is shown: the handler's, and those that came with the task."""
+        envelope, plan = self.envelope, self.plan
+        assert envelope is not None
+        assert plan is not None
+        return {*plan.redact, *travelled_paths(envelope.options)} if envelope.options else plan.redact
 
     def lease_ms(self, now: float) -> int:
         """Return for how long to renew it now: its own length, and not less than the handler asked for."""
@@ -284,6 +289,7 @@ class Job:
             "max_retries": plan.max_retries,
             "revoked": self.revoke_asked,
             "lost": self.lost,
+            "redact": list(self._redacted()),
         }
 
     def make_context(self) -> TaskContext:

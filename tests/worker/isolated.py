@@ -151,6 +151,11 @@ def raise_other() -> None:
     raise KeyError("not to be retried")
 
 
+@app.task("p.tells", isolation="process", max_retries=0, redact=["password"])
+def tell_at_length(password: str, other: str, before: int) -> None:
+    raise ValueError("x" * before + password + other)
+
+
 @app.task("p.given_up", isolation="process", max_retries=5, give_up_on=(LookupError,))
 async def raise_hopeless() -> None:
     raise KeyError("given up")

@@ -260,6 +260,20 @@ async def test_work_is_failed_with_the_reason_when_no_child_can_start(memory_hou
     assert worker._processes.counters["unusable"] >= 3
 
 
+async def test_a_hidden_value_is_hidden_before_the_error_is_cut(memory_house: House) -> None:
+    """The worker looked for it in what the child had cut, and did not find the half of it that was left."""
+    await worker_of(memory_house)
+    args = {"password": "hunter2-s3cr3t", "other": "0therw1se", "before": 1_990}
+
+    task_id = await memory_house.stem.enqueue("p.tells", args, options=TaskOptions(redact=["other"]))
+    error = (await memory_house.stem.wait_for(task_id, WAIT_S)).error
+
+    assert error is not None
+    assert error.message == "x" * 1_990 + "***" + "***"
+    assert "hunter2" not in error.traceback
+    assert "0therw1se" not in error.traceback
+
+
 async def test_a_child_that_does_not_get_ready_is_one_that_cannot_start(
     memory_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
