@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, AnyStr, Final
 from urllib.parse import quote, quote_plus
 
 from stem.errors import InvalidInputError
@@ -62,14 +62,14 @@ def masked(args: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
 class Veil:
     """Hides the values of some arguments wherever they stand literally in other text or data.
 
-    Looked for are texts of 4 or more characters and whole numbers of 6 or more digits, as they are and as Python, JSON
-    and URLs write them; of a text of several lines each line.
+    Looked for are texts and bytes of 4 or more characters and whole numbers of 6 or more digits, as they are and as
+    Python, JSON and URLs write them; of a text of several lines each line.
     """
 
     __slots__ = ("_all", "_forms")
 
     def __init__(self, args: Mapping[str, Any], paths: Iterable[str]) -> None:
-        values: set[str] = set()
+        values: set[str | bytes] = set()
         self._all = False
         for path in paths:
             for place, key in _places(args, path):
@@ -140,13 +140,12 @@ def _places(value: Any, path: str) -> Iterator[tuple[Any, Any]]:
             dot = path.find(".", dot + 1)
 
 
-def _values(value: Any) -> Iterator[str]:
-    """Yield the texts in a value that are long enough to be looked for."""
+def _values(value: Any) -> Iterator[str | bytes]:
+    """Yield the texts in a value that are long enough to be looked for; as bytes what no text stands for."""
     if isinstance(value, str | bytes):
-        text = as_text(value)
-        for part in (text, *text.splitlines()):
-            if len(part) >= LEAST and not part.isspace():
-                yield part
+        yield from _parts(text := as_text(value))
+        if isinstance(value, bytes) and not value.isascii() and text.encode() != value:
+            yield from _parts(value)
     elif isinstance(value, int) and not isinstance(value, bool):
         if len(str(abs(value))) >= LEAST_DIGITS:
             yield str(value)
@@ -158,12 +157,30 @@ def _values(value: Any) -> Iterator[str]:
             yield from _values(child)
 
 
-def _forms(text: str) -> Iterator[str]:
-    yield text
-    yield repr(text)[1:-1]
-    yield ascii(text)[1:-1]
-    yield json.dumps(text)[1:-1]
-    if text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text):
-        yield quote(text)
-        yield quote(text, safe="")
-        yield quote_plus(text)
+def _parts(value: AnyStr) -> Iterator[AnyStr]:
+    for part in (value, *value.splitlines()):
+        if len(part) >= LEAST and not part.isspace():
+            yield part
+
+
+def _forms(value: str | bytes) -> Iterator[str]:
+    """Yield what is looked for; of ASCII, Python writes text and bytes alike."""
+    if isinstance(value, bytes):
+        yield repr(value)[2:-1]
+        yield from _quoted(value)
+        return
+    yield value
+    yield repr(value)[1:-1]
+    yield ascii(value)[1:-1]
+    yield json.dumps(value)[1:-1]
+    if value.isascii():
+        yield from _quoted(value)
+    elif not any("\ud800" <= character <= "\udfff" for character in value):
+        yield repr(value.encode())[2:-1]
+        yield from _quoted(value)
+
+
+def _quoted(value: str | bytes) -> Iterator[str]:
+    yield quote(value)
+    yield quote(value, safe="")
+    yield quote_plus(value)

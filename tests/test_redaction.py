@@ -60,6 +60,30 @@ def test_a_value_is_hidden_as_people_and_programs_write_it(text: str) -> None:
     assert "quoted" not in veil.text(text)
 
 
+BINARY = b"\x8f\x12\x01secretkey\xfe"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (BINARY, f"cannot use {BINARY!r}"),
+        (BINARY, f"{ {'key': [bytearray(BINARY)]}!r}"),
+        (BINARY, "GET /?key=%8F%12%01secretkey%FE"),
+        (BINARY, BINARY.decode(errors="backslashreplace")),
+        (b"\xff\xfe1\nsecretkey\xfe\n", f"{b'first'!r}, {b'secretkey' + bytes([0xFE])!r}"),
+        ("pässwort", f"cannot use {'pässwort'.encode()!r}"),
+        ("pässwort".encode(), f"cannot use {'pässwort'.encode()!r}"),
+        ("pässwort".encode(), "cannot use pässwort"),
+    ],
+)
+def test_bytes_are_hidden_as_python_and_urls_write_them(value: str | bytes, text: str) -> None:
+    hidden = Veil({"key": value}, ["key"]).text(text)
+
+    assert HIDDEN in hidden
+    for part in ("secretkey", "ss", "cret"):
+        assert part not in hidden
+
+
 def test_short_values_are_left_and_numbers_of_six_digits_hidden() -> None:
     veil = Veil(
         {"pin": "123", "cvc": 123, "card": {"n": 4111111111111111}, "blank": "     "}, ["pin", "cvc", "card", "blank"]
