@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from stem.errors import ConfigError
 
@@ -54,18 +55,32 @@ class Page:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take the port, before anything else of the worker starts.
+    """Take the port, before anything else of the worker starts; without a host on all addresses, of both families.
 
     Raises:
-        ConfigError: it is taken, or may not be.
+        ConfigError: it is taken, or may not be, or the host is none of this machine.
     """
+    both = socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), backlog=MOST_AT_ONCE)
-    except (OSError, OverflowError) as error:
+        family, address = _address(host or ("::" if both else "0.0.0.0"))
+        return socket.create_server(
+            (address[0], port, *address[2:]),
+            family=family,
+            backlog=MOST_AT_ONCE,
+            dualstack_ipv6=both and family is socket.AF_INET6,
+        )
+    except (OSError, OverflowError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ConfigError(
-            f"--health-port {port} on {host or 'all addresses'}: {why}: choose a free port, or stop what has it"
-        ) from None
+        hint = "choose a free port, or stop what has it"
+        if isinstance(error, socket.gaierror | UnicodeError) or getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+            hint = "STEM_HEALTH_HOST has to be an address of this machine"
+        raise ConfigError(f"--health-port {port} on {host or 'all addresses'}: {why}: {hint}") from None
+
+
+def _address(host: str) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """Return family and address of `host`; of IPv4 where a name has both, as a probe of `127.0.0.1` expects."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return min(((family, address) for family, _, _, _, address in found), key=lambda each: each[0] != socket.AF_INET)
 
 
 class HealthPort:

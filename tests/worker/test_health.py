@@ -221,6 +221,68 @@ async def test_metrics_are_told_with_the_oldest_library_that_the_extra_allows(
     assert said.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n")
 
 
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+
+
+async def asked_at(host: str, port: int) -> bytes:
+    async with asyncio.timeout(5.0):
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"GET /livez HTTP/1.1\r\n\r\n")
+        said = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return said
+
+
+@pytest.mark.parametrize(
+    ("host", "answers"),
+    [
+        ("127.0.0.1", ["127.0.0.1"]),
+        ("localhost", ["127.0.0.1"]),
+        (None, ["127.0.0.1"]),
+        pytest.param("::1", ["::1"], marks=needs_ipv6),
+        pytest.param("::", ["::1", "127.0.0.1"], marks=needs_ipv6),
+        pytest.param(None, ["::1", "127.0.0.1"], marks=needs_ipv6),
+    ],
+)
+async def test_the_port_is_on_the_address_that_was_said(
+    memory_house: House, host: str | None, answers: list[str]
+) -> None:
+    """A pod of a cluster with IPv6 alone could have no health port."""
+    worker = await memory_house.worker(health_port=0, config={"health_host": host})
+
+    for address in answers:
+        assert (await asked_at(address, port_of(worker))).startswith(b"HTTP/1.1 200 OK")
+    for address in {"127.0.0.1", "::1"} - set(answers) if host else ():
+        with pytest.raises(OSError, match=r"Connect call failed|Cannot assign"):
+            await asked_at(address, port_of(worker))
+
+
+async def test_without_ipv6_the_port_is_on_all_addresses_of_the_other(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    worker = await memory_house.worker(health_port=0)
+
+    assert worker._health is not None
+    assert worker._health._listener.family is socket.AF_INET
+    assert (await get(port_of(worker), "/livez"))[0] == 200
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "fe80::1%nowhere", "a" * 64])
+async def test_an_address_of_another_machine_is_no_question_of_the_port(memory_house: House, host: str) -> None:
+    with pytest.raises(ConfigError, match=f"on {host}: .*STEM_HEALTH_HOST has to be an address of this machine"):
+        await memory_house.worker(health_port=0, config={"health_host": host})
+
+
 async def test_names_without_end_share_one_label(memory_house: House) -> None:
     async def any_name(context: TaskContext, args: Mapping[str, Any]) -> None:
         return None
