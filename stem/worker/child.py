@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from contextvars import copy_context
 from types import FrameType
 from typing import Any, Final, NoReturn
 
@@ -270,6 +271,7 @@ class Child:
         self._link.send("ready")
         while (run := self._loop.run_until_complete(self._next())) is not None:
             self._perform(run)
+            del run  # what it was given is not kept until the next one comes
             if self._doomed:
                 return 128 + signal.SIGTERM
         self._tell(StemSignals.worker_child_shutdown.emit(WorkerChildShutdown(**about, exit_code=0)))
@@ -324,7 +326,7 @@ class Child:
                 self._interruptible = run
                 if run.soft_due:
                     self._raise_soft(run)
-                result = run.call()
+                result = copy_context().run(run.call)
             finally:
                 self._interruptible = None
         except BaseException as error:

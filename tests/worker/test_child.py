@@ -6,18 +6,19 @@ import asyncio
 import os
 import socket
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import Any, cast
 
 import pytest
 
-from stem.messages.codec import Fields
+from stem.messages.codec import Fields, unpack
 from stem.messages.envelope import Envelope
 from stem.registry import SimpleTaskRegistry
-from stem.task import TaskContext
+from stem.task import CURRENT, TaskContext
 from stem.worker import child as module
 from stem.worker.child import ORPHANED, Child, Link, Run
 from stem.worker.wire import frame
-from tests.worker.handlers import on_loop
+from tests.worker.handlers import in_thread, on_loop
 
 
 class Told:
@@ -34,26 +35,51 @@ async def note(context: TaskContext, args: Any) -> None:
     return None
 
 
-def test_a_soft_limit_that_comes_before_the_first_step_ends_the_task_and_not_the_child() -> None:
-    """Cancelled before its first step, the task never ran to tell of its end: the child died of it, as in a crash."""
-    registry, told = SimpleTaskRegistry(), Told()
-    on_loop(registry, "note", note)
+def performed(registry: SimpleTaskRegistry, name: str, *, times: int = 1, soft_due: bool = False) -> Told:
+    """Run a task in a child that is no process of its own, and return what it tells."""
+    told = Told()
     child = Child(cast("Link", told), parent=os.getpid())
     child._registry = registry
-    order = {"body": Envelope(id="t", task="note").encode(), "queue": "q", "attempt": 0, "token": 1, "max_retries": 0}
-    run = Run(Fields(order | {"revoked": False, "lost": False}, "order"), child._link, child._courier, worker="w")
-    run.soft_due = True
-
+    order = {"body": Envelope(id="t", task=name).encode(), "queue": "q", "attempt": 0, "token": 1, "max_retries": 0}
     asyncio.set_event_loop(child._loop)
     try:
-        child._perform(run)
+        for _ in range(times):
+            fields = Fields(order | {"revoked": False, "lost": False}, "order")
+            run = Run(fields, child._link, child._courier, worker="w")
+            run.soft_due = soft_due
+            child._perform(run)
     finally:
         asyncio.set_event_loop(None)
         child._loop.close()
+    return told
 
-    ((kind, fields),) = told.messages
+
+def test_a_soft_limit_that_comes_before_the_first_step_ends_the_task_and_not_the_child() -> None:
+    """Cancelled before its first step, the task never ran to tell of its end: the child died of it, as in a crash."""
+    registry = SimpleTaskRegistry()
+    on_loop(registry, "note", note)
+
+    ((kind, fields),) = performed(registry, "note", soft_due=True).messages
+
     assert kind == "failed"
     assert "SoftTimeLimitExceeded" in str(fields)
+
+
+def test_what_a_plain_handler_sets_in_its_context_ends_with_it() -> None:
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+    def act(context: TaskContext, args: Any) -> str:
+        before = tenant.get()
+        tenant.set("acme")
+        return before
+
+    registry = SimpleTaskRegistry()
+    in_thread(registry, "act", act)
+
+    told = performed(registry, "act", times=2)
+
+    assert [unpack(fields["result"]) for _, fields in told.messages] == ["nobody"] * 2
+    assert CURRENT.get() is None
 
 
 class CancelledAsItIsLookedAt(Future[str]):

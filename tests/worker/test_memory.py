@@ -78,6 +78,38 @@ async def test_what_a_handler_held_is_let_go(house: House, kind: str, end: str) 
     await eventually(lambda: [ref() for ref in held] == [None] * len(held), 2, what="nothing is held")
 
 
+class BigList(list[int]):
+    """A result that can be watched."""
+
+
+@pytest.mark.parametrize("kind", ["loop", "thread"])
+async def test_an_idle_worker_does_not_hold_its_last_task(house: House, kind: str) -> None:
+    """A thread that waits for work had it in its context: no collection frees that."""
+    held: list[weakref.ref[BigList]] = []
+
+    def work(context: TaskContext, args: Mapping[str, Any]) -> BigList:
+        held.append(weakref.ref(result := BigList([1])))
+        return result
+
+    async def work_on_loop(context: TaskContext, args: Mapping[str, Any]) -> BigList:
+        return work(context, args)
+
+    if kind == "loop":
+        on_loop(house.registry, "work", work_on_loop)
+    else:
+        in_thread(house.registry, "work", work)
+    await house.worker()
+
+    status = await house.stem.wait_for(await house.stem.enqueue("work"), timeout=10)
+
+    def let_go() -> bool:
+        gc.collect()
+        return [ref() for ref in held] == [None]
+
+    assert status.result == [1]
+    await eventually(let_go, 5, what="nothing is held")
+
+
 @pytest.mark.usefixtures("no_collection")
 async def test_what_a_malformed_body_was_unpacked_to_is_let_go(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body of 1 MB may unpack to 80; two of them made a worker grow by 150 MB, for good."""

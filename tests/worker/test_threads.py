@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -138,4 +139,23 @@ async def test_what_gets_no_thread_of_its_own_runs_in_another(monkeypatch: pytes
     go.set()
     await eventually(lambda: second.ends == ["ran"])
     assert first.ends == [True]
+    pool.close()
+
+
+async def test_what_a_handler_sets_in_its_context_ends_with_it() -> None:
+    """The thread kept it, and showed it to the next task: the request or the tenant of another one."""
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+    pool = ThreadExecutor(asyncio.get_running_loop(), 1)
+
+    def act() -> tuple[int, str]:
+        before = tenant.get()
+        tenant.set("acme")
+        return threading.get_ident(), before
+
+    first, second = Piece(act), Piece(act)
+    pool.start(first)
+    pool.start(second)
+    await eventually(lambda: second.ends)
+
+    assert first.ends == second.ends == [(first.ends[0][0], "nobody")]
     pool.close()

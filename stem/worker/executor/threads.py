@@ -13,6 +13,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, Protocol
 
 from stem.errors import SoftTimeLimitExceeded
@@ -210,6 +211,7 @@ class _Thread(threading.Thread):
             self._pool.enter(work, self)
             if not work.begin():
                 return work.dropped
-            return functools.partial(work.succeeded, work.call())
+            # In a context of its own, as a task on the loop has it: what it sets ends with it.
+            return functools.partial(work.succeeded, copy_context().run(work.call))
         except BaseException as error:
             return functools.partial(work.failed, error)
