@@ -61,7 +61,12 @@ class Link:
     def send(self, kind: str, **fields: object) -> None:
         message = frame(kind, **fields)
         with self._guard:
-            self._socket.sendall(message)
+            try:
+                # The soft limit waits: raised in the middle of a message, it would leave the rest of it unsent.
+                signal.pthread_sigmask(signal.SIG_BLOCK, {_SOFT})
+                self._socket.sendall(message)
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {_SOFT})
 
     def receive(self) -> bytes:
         try:
