@@ -12,7 +12,7 @@ import redis
 from stem.adapters.redis import schema
 from stem.adapters.redis.address import Address
 from stem.adapters.redis.calls import CHUNK, enqueue_args, enqueued_of, issue_args, items_of
-from stem.adapters.redis.client import REPLY_TIMEOUT_S, Arg, make_blocking, script, translate
+from stem.adapters.redis.client import REPLY_TIMEOUT_S, Arg, make_blocking, of_one_key, script, translate
 from stem.adapters.redis.connections import BlockingPool, ask_blocking
 from stem.adapters.redis.keys import Keys
 from stem.adapters.redis.reading import MISREAD, reading
@@ -98,10 +98,14 @@ class BlockingRedisBroker:
             pipeline = self._client.pipeline(transaction=False)
             for task_id in ids:
                 pipeline.hmget(self._keys.task(task_id), *FIELDS)
-            replies = pipeline.execute(raise_on_error=False)
+            rows = pipeline.execute(raise_on_error=False)
+            for at, row in enumerate(rows):
+                if isinstance(row, redis.ResponseError):
+                    if not of_one_key(row):
+                        raise row
+                    rows[at] = None
         except (redis.RedisError, OSError, *MISREAD) as error:
             raise translate(error, what="HMGET", address=self._address) from error
-        rows = [None if isinstance(reply, redis.ResponseError) else reply for reply in replies]
         with reading("HMGET"):
             return [status_of(task_id, row, timeline=timeline) for task_id, row in zip(ids, rows, strict=True)]
 
@@ -123,12 +127,12 @@ class BlockingRedisBroker:
         """Return what the broker knows of one task; `within_s` as for `ask_blocking`."""
         if not self._readable:
             self._admit(writes=False, within_s=within_s)
-        row: Any = None
         try:
-            with contextlib.suppress(redis.ResponseError):
-                row = ask_blocking(self._pool, "HMGET", self._keys.task(task_id), *FIELDS, within_s=within_s)
+            row = ask_blocking(self._pool, "HMGET", self._keys.task(task_id), *FIELDS, within_s=within_s)
         except (redis.RedisError, OSError, *MISREAD) as error:
-            raise translate(error, what="HMGET", address=self._address) from error
+            if not of_one_key(error):
+                raise translate(error, what="HMGET", address=self._address) from error
+            row = None
         with reading("HMGET"):
             return status_of(task_id, row, timeline=True)
 

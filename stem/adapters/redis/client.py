@@ -210,6 +210,17 @@ _HINTS: Final = {
 }
 
 
+_OF_ONE_KEY: Final = ("WRONGTYPE", "NOGROUP", "no such key")
+
+
+def of_one_key(error: Exception) -> bool:
+    """Say whether a refusal is about the key that was asked for: it has another type, or is not there.
+
+    Any other (rights, a busy server, a replica without its primary) tells nothing of what is stored there.
+    """
+    return isinstance(error, redis.ResponseError) and str(error).startswith(_OF_ONE_KEY)
+
+
 def _spoke_tls(text: str) -> str:
     """Say so, if an answer is the alert with which a TLS port turns plain text away."""
     alert = text.startswith("Protocol Error: b'\\x15\\x03")
@@ -273,7 +284,7 @@ class RedisClient:
         """Run plain commands in one round trip.
 
         Args:
-            each: give None for a single one that the server refused (a key of another type), instead of raising.
+            each: give None for a single one whose key is refused (see `of_one_key`), instead of raising.
         """
         if not many:
             return []
@@ -283,7 +294,7 @@ class RedisClient:
             replies = await ask_many(self._pool, many, within_s=REPLY_TIMEOUT_S)
             for at, reply in enumerate(replies):
                 if isinstance(reply, redis.ResponseError):
-                    if not each:
+                    if not (each and of_one_key(reply)):
                         raise reply
                     replies[at] = None
             return replies

@@ -150,9 +150,6 @@ async def _unheld(client: RedisClient, keys: Sequence[bytes]) -> list[Stray]:
 async def _leftovers(client: RedisClient, queues: Sequence[str], known: Collection[str]) -> list[Leftover]:
     streams = [(queue, client.keys.stream(queue, priority)) for queue in queues for priority in range(10)]
     found: dict[tuple[str, str], int] = {}
-    if streams:
-        # One that is asked for by itself shows whether the right is missing: in a batch that looks like no stream.
-        await _one(client, streams[0][1])
     for first in range(0, len(streams), _AT_ONCE):
         some = streams[first : first + _AT_ONCE]
         replies = await client.commands([("XINFO", "CONSUMERS", stream, "stem") for _, stream in some], each=True)
@@ -164,14 +161,6 @@ async def _leftovers(client: RedisClient, queues: Sequence[str], known: Collecti
                     if worker not in known:
                         found[queue, worker] = found.get((queue, worker), 0) + (number(named.get(b"pending")) or 0)
     return [Leftover(queue=queue, worker=worker, pending=pending) for (queue, worker), pending in found.items()]
-
-
-async def _one(client: RedisClient, stream: str) -> None:
-    try:
-        await client.command("XINFO", "CONSUMERS", stream, "stem")
-    except BrokerRefusedError as error:
-        if error.code == "NOPERM":
-            raise
 
 
 async def _overdue(client: RedisClient, queues: Sequence[str]) -> list[Overdue]:
