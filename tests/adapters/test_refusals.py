@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import pytest
 import redis
 
 from stem.adapters.redis import RedisStreamsBroker
 from stem.adapters.redis.blocking import BlockingRedisBroker
-from stem.errors import BrokerRefusedError, BrokerUnreachableError
+from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
 from stem.testing.case import new_task
 from tests.conftest import OwnServer
 from tests.servers import Server
-from tests.waiting import wait_until
+from tests.waiting import eventually, wait_until
 
 LOOKS: dict[str, Callable[[BlockingRedisBroker], object]] = {
     "statuses": lambda handle: handle.statuses(["t"]),
@@ -112,4 +114,94 @@ async def test_a_key_of_another_type_is_no_task_and_hides_no_other(
     assert [[status and status.id for status in found] for found in (here, there)] == [[None, "good"]] * 2
     assert handle.wait("bad", 0) is None
     handle.close()
+    await broker.close()
+
+
+@asynccontextmanager
+async def refusing(path: Path, line: str) -> AsyncIterator[str]:
+    """A server's double that lets everybody connect, and answers each command with this error."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(b"+OK\r\n" if b"SETNAME" in data else b"-" + line.encode() + b"\r\n")
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, path)
+    try:
+        yield f"unix://{path}"
+    finally:
+        server.close()
+
+
+NOT_READY = [
+    "LOADING Redis is loading the dataset in memory",
+    "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    "CLUSTERDOWN The cluster is down",
+    "TRYAGAIN Multiple keys request during rehashing of slot",
+]
+
+
+@pytest.mark.parametrize("line", NOT_READY)
+async def test_a_server_that_is_not_ready_was_not_reached(tmp_path: Path, line: str) -> None:
+    assert type(await _told(tmp_path / "s", line)) is BrokerUnreachableError
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
+        ("READONLY You can't write against a read only replica.", "READONLY"),
+        ("MISCONF Redis is configured to save RDB snapshots, but it's unable to persist to disk.", "MISCONF"),
+        ("NOREPLICAS Not enough good replicas to write.", "NOREPLICAS"),
+        ("NOPERM User half has no permissions to run the 'get' command", "NOPERM"),
+        ("MOVED 3999 127.0.0.1:6381", "MOVED"),
+        ("ASK 3999 127.0.0.1:6381", "ASK"),
+    ],
+)
+async def test_a_refusal_keeps_its_code(tmp_path: Path, line: str, code: str) -> None:
+    error = await _told(tmp_path / "s", line)
+
+    assert isinstance(error, BrokerRefusedError)
+    assert error.code == code
+
+
+async def _told(path: Path, line: str) -> BrokerError:
+    async with refusing(path, line) as url:
+        broker = RedisStreamsBroker(url)
+        with pytest.raises(BrokerError) as caught:
+            await broker.statuses(["t"])
+        await broker.close()
+        return caught.value
+
+
+KINDS = ["valkey", pytest.param("redis", marks=pytest.mark.debian_redis)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_who_waits_in_a_command_when_its_server_becomes_a_replica_is_cut_off(
+    own_server: OwnServer, kind: str
+) -> None:
+    server = own_server(kind=kind, aof=False)
+    broker = RedisStreamsBroker(server.url)
+    reading = asyncio.create_task(broker.events.read("0-0", timeout_s=5))
+    await eventually(lambda: server.command("INFO", "clients")["blocked_clients"] == 1)
+
+    server.command("REPLICAOF", "127.0.0.1", "1")
+
+    with pytest.raises(UnknownOutcomeError, match="UNBLOCKED"):
+        await reading
+    await broker.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_replica_without_its_primary_was_not_reached(own_server: OwnServer, kind: str) -> None:
+    server = own_server(kind=kind, aof=False, options=("--replica-serve-stale-data", "no"))
+    broker = RedisStreamsBroker(server.url)
+    await broker.statuses(["t"])
+    server.command("REPLICAOF", "127.0.0.1", "1")
+
+    with pytest.raises(BrokerUnreachableError, match="not ready"):
+        await broker.statuses(["t"])
+
     await broker.close()

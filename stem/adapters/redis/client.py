@@ -161,14 +161,14 @@ def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
         )
     if isinstance(error, ClosedError):
         return BrokerUnreachableError(f"this handle of {broker} was closed before {what}: make another one")
-    code = text.split(" ", 1)[0]
+    code = _CODES.get(type(error)) or text.split(" ", 1)[0]
     if isinstance(error, redis.exceptions.BusyLoadingError) or code in _UNREACHABLE_CODES:
         return BrokerUnreachableError(f"{broker} is not ready for {what}: {text}. Try again in a moment")
     if isinstance(error, redis.exceptions.MaxConnectionsError) or text == "No connection available":
         return BrokerUnreachableError(f"no connection to {broker} was free for {what}: use one Stem for all calls")
     if (address.tls is not None and (cause := tls.cause_of(text))) or (cause := _spoke_tls(text)):
         return BrokerUnreachableError(f"{broker} cannot be reached: {cause} ({text})")
-    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError) or code == _CUT_OFF:
         # The library connects inside of a command; only what failed there is certainly not applied.
         if "connecting to" in text:
             return BrokerUnreachableError(
@@ -183,7 +183,6 @@ def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
             f"{broker} answered {what} with no Redis protocol ({type(error).__name__}: {text}): it may or may not have "
             "been done"
         )
-    code = _CODES.get(type(error), code)
     hint = _HINTS.get(code, "The server's log may say more")
     return BrokerRefusedError(f"{broker} refused {what}: {text}. {hint}", code=code)
 
@@ -198,9 +197,17 @@ _WRONG_PASSWORD: Final = (
 )
 """How servers put it that they know no such user with this password; the client library drops the word before it."""
 _CODES: Final[Mapping[type[Exception], str]] = {
+    redis.exceptions.AskError: "ASK",
+    redis.exceptions.ClusterDownError: "CLUSTERDOWN",
+    redis.exceptions.MasterDownError: "MASTERDOWN",
+    redis.exceptions.MovedError: "MOVED",
     redis.exceptions.OutOfMemoryError: "OOM",
     redis.exceptions.ReadOnlyError: "READONLY",
+    redis.exceptions.TryAgainError: "TRYAGAIN",
 }
+"""The first word of what these say is dropped by the client library."""
+_CUT_OFF: Final = "UNBLOCKED"
+"""What a server that becomes a replica says to whoever waits in a command, before it closes the connection."""
 _HINTS: Final = {
     "OOM": "It is at its memory limit: raise it, or let workers catch up",
     "READONLY": "It is a replica: point the URL at the primary",
