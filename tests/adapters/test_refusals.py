@@ -14,7 +14,7 @@ import redis
 from stem.adapters.redis import RedisStreamsBroker
 from stem.adapters.redis.blocking import BlockingRedisBroker
 from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
-from stem.testing.case import new_task
+from stem.testing.case import event, new_task
 from tests.conftest import OwnServer
 from tests.servers import Server
 from tests.waiting import eventually, wait_until
@@ -114,6 +114,24 @@ async def test_a_key_of_another_type_is_no_task_and_hides_no_other(
     assert [[status and status.id for status in found] for found in (here, there)] == [[None, "good"]] * 2
     assert handle.wait("bad", 0) is None
     handle.close()
+    await broker.close()
+
+
+async def test_events_are_dropped_at_maxmemory_and_nothing_else_is_hidden(own_server: OwnServer) -> None:
+    server = own_server(aof=False)
+    broker = RedisStreamsBroker(server.url)
+    await broker.events.watch("screen", for_ms=60_000)
+    server.command("CONFIG", "SET", "maxmemory", "1mb")
+
+    await broker.events.emit([event(1)])
+
+    assert server.command("XLEN", "{stem}:events") == 0
+    server.command("CONFIG", "SET", "maxmemory", 0)
+    await broker.events.emit([event(2)])
+    assert list((await broker.events.read("0-0", timeout_s=1)).events) == [event(2)]
+    server.command("REPLICAOF", "127.0.0.1", "1")
+    with pytest.raises(BrokerRefusedError, match="replica"):
+        await broker.events.emit([event(3)])
     await broker.close()
 
 

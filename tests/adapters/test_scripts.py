@@ -65,16 +65,16 @@ def test_a_consumer_that_owns_something_is_never_deleted() -> None:
     assert all("#pending == 0 then" in line for _, line in deleted)
 
 
-def test_every_script_may_run_when_memory_is_full_but_the_one_that_takes_new_tasks() -> None:
-    """Workers must be able to finish what they have; what is refused is more work."""
+def test_every_script_may_run_when_memory_is_full_but_those_that_take_new_tasks_and_events() -> None:
+    """Workers must be able to finish what they have; what is refused is more work, and what only watchers miss."""
     heads = {
         path.stem: path.read_text(encoding="utf-8").partition("\n")[0]
         for path in FOLDER.glob("*.lua")
         if path.stem not in INCLUDED
     }
 
-    assert {name for name, head in heads.items() if head != "#!lua flags=allow-oom"} == {"enqueue"}
-    assert heads["enqueue"] == "#!lua"
+    assert {name for name, head in heads.items() if head != "#!lua flags=allow-oom"} == {"emit", "enqueue"}
+    assert heads["emit"] == heads["enqueue"] == "#!lua"
 
 
 def test_a_wake_up_on_the_control_channel_carries_no_command() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient
 from stem.adapters.redis.reading import reading
 from stem.contracts import EventBatch
-from stem.errors import DecodeError, InvalidInputError
+from stem.errors import BrokerRefusedError, DecodeError, InvalidInputError
 from stem.messages.event import Event, decode_events, encode_events
 
 _BATCHES = 20
@@ -28,8 +28,13 @@ class RedisEvents:
         self._handed_out = ("", 0.0)
 
     async def emit(self, events: Sequence[Event]) -> None:
-        if events:
+        if not events:
+            return
+        try:
             await self._client.run("emit", encode_events(events))
+        except BrokerRefusedError as error:
+            if error.code != "OOM":
+                raise
 
     async def watch(self, watcher: str, *, for_ms: int) -> None:
         await self._client.run("watch", watcher, max(1, for_ms))
