@@ -151,6 +151,20 @@ class BrokerContractEvents:
 
         assert await _nothing(broker_case, cursor)
 
+    async def test_many_events_at_once_are_all_told(self, broker_case: BrokerCase) -> None:
+        """Though they are more than one message may hold; one that is too large by itself is left out."""
+        events = broker_case.broker.events
+        await events.watch("screen", for_ms=60_000)
+        cursor = await events.tail()
+        detail = {"error": "ValueError", "message": "no such customer, and nobody to ask", "next_at_ms": 2_000}
+        sent = [event(n, kind="task.retried", task_id=f"t-{n}", detail=detail) for n in range(10_000)]
+
+        await events.emit([*sent[:5_000], event(0, detail={"message": "x" * 1_100_000}), *sent[5_000:]])
+
+        got, cursor = await _read(broker_case, cursor, len(sent))
+        assert got == sent
+        assert await _nothing(broker_case, cursor)
+
 
 async def _read(case: BrokerCase, cursor: str, count: int, *, whole: bool = True) -> tuple[list[Any], str]:
     """Read until `count` events came; `whole` also asserts that none was missed."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient
 from stem.adapters.redis.reading import reading
 from stem.contracts import EventBatch
-from stem.errors import BrokerRefusedError, DecodeError, InvalidInputError
+from stem.errors import BodyTooLargeError, BrokerRefusedError, DecodeError, InvalidInputError
 from stem.messages.event import Event, decode_events, encode_events
 
 _BATCHES = 20
@@ -31,7 +31,16 @@ class RedisEvents:
         if not events:
             return
         try:
-            await self._client.run("emit", encode_events(events))
+            batch = encode_events(events)
+        except BodyTooLargeError:
+            # Cut in two; a single event that is too large is dropped.
+            half = len(events) // 2
+            if half:
+                await self.emit(events[:half])
+                await self.emit(events[half:])
+            return
+        try:
+            await self._client.run("emit", batch)
         except BrokerRefusedError as error:
             if error.code != "OOM":
                 raise
