@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from stem.testing.case import FLEET, QUEUE, BrokerCase, Hand, enqueue, new_task, sweep_until
 
@@ -41,6 +42,36 @@ class BrokerContractLargeBodies:
 
         assert [[d.id for d in answer.deliveries] for answer in answers] == [["t-0"], ["t-1"], ["t-2"], ["t-3"]]
         assert [answer.more for answer in answers] == [True, True, True, False]
+
+    async def test_large_ones_that_came_too_late_are_told_in_parts(self, broker_case: BrokerCase) -> None:
+        """However many were asked for: what has no room in an answer keeps its place, and is told in the next."""
+        broker = broker_case.broker
+        hand = Hand(broker=broker, id="w-1")
+        await broker.enqueue([new_task(f"x-{n}", body=LARGE, expires_ms=1) for n in range(12)])
+        await broker.enqueue([new_task("good", body=LARGE)])
+
+        answers = [await hand.exchange(count=12) for _ in range(7)]
+
+        told = [[one.id for one in answer.expired] for answer in answers]
+        assert told == [[f"x-{n}", f"x-{n + 1}"] for n in range(0, 12, 2)] + [[]]
+        assert [[d.id for d in answer.deliveries] for answer in answers] == [[]] * 6 + [["good"]]
+        assert [answer.more for answer in answers] == [True] * 6 + [False]
+
+    async def test_what_came_too_late_and_what_is_handed_out_share_the_room(self, broker_case: BrokerCase) -> None:
+        """One that is larger than all of it goes alone, whichever it is."""
+        broker = broker_case.broker
+        hand = Hand(broker=broker, id="w-1", queues=["a", "b"])
+        sizes = [("x-1", 400_000), ("t-1", 400_000), ("x-2", 400_000), ("t-2", 1_100_000), ("x-3", 1_100_000)]
+        late: dict[str, Any] = {"expires_ms": 1}
+        await broker.enqueue(
+            [new_task(name, queue="a", body=bytes(size), **(late if name[0] == "x" else {})) for name, size in sizes]
+        )
+        await broker.enqueue([new_task("x-4", queue="b", expires_ms=1)])
+
+        answers = [await hand.exchange() for _ in range(5)]
+
+        told = [[x.id for x in answer.expired] + [d.id for d in answer.deliveries] for answer in answers]
+        assert told == [["x-1", "t-1"], ["x-2"], ["t-2"], ["x-3"], ["x-4"]]
 
     async def test_nothing_overtakes_what_has_no_room(self, broker_case: BrokerCase) -> None:
         """Neither a small one behind it, nor one of a lower priority or a later queue, though they have room."""

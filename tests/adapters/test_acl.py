@@ -116,6 +116,10 @@ async def test_a_worker_with_the_rights_of_an_older_version_gets_large_bodies_as
         deliveries = await Hand(broker=worker, id="w-1").fetch()
 
         assert [delivery.id for delivery in deliveries] == ["t-0", "t-1", "t-2", "t-3"]
+        # But no more is read than was asked for at once, once that is too much.
+        await producer.enqueue([new_task(f"x-{n}", body=bytes(600_000), expires_ms=1) for n in range(4)])
+        late = await Hand(broker=worker, id="w-1").exchange(count=1)
+        assert ([one.id for one in late.expired], late.more) == (["x-0", "x-1"], True)
     finally:
         await producer.close()
         await worker.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -285,16 +284,6 @@ async def test_at_maxmemory_nothing_is_enqueued_but_work_goes_on(own_server: Own
     await broker.presence.beat(Beat(heartbeat=heartbeat()))
     await broker.control.issue(Command(id="c", type="pause"), SetPause(kind="queue", targets=["q"]))
     await broker.close()
-
-
-async def test_large_bodies_of_expired_tasks_come_in_several_answers(broker: RedisStreamsBroker) -> None:
-    """They are told with what they hold: two hundred of a megabyte each would be more than one answer should be."""
-    await broker.enqueue([replace(new_task(size=400_000), expires_ms=1) for _ in range(12)])
-
-    answers = [await broker.exchange("w", [], fetch(1)) for _ in range(3)]
-
-    assert [len(answer.expired) for answer in answers] == [5, 5, 2]
-    assert [answer.more for answer in answers] == [True, True, False]
 
 
 async def test_an_end_of_no_known_kind_ends_nothing(broker: RedisStreamsBroker) -> None:

@@ -121,6 +121,11 @@ class _Taken:
 
     deliveries: list[Delivery] = field(default_factory=list)
     expired: list[Expired] = field(default_factory=list)
+    used: int = 0
+
+    def has_room(self, body: bytes) -> bool:
+        """Say whether the answer takes this body too; it always takes one."""
+        return self.used + len(body) <= ANSWER_BYTES or not (self.deliveries or self.expired)
 
 
 def _fetch(core: Core, worker: str, request: FetchRequest, now: int) -> Exchange:
@@ -159,13 +164,16 @@ def _take(
     And whether the answer is full: the next body has no room in it.
     """
     deliveries = taken.deliveries
-    skipped, used = 0, sum(len(delivery.body) for delivery in deliveries)
+    skipped = 0
     while len(deliveries) < request.count and skipped < skips:
         task_id = line.ready.first()
         if task_id is None:
             break
         record = core.records[task_id]
         if record.expires_ms is not None and record.expires_ms <= now:
+            if not taken.has_room(record.body):
+                return skipped, True
+            taken.used += len(record.body)
             core.finish(record, TaskState.EXPIRED, now, ttl_ms=DAY_MS, reason="expired before it could start")
             taken.expired.append(record.expired())
             skipped += 1
@@ -175,10 +183,10 @@ def _take(
         elif record.crashes >= LAST_CHANCE and _holds_suspect(core, worker):
             core.make_wait(record, now + SUSPECT_DELAY_MS, retrying=False)
             skipped += 1
-        elif deliveries and used + len(record.body) > ANSWER_BYTES:
+        elif not taken.has_room(record.body):
             return skipped, True
         else:
-            used += len(record.body)
+            taken.used += len(record.body)
             lease_ms = record.lease_ms or request.leases.get(record.task, request.lease_ms)
             core.start(record, worker, lease_ms, now)
             deliveries.append(record.delivery())

@@ -6,9 +6,6 @@
 -- Each task that came too late is id, name, queue, body, attempt, signature: its end is told to this worker alone.
 local SKIP_LIMIT, PROMOTE_LIMIT, HELD_LIMIT = 200, 200, 200
 local HELD_LOOK = 2000
--- A task that came too late is told with its body: each such piece of one counts as another task skipped, so that many
--- large ones are told in several answers.
-local BODY_PIECE = 10240
 -- So many crashes, and one more buries the task. A worker holds only one such task at a time: whatever runs beside a
 -- poisonous one shares its crashes, and would be buried with it. The others are put off, for whoever is free then.
 local LAST_CHANCE, SUSPECT_DELAY = math.max(1, tonumber(ARGV[5]) - 1), 1000
@@ -98,7 +95,7 @@ local function ready_in(queue, flags)
   return total
 end
 
--- So many bytes of bodies in one answer, though always one delivery. An answer must arrive whole before its reader's
+-- So many bytes of bodies in one answer, those of what came too late among them, though always one. An answer must arrive whole before its reader's
 -- patience is over (7 s): one that is too large for a slow link would get lost each time, with all that it holds.
 local room, full = 1048576, false
 
@@ -128,7 +125,7 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
     if flags[slot] then stream, rank = stream_key(queue, priority), tostring(priority) end
     while stream and got < want and skipped < skips and not full do
       local asked = want - got
-      local entries, drop, told = read_stream(queue, stream, worker, asked), {}, 0
+      local entries, drop = read_stream(queue, stream, worker, asked), {}
       for place, entry in ipairs(entries) do
         local id = entry[2] and entry[2][2]
         local key = id and task_key(id)
@@ -137,6 +134,11 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
         if r.err or r[1] ~= 'queued' or r[2] ~= entry[1] then
           drop[#drop + 1] = entry[1]
         elseif r[4] and num(r[4]) <= now then
+          if #(r[9] or '') > room and (#out > 0 or #expired > 0) and unread(stream, entries, place) then
+            full = true
+            break
+          end
+          room = room - #(r[9] or '')
           local more = redis.call('HMGET', key, 'u', 'w', 's1', 'o')
           redis.call('HSET', key, 'st', 'expired', 'f1', now, 'ds', 'expired before it could start')
           redis.call('PEXPIRE', key, 86400000)
@@ -146,7 +148,6 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
           add_history(id, 'expired', r[5], queue, more[4], r[6], enqueued(r[11], r[2]), more[3], '')
           drop[#drop + 1] = entry[1]
           expired[#expired + 1] = { id, r[5] or '', queue, r[9] or '', r[6] or '', r[10] or '' }
-          told = told + #(r[9] or '')
         elseif pauses['task:' .. (r[5] or '')] then
           redis.call('ZADD', queue_key(queue, 'held'), now, id)
           redis.call('HSET', queue_key(queue, 'meta'), 'hd', '1')
@@ -158,7 +159,7 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
           redis.call('ZADD', queue_key(queue, 'delayed'), now + SUSPECT_DELAY, id)
           redis.call('HSET', key, 'st', 'scheduled', 'du', now + SUSPECT_DELAY, 'e', '', 'q', queue, 'p', priority)
           drop[#drop + 1] = entry[1]
-        elseif #out > 0 and #(r[9] or '') > room and unread(stream, entries, place) then
+        elseif #(r[9] or '') > room and (#out > 0 or #expired > 0) and unread(stream, entries, place) then
           full = true
           break
         else
@@ -194,8 +195,9 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
       end
       if #drop > 0 then
         in_chunks(drop, 500, function(...) drop_entries(stream, ...) end)
-        skipped = skipped + #drop + math.floor(told / BODY_PIECE)
+        skipped = skipped + #drop
       end
+      if room < 0 then full = true end  -- nothing could be put back: at least no more is read
       if #entries < asked then
         if priority > 0 and #entries == 0 and redis.call('XLEN', stream) == 0 then
           redis.call('HDEL', queue_key(queue, 'meta'), 'p' .. priority)
