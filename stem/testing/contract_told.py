@@ -102,6 +102,27 @@ class BrokerContractTold:
         assert answers == ["revoked", "revoked"]
         assert (status.state, status.reason) == ("revoked", "wrong file")
 
+    async def test_what_its_worker_ends_as_revoked_keeps_the_reason_of_the_revoke(
+        self, broker_case: BrokerCase
+    ) -> None:
+        """The worker knows that it was revoked, not why; what it says itself goes first."""
+        hand = Hand(broker=broker_case.broker, id="w-1")
+        ids = [await enqueue(broker_case.broker) for _ in range(3)]
+        asked, worded, unasked = await hand.fetch()
+        await Operator(broker_case.broker).issue(
+            "revoke", RevokeTasks(ids=ids[:2], terminate=True), reason="wrong file"
+        )
+
+        answers = await hand.settle(
+            settlement(asked, Outcome.REVOKED),
+            settlement(worded, Outcome.REVOKED, reason="its handler said so"),
+            settlement(unasked, Outcome.REVOKED),
+        )
+
+        assert list(answers) == ["applied"] * 3
+        reasons = [(await status_of(broker_case.broker, task_id)).reason for task_id in ids]
+        assert reasons == ["wrong file", "its handler said so", ""]
+
     async def test_what_was_revoked_while_it_waited_is_no_news(self, broker_case: BrokerCase) -> None:
         """Its run had been handed back before that: this is what the worker has to tell of."""
         hand = Hand(broker=broker_case.broker, id="w-1")

@@ -58,6 +58,8 @@ local function settle(worker, places, dead_cap, dead_keep, max_crashes)
       if more[2] and AGAIN[outcome] then
         -- Revoked while it ran: it never starts again.
         outcome, reason, answer = 'revoked', more[2], 4
+      elseif outcome == 'revoked' and reason == '' then
+        reason = more[2] or ''  -- its worker knows that it was revoked, not why
       end
       if outcome == 'crashed' then
         crashes = crashes + 1
