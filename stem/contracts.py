@@ -442,7 +442,8 @@ class Desired:
     Attributes:
         epoch: the newest one; every command up to it is either in `log` or older than the cursor asked for.
         drained: worker ids; `shutdown` maps worker ids to the mode.
-        reset: the broker's epoch is behind the cursor (it lost data): take this state as it is.
+        reset: the broker's epoch is behind the cursor (it lost data): take this state as it is. `log` is the newest
+            1 000 entries then, what was commanded since among them.
     """
 
     epoch: int

@@ -56,12 +56,14 @@ class BrokerContractControlLog:
         assert desired.now_ms > 0
 
     async def test_a_cursor_ahead_of_the_epoch_means_that_data_was_lost(self, broker_case: BrokerCase) -> None:
-        """The worker is told to take this state as it is."""
+        """The worker is told to take this state as it is, with every command since: it has seen none of them."""
         await Operator(broker_case.broker).issue("ping")
+        await Operator(broker_case.broker).issue("stats")
 
         desired = await broker_case.broker.control.read(7)
 
-        assert (desired.reset, desired.epoch) == (True, 1)
+        assert (desired.reset, desired.epoch) == (True, 2)
+        assert [Command.decode(entry.command).type for entry in desired.log] == ["ping", "stats"]
 
     async def test_a_command_is_stored_once(self, broker_case: BrokerCase) -> None:
         """Issuing it again after a lost reply answers the same and changes nothing more."""
@@ -106,17 +108,19 @@ class BrokerContractControlLog:
         assert (await control.read(0)).fence == paused.epoch == 3
 
     async def test_the_log_is_read_in_pages(self, broker_case: BrokerCase) -> None:
-        """At most 1 000 entries at a time; going on from the last one loses none."""
+        """At most 1 000 entries at a time; going on from the last one loses none. After a loss it is the last page."""
         control, operator = broker_case.broker.control, Operator(broker_case.broker)
         for _ in range(1_100):
             await operator.issue("ping")
 
         first = await control.read(0)
         rest = await control.read(first.log[-1].epoch)
+        lost = await control.read(5_000)
 
         epochs = [entry.epoch for entry in (*first.log, *rest.log)]
         assert 0 < len(first.log) <= 1_000
         assert epochs == list(range(1, 1_101))
+        assert [entry.epoch for entry in lost.log] == list(range(101, 1_101))
 
     async def test_the_log_forgets_after_a_day(self, broker_case: BrokerCase) -> None:
         """Old commands are not replayed to a worker that starts; the epoch stays."""

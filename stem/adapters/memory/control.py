@@ -6,6 +6,7 @@ from typing import Final
 
 from stem.adapters.memory import steering
 from stem.adapters.memory.core import Core
+from stem.adapters.memory.desired import LOG_PAGE
 from stem.adapters.memory.handle import Handle
 from stem.adapters.memory.waiting import LoopWaiter, Subscription
 from stem.contracts import Change, ChangeItem, Desired, Issued, RevokeTasks
@@ -71,7 +72,7 @@ class InMemoryControl:
                 epoch=core.log.epoch,
                 fence=core.log.fence,
                 now_ms=now,
-                log=tuple(core.log.after(0 if reset else after_epoch, now)),
+                log=tuple(core.log.after(max(0, core.log.epoch - LOG_PAGE) if reset else after_epoch, now)),
                 pauses=tuple(core.desired.pauses),
                 drained=core.desired.drained,
                 shutdown=core.desired.shutdown,
