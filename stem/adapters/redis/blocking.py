@@ -11,13 +11,14 @@ import redis
 
 from stem.adapters.redis import schema
 from stem.adapters.redis.address import Address
-from stem.adapters.redis.calls import CHUNK, enqueue_args, enqueued_of, issue_args, items_of
+from stem.adapters.redis.calls import CHUNK, enqueue_args, enqueued_of, half_way, issue_args, items_of
 from stem.adapters.redis.client import REPLY_TIMEOUT_S, Arg, make_blocking, of_one_key, script, translate
 from stem.adapters.redis.connections import BlockingPool, ask_blocking
 from stem.adapters.redis.keys import Keys
 from stem.adapters.redis.reading import MISREAD, reading
 from stem.adapters.redis.record import FIELDS, status_of
 from stem.contracts import ChangeItem, Enqueued, Limits, NewTask, RevokeTasks
+from stem.errors import BrokerError
 from stem.messages.command import Command
 from stem.messages.status import TaskStatus
 
@@ -86,9 +87,14 @@ class BlockingRedisBroker:
         answers: list[Enqueued] = []
         for first in range(0, len(tasks), CHUNK):
             chunk = tasks[first : first + CHUNK]
-            reply = self._run("enqueue", *enqueue_args(chunk, self._limits))
-            with reading("enqueue"):
-                answers += enqueued_of(reply, chunk)
+            try:
+                reply = self._run("enqueue", *enqueue_args(chunk, self._limits))
+                with reading("enqueue"):
+                    answers += enqueued_of(reply, chunk)
+            except BrokerError as error:
+                if not answers:
+                    raise
+                raise half_way("enqueue", error, enqueued=[one.id for one in answers if one.taken]) from error
         return answers
 
     def statuses(self, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]:

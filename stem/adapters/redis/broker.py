@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 from stem.adapters.redis.address import parse_address
 from stem.adapters.redis.blocking import BlockingRedisBroker
-from stem.adapters.redis.calls import CHUNK, enqueue_args, enqueued_of, exchange_args
+from stem.adapters.redis.calls import CHUNK, enqueue_args, enqueued_of, exchange_args, half_way
 from stem.adapters.redis.census import RedisCensus
 from stem.adapters.redis.client import RedisClient
 from stem.adapters.redis.connections import to_the_end
@@ -131,18 +131,28 @@ class RedisStreamsBroker:
         answers: list[Enqueued] = []
         for first in range(0, len(tasks), CHUNK):
             chunk = tasks[first : first + CHUNK]
-            reply = await self._client.run("enqueue", *enqueue_args(chunk, self._limits))
-            with reading("enqueue"):
-                answers += enqueued_of(reply, chunk)
+            try:
+                reply = await self._client.run("enqueue", *enqueue_args(chunk, self._limits))
+                with reading("enqueue"):
+                    answers += enqueued_of(reply, chunk)
+            except BrokerError as error:
+                if not answers:
+                    raise
+                raise half_way("enqueue", error, enqueued=[one.id for one in answers if one.taken]) from error
         return answers
 
     async def exchange(self, worker: str, settlements: Sequence[Settlement], fetch: FetchRequest | None) -> Exchange:
         settled: list[SettleAnswer] = []
-        while len(settlements) > CHUNK:
-            chunk, settlements = settlements[:CHUNK], settlements[CHUNK:]
-            settled += (await self.exchange(worker, chunk, None)).settled
-        args = exchange_args(worker, settlements, fetch, self._limits, DEFAULT_MAX_CRASHES)
-        reply = await self._client.run("exchange", *args)
+        try:
+            while len(settlements) > CHUNK:
+                chunk, settlements = settlements[:CHUNK], settlements[CHUNK:]
+                settled += (await self.exchange(worker, chunk, None)).settled
+            args = exchange_args(worker, settlements, fetch, self._limits, DEFAULT_MAX_CRASHES)
+            reply = await self._client.run("exchange", *args)
+        except BrokerError as error:
+            if not settled:
+                raise
+            raise half_way("exchange", error) from error
         with reading("exchange"):
             now_ms, answers, fetched = reply
             if len(answers) != len(settlements):
@@ -241,7 +251,12 @@ class RedisStreamsBroker:
         outcomes: dict[str, str] = {}
         for first in range(0, len(ids), CHUNK):
             chunk = ids[first : first + CHUNK]
-            reply = await self._client.run("revive", mode, *chunk)
+            try:
+                reply = await self._client.run("revive", mode, *chunk)
+            except BrokerError as error:
+                if not outcomes:
+                    raise
+                raise half_way("revive", error) from error
             with reading("revive"):
                 outcomes |= {task_id: answer.decode() for task_id, answer in zip(chunk, reply, strict=True)}
         return outcomes
@@ -254,7 +269,12 @@ class RedisStreamsBroker:
     async def discard(self, queue: str, ids: Sequence[str]) -> int:
         gone = 0
         for first in range(0, len(ids), CHUNK):
-            reply = await self._client.run("purge", queue, "dead", CHUNK, "discarded", *ids[first : first + CHUNK])
+            try:
+                reply = await self._client.run("purge", queue, "dead", CHUNK, "discarded", *ids[first : first + CHUNK])
+            except BrokerError as error:
+                if not first:
+                    raise
+                raise half_way("purge", error) from error
             with reading("purge"):
                 gone += whole(reply)
         return gone

@@ -1,4 +1,7 @@
-"""What goes into each script, as plain arguments: shared by the asyncio and the blocking handle. Pure."""
+"""What goes into each script, as plain arguments: shared by the asyncio and the blocking handle. Pure.
+
+What is longer than `CHUNK` is sent in parts, each one script: `half_way` says what it means when a later one fails.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from stem.contracts import (
     SetShutdown,
     Settlement,
 )
-from stem.errors import DecodeError
+from stem.errors import BrokerError, DecodeError, UnknownOutcomeError
 from stem.messages.audit import Deed, said_of
 from stem.messages.command import Command
 from stem.messages.heartbeat import Heartbeat
@@ -37,6 +40,15 @@ Arg = str | bytes | int
 _ENQUEUED: Final[frozenset[Any]] = frozenset(
     ("queued", "scheduled", "exists", "duplicate", "revoked", "full", "conflict")
 )
+
+
+def half_way(what: str, error: BrokerError, *, enqueued: Sequence[str] = ()) -> UnknownOutcomeError:
+    """Return the error for a call that failed after parts of it were applied, whatever became of the part that failed.
+
+    Args:
+        enqueued: the ids that were taken for certain.
+    """
+    return UnknownOutcomeError(f"{what} is done in part, and then failed: {error}", enqueued=enqueued)
 
 
 def _or_empty(value: int | str | None) -> int | str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stem.adapters.redis.calls import CHUNK, beat_args, by_name, seen_of
+from stem.adapters.redis.calls import CHUNK, beat_args, by_name, half_way, seen_of
 from stem.adapters.redis.client import RedisClient
 from stem.adapters.redis.reading import reading, whole
 from stem.adapters.redis.record import text
 from stem.contracts import Beat, BeatAnswer, Limits, Seen
+from stem.errors import BrokerError
 from stem.messages.heartbeat import Heartbeat
 
 _AT_A_TIME = 50
@@ -29,7 +30,12 @@ class RedisPresence:
         first, reply, known = 0, None, True
         while reply is None or first < len(beat.leases):
             args = beat_args(beat, self._limits, leases=slice(first, first + CHUNK), first=first == 0)
-            reply = await self._client.run("beat", *args)
+            try:
+                reply = await self._client.run("beat", *args)
+            except BrokerError as error:
+                if not first:
+                    raise
+                raise half_way("beat", error) from error
             with reading("beat"):
                 lost += (task_id.decode() for task_id in reply[3])
                 revoked += (task_id.decode() for task_id in reply[4])
