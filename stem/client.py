@@ -174,7 +174,8 @@ class Stem:
             args: by name; plain data: None, bool, int, float, str, bytes, list, dict.
             options: only what is set here travels; the rest the handler decides.
             delay, eta: not before; expires: not after (then it is never started).
-            unique_key: while a task of this name with this key is not final, its id is returned and nothing enqueued.
+            unique_key: while a task of this name with this key is not final, its id is returned and nothing enqueued;
+                one that still waits when its expiry has passed holds the key no more.
             task_id: of your own choice: enqueueing the same again is safe for as long as its record is kept.
 
         Raises:

@@ -58,7 +58,8 @@ class NewTask:
         delay_ms, eta_ms: at most one is set; neither, or one that is past, means ready at once.
         expires_in_ms, expires_ms: at most one is set.
         lease_ms: only when the producer set a visibility timeout.
-        unique_key: while a task of this name with this key is not final, enqueueing another returns its id.
+        unique_key: while a task of this name with this key is not final, enqueueing another returns its id. One that
+            still waits when its expiry has passed holds the key no more.
     """
 
     id: str

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from stem.contracts import Expired, Outcome
-from stem.testing.case import BrokerCase, Hand, enqueue, new_task, settlement, state_of
+from stem.testing.case import LONG_MS, BrokerCase, Hand, enqueue, make_dead, new_task, put, settlement, state_of
 
 
 class BrokerContractExpiry:
@@ -64,6 +66,53 @@ class BrokerContractExpiry:
 
         assert sorted(one.id for answer in answers for one in answer.expired) == sorted(task.id for task in late)
         assert max(len(answer.expired) for answer in answers) <= 250
+
+    async def test_a_waiting_task_that_came_too_late_holds_no_unique_key(self, broker_case: BrokerCase) -> None:
+        """Where no worker has looked yet, the next request would be answered with one that never starts."""
+        broker = broker_case.broker
+        await enqueue(broker, task_id="late", unique_key="k", expires_in_ms=20)
+        first = await put(broker, new_task("t-1", unique_key="k"))
+        await broker_case.advance(0.04)
+
+        second = await put(broker, new_task("t-2", unique_key="k"))
+        third = await put(broker, new_task("t-3", unique_key="k"))
+
+        answers = [(one.id, one.outcome) for one in (first, second, third)]
+        assert answers == [("late", "duplicate"), ("t-2", "queued"), ("t-2", "duplicate")]
+        # And its own end takes nothing from the one that holds the key now.
+        assert [d.id for d in await Hand(broker=broker, id="w-1").fetch()] == ["t-2"]
+        assert await state_of(broker, "late") == "expired"
+        assert (await put(broker, new_task("t-4", unique_key="k"))).outcome == "duplicate"
+
+    @pytest.mark.parametrize("back", [Outcome.RETRY, Outcome.GIVE_BACK])
+    async def test_a_task_that_runs_past_its_expiry_holds_its_key_until_it_is_back(
+        self, broker_case: BrokerCase, back: Outcome
+    ) -> None:
+        """The expiry is for starting: what runs goes on, and what is to start again then never does."""
+        broker = broker_case.broker
+        hand = Hand(broker=broker, id="w-1")
+        await enqueue(broker, task_id="slow", unique_key="k", expires_in_ms=300)
+        delivery = await hand.take()
+        await broker_case.advance(0.35)
+        running = await put(broker, new_task("t-1", unique_key="k"))
+        await hand.end(delivery, back, delay_ms=LONG_MS)
+
+        after = await put(broker, new_task("t-2", unique_key="k"))
+
+        assert (running.id, running.outcome) == ("slow", "duplicate")
+        assert after.outcome == "queued"
+
+    async def test_a_dead_letter_is_replayed_past_a_holder_that_came_too_late(self, broker_case: BrokerCase) -> None:
+        broker = broker_case.broker
+        dead = await make_dead(broker, task_id="dead", unique_key="k")
+        await enqueue(broker, task_id="late", unique_key="k", expires_in_ms=20)
+        first = await broker.replay([dead.id])
+        await broker_case.advance(0.04)
+
+        second = await broker.replay([dead.id])
+
+        assert (first, second) == ({"dead": "duplicate"}, {"dead": "queued"})
+        assert (await put(broker, new_task("t-1", unique_key="k"))).id == "dead"
 
     async def test_an_end_that_a_worker_sent_itself_is_not_told(self, broker_case: BrokerCase) -> None:
         """Who settles a task as expired knows it already."""

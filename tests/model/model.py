@@ -73,7 +73,7 @@ class Model:
             self.tombs.remove(new.id)
             self.tasks[new.id] = Record(new, state="revoked", ends=1)
             return new.id, "revoked"
-        if key in self.unique:
+        if self.held(key):
             return self.unique[key], "duplicate"
         if len(self.waiting(new.queue)) >= LIMIT:
             return new.id, "full"
@@ -83,6 +83,11 @@ class Model:
         if new.unique_key is not None:
             self.unique[key] = new.id
         return new.id, record.state
+
+    def held(self, key: tuple[str, str | None]) -> bool:
+        """By a task that runs, or that waits and may still start."""
+        holder = self.tasks.get(self.unique.get(key, ""))
+        return holder is not None and (holder.state == "running" or not self.expired(holder))
 
     def waiting(self, queue: str) -> list[str]:
         return [id_ for id_, one in self.of(queue).items() if one.state in ("queued", *LATER)]
@@ -223,7 +228,7 @@ class Model:
             return "unknown"
         if not record.dead:
             return "not-dead"
-        if (key := (record.new.task, record.new.unique_key)) in self.unique:
+        if self.held(key := (record.new.task, record.new.unique_key)):
             return "duplicate"
         record.state, record.attempt, record.crashes, record.give_backs = "queued", 0, 0, 0
         record.expires, record.revoking, record.dead = None, False, False

@@ -264,9 +264,15 @@ class Core:
         self.leave_at(record, now + GONE_SOON_MS)
 
     def holder(self, task: str, unique_key: str | None, now: int) -> Record | None:
-        """Return the unfinished task that holds a unique key."""
+        """Return the unfinished task that holds a unique key.
+
+        One that waits past its expiry is as good as over, and never starts; one that runs holds it to its end.
+        """
         holder = self.record(self.unique.get((task, unique_key), ""), now) if unique_key is not None else None
-        return None if holder is None or holder.state.final else holder
+        if holder is None or holder.state.final:
+            return None
+        late = holder.expires_ms is not None and holder.expires_ms <= now
+        return None if late and holder.state is not TaskState.RUNNING else holder
 
     def replay(self, record: Record, now: int) -> Literal["queued", "duplicate"]:
         """Give a dead letter a new life under its id; the token goes on, so its old owner stays locked out.

@@ -74,8 +74,10 @@ while i <= #ARGV do
   elseif not seen[1] and set.u then
     local other = redis.call('GET', unique_key(task, set.u))
     if other then
-      local state = redis.pcall('HGET', task_key(other), 'st')
-      if type(state) == 'string' and not FINAL[state] then outcome, holder = 'duplicate', other end
+      local r = redis.pcall('HMGET', task_key(other), 'st', 'x')
+      -- One that waits past its expiry is as good as over, and never starts; one that runs holds it to its end.
+      local over = r.err or not r[1] or FINAL[r[1]] or r[2] and r[1] ~= 'running' and num(r[2]) <= now
+      if not over then outcome, holder = 'duplicate', other end
     end
   end
   if not outcome and not seen[1] and limit > 0 and length(queue) >= limit then outcome = 'full' end

@@ -2,10 +2,12 @@
 -- Run tasks again or now. ARGV[2]: 'replay' (dead letters only) or 'now' (also scheduled and retrying ones), then ids.
 -- Returns per id: queued, already, final, not-dead, duplicate (another unfinished task holds its unique key) or unknown.
 local out = {}
+-- As for a new task: who waits past its expiry holds nothing any more.
 local function held_by_another(unique, id)
   local holder = redis.call('GET', unique)
-  local state = holder and holder ~= id and redis.pcall('HGET', task_key(holder), 'st')
-  return type(state) == 'string' and not FINAL[state]
+  local r = holder and holder ~= id and redis.pcall('HMGET', task_key(holder), 'st', 'x')
+  if not r or r.err or not r[1] or FINAL[r[1]] then return false end
+  return not r[2] or r[1] == 'running' or num(r[2]) > now
 end
 for i = 3, #ARGV do
   local id = ARGV[i]
