@@ -398,6 +398,31 @@ class BrokerContractHistory:
         assert sum(row.run_ms for row in rows) == 800
         assert sum(row.buckets.get(9, 0) for row in rows) == 2
 
+    async def test_many_names_are_counted_in_bounded_room(self, broker_case: BrokerCase) -> None:
+        """200 by themselves, and those wholly, whatever else happens to them; the others of a queue together."""
+        hand = Hand(broker=broker_case.broker, id="w-1", queues=["crowd"])
+        await broker_case.broker.enqueue([new_task(task=f"name-{n}", queue="crowd") for n in range(250)])
+        deliveries = await hand.fetch(250)
+        await hand.settle(*(settlement(delivery) for delivery in deliveries))
+        measured = [
+            Measured(queue="crowd", task=f"name-{n}", count=1, wait_ms=1, run_ms=1, buckets={1: 1}) for n in range(250)
+        ]
+        await hand.beat(measured=measured)
+
+        rows = await broker_case.broker.census.minutes(3)
+
+        told = [row.measured for row in rows if row.measured is not None]
+        assert sum(row.counts.get("enqueued", 0) for row in rows) == 250
+        assert sum(row.counts.get("succeeded", 0) for row in rows) == 250
+        assert sum(row.count for row in told) == sum(row.buckets[1] for row in told) == 250
+        for minute in {row.at_ms for row in rows}:
+            names = {row.task for row in rows if row.at_ms == minute}
+            assert len(names) <= 201
+        if len({row.at_ms for row in rows}) == 1:  # else the minute ended meanwhile
+            apart = [row for row in rows if row.task != "~other"]
+            assert len(apart) == 200
+            assert all((row.counts.get("succeeded"), row.measured is not None) == (1, True) for row in apart)
+
     async def test_minutes_come_oldest_first(self, broker_case: BrokerCase) -> None:
         """Those of the last `count` minutes only."""
         broker_case.needs_hours()

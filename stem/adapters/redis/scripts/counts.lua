@@ -10,18 +10,27 @@ local function count(queue, task, what, by)
   end
   last[what] = (last[what] or 0) + (by or 1)
 end
+-- A queue's task is counted by itself if it is among the first 200 of the minute, so that memory stays bounded; the others
+-- are counted together. Each of those has a field <queue>|<task>, the field `names` says how many there are, and readers
+-- pass over both. They are looked at once a minute for each count, when it is the first.
 local function write_counts()
   if not last then return end
   local key = P .. 'stats:' .. math.floor(now / 60000)
   for name, counts in pairs(counted) do
+    local other
     for what, by in pairs(counts) do
-      local field = name .. what
-      if redis.pcall('HINCRBY', key, field, by) == by then
-        -- The first of this minute. 200 names with about ten fields each; what comes after them is counted together, so
-        -- that memory stays bounded.
-        if redis.call('HLEN', key) > 2000 then
-          redis.call('HDEL', key, field)
-          redis.pcall('HINCRBY', key, (name:match('^([^|]*)') or '') .. '|~other|' .. what, by)
+      local field = (other or name) .. what
+      if redis.pcall('HINCRBY', key, field, by) == by and not other then
+        local mark = name:sub(1, -2)
+        if redis.call('HEXISTS', key, mark) == 0 then
+          local names = num(redis.call('HGET', key, 'names'))
+          if names < 200 then
+            redis.call('HSET', key, 'names', names + 1, mark, '1')
+          else
+            other = (name:match('^([^|]*)') or '') .. '|~other|'
+            redis.call('HDEL', key, field)
+            redis.pcall('HINCRBY', key, other .. what, by)
+          end
         end
         redis.call('EXPIRE', key, 10860)
       end
