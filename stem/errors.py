@@ -175,6 +175,8 @@ class Retry(StemError):
         InvalidInputError: `countdown` is no number of seconds from 0 to ten years.
     """
 
+    countdown: float | None = None  # of a subclass too, whose own __init__ does not call this one
+
     def __init__(
         self, message: str = "retry asked for by the handler", *, countdown: float | timedelta | None = None
     ) -> None:

@@ -31,21 +31,23 @@ def pack(value: object, *, what: str = "value", limit: int = MAX_BODY) -> bytes:
     """Return `value` as MessagePack.
 
     Raises:
-        InvalidArgumentsError: it holds something that cannot travel (an object, a map key that is not text), or nests
-            deeper than 32.
+        InvalidArgumentsError: it holds something that cannot travel (an object, a map key that is not text), nests
+            deeper than 32, or is changed by another thread meanwhile.
         BodyTooLargeError: the bytes are more than `limit`.
     """
     try:
         data = _packed(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        flaw = flaw_in(value)
+        stamped = _may_hold_timestamp(data) and _holds_timestamp(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # the last also of a dict that is changed now
         raise InvalidArgumentsError(
             f"{what} cannot be encoded: {error}; use None, bool, int (64 bit), float, str, bytes, list and dict"
         ) from error
     if len(data) > limit:
         raise BodyTooLargeError(f"{what} is {len(data)} bytes, the limit is {limit}: store the data, send its address")
-    if flaw := flaw_in(value):
+    if flaw:
         raise InvalidArgumentsError(f"{what} {flaw}")
-    if _may_hold_timestamp(data) and _holds_timestamp(value):
+    if stamped:
         raise InvalidArgumentsError(f"{what} cannot be encoded: a MessagePack timestamp; use an int or a str")
     return data
 

@@ -73,7 +73,7 @@ class Dispatcher:
             ending: says whether the program around the worker has begun to end.
         """
         self.worker_id = worker_id
-        self._worker_name = worker_name
+        self.worker_name = worker_name
         self._board = board
         self._reader = reader
         self._finisher = finisher
@@ -128,7 +128,7 @@ class Dispatcher:
         if board.watched and board.wants("task.received"):
             board.note("task.received", job)
         if StemSignals.task_received.wanted:
-            StemSignals.task_received.emit_nowait(TaskReceived(**self._about(job)), job.context or job.make_context())
+            StemSignals.task_received.emit_nowait(TaskReceived(**job.facts), job.context or job.make_context())
         if job.lease_s < board.shortest_lease_s:
             board.shortest_lease_s = job.lease_s
             self._poke_vitals()
@@ -170,7 +170,7 @@ class Dispatcher:
     async def prerun(self, job: Job) -> None:
         envelope = job.envelope
         assert envelope is not None
-        event = TaskPrerun(**self._about(job), args=envelope.args)
+        event = TaskPrerun(**job.facts, args=envelope.args)
         await StemSignals.task_prerun.emit(event, job.context or job.make_context())
 
     # ----------------------------------------------------------------------------------------------------------- end
@@ -185,21 +185,24 @@ class Dispatcher:
         plan, delivery = job.plan, job.delivery
         assert plan is not None
         self._board.measure(job, ended_at)
-        match job.stop:
-            case None | Stop.SOFT_LIMIT | Stop.HAND_BACK | Stop.UNRENEWED:
-                job.how = "finished"
-                if job.terminate or job.saw_revoke:
+        try:
+            match job.stop:
+                case None | Stop.SOFT_LIMIT | Stop.HAND_BACK | Stop.UNRENEWED:
+                    job.how = "finished"
+                    if job.terminate or job.saw_revoke:
+                        settlement = verdict.revoked(delivery, plan.ttl_ms)
+                    else:
+                        job.result = result
+                        settlement = verdict.success(delivery, plan, result)
+                case Stop.HARD_LIMIT:
+                    settlement = verdict.failure(delivery, plan, self._timed_out(job))
+                case Stop.REVOKED:
                     settlement = verdict.revoked(delivery, plan.ttl_ms)
-                else:
-                    job.result = result
-                    settlement = verdict.success(delivery, plan, result)
-            case Stop.HARD_LIMIT:
-                settlement = verdict.failure(delivery, plan, self._timed_out(job))
-            case Stop.REVOKED:
-                settlement = verdict.revoked(delivery, plan.ttl_ms)
-            case Stop.LOST:
-                self._forget(job)
-                return
+                case Stop.LOST:
+                    self._forget(job)
+                    return
+        except Exception as broken:
+            settlement = self._unjudged(job, broken)
         self._settle(job, settlement)
 
     def failed(self, job: Job, error: BaseException) -> None:
@@ -217,23 +220,26 @@ class Dispatcher:
         job.error = error
         if job.began:
             self._board.measure(job, ended_at)
-        match job.stop:
-            case Stop.REVOKED:
-                job.how = "soft" if isinstance(error, SoftTimeLimitExceeded) else "cancelled"
-                settlement = verdict.revoked(delivery, plan.ttl_ms)
-            case Stop.HAND_BACK:
-                job.how = "handed_back"
-                settlement = verdict.hand_back(delivery, reason="worker stops")
-            case Stop.UNRENEWED:
-                job.how = "handed_back"
-                settlement = verdict.hand_back(delivery, reason="lease not renewed")
-            case Stop.LOST:
-                self._forget(job)
-                return
-            case Stop.HARD_LIMIT:
-                settlement = verdict.failure(delivery, plan, self._timed_out(job))
-            case None | Stop.SOFT_LIMIT:
-                settlement = self._judge(job, error)
+        try:
+            match job.stop:
+                case Stop.REVOKED:
+                    job.how = "soft" if isinstance(error, SoftTimeLimitExceeded) else "cancelled"
+                    settlement = verdict.revoked(delivery, plan.ttl_ms)
+                case Stop.HAND_BACK:
+                    job.how = "handed_back"
+                    settlement = verdict.hand_back(delivery, reason="worker stops")
+                case Stop.UNRENEWED:
+                    job.how = "handed_back"
+                    settlement = verdict.hand_back(delivery, reason="lease not renewed")
+                case Stop.LOST:
+                    self._forget(job)
+                    return
+                case Stop.HARD_LIMIT:
+                    settlement = verdict.failure(delivery, plan, self._timed_out(job))
+                case None | Stop.SOFT_LIMIT:
+                    settlement = self._judge(job, error)
+        except Exception as broken:
+            settlement = self._unjudged(job, broken)
         self._settle(job, settlement)
 
     def _judge(self, job: Job, error: BaseException) -> Settlement:
@@ -246,6 +252,12 @@ class Dispatcher:
             return verdict.hand_back(delivery, reason="worker stops")
         job.how = "finished"
         return verdict.failure(delivery, plan, error, job.veil)
+
+    def _unjudged(self, job: Job, error: Exception) -> Settlement:
+        """Somebody's own code has raised where the end was looked at: left unsettled, the task would run for ever."""
+        assert job.plan is not None
+        job.error = told = verdict.unjudged(error)
+        return verdict.dead(job.delivery, job.plan.ttl_ms, told, reason="failed")
 
     def _from_outside(self, job: Job, error: BaseException) -> bool:
         """Say whether it is not the handler's doing, but the program around us is coming to an end."""
@@ -323,7 +335,7 @@ class Dispatcher:
 
     def _tell_postrun(self, job: Job, outcome: str) -> None:
         if StemSignals.task_postrun.wanted and job.began:
-            event = TaskPostrun(**self._about(job), outcome=outcome, duration_s=time.monotonic() - job.started_at)
+            event = TaskPostrun(**job.facts, outcome=outcome, duration_s=time.monotonic() - job.started_at)
             StemSignals.task_postrun.emit_nowait(event, job.context)
 
     def _free(self, job: Job) -> None:
@@ -481,16 +493,3 @@ class Dispatcher:
         if threading.get_ident() == self._thread_id:
             raise RuntimeError("enqueue_blocking would block the work loop: use `await context.enqueue(...)` here")
         return asyncio.run_coroutine_threadsafe(self.enqueue(job, signature), self._loop).result()
-
-    def _about(self, job: Job) -> dict[str, Any]:
-        delivery, envelope = job.delivery, job.envelope
-        return {
-            "id": delivery.id,
-            "task": delivery.task,
-            "queue": delivery.queue,
-            "worker": self.worker_id,
-            "worker_name": self._worker_name,
-            "attempt": delivery.attempt,
-            "headers": {} if envelope is None else envelope.headers,
-            "meta": {} if envelope is None else envelope.meta,
-        }

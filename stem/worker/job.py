@@ -155,6 +155,21 @@ class Job:
         }
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """Return what every signal says of it."""
+        delivery, envelope, desk = self.delivery, self.envelope, self.desk
+        return {
+            "id": delivery.id,
+            "task": delivery.task,
+            "queue": delivery.queue,
+            "worker": desk.worker_id,
+            "worker_name": desk.worker_name,
+            "attempt": delivery.attempt,
+            "headers": {} if envelope is None else envelope.headers,
+            "meta": {} if envelope is None else envelope.meta,
+        }
+
+    @property
     def veil(self) -> Veil:
         """What hides the values of its redacted arguments; made when something is first to be shown."""
         veil = self._veil

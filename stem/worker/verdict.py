@@ -81,6 +81,14 @@ def failure(delivery: Delivery, plan: Plan, error: BaseException, veil: Veil = N
     )
 
 
+def unjudged(error: Exception) -> StemError:
+    """Return what a run failed with whose end could not be judged: the application's own code raised `error` there.
+
+    That may be the code that says what `error` is, or what has to be hidden of it: it is told by its class alone.
+    """
+    return StemError(f"how the task ended cannot be recorded: {type_name(error)} was raised while that was looked at")
+
+
 def dead(
     delivery: Delivery,
     ttl_ms: int,
