@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import contextlib
 import logging
 import os
@@ -40,6 +41,10 @@ from stem.worker.supervisor import Supervisor, commands_of, follow_life
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 69
 EXIT_INTERRUPTED: Final = 130
+LOOP_ENDS_S: Final = 1.0
+"""How long a handler that goes on after the worker's goodbye may keep the loop; a thread may keep the process for
+`THREADS_END_S`."""
+THREADS_END_S: Final = 2.0
 SIGNALS: Final = (*STOPPING, signal.SIGUSR1)
 """All that a worker listens to."""
 
@@ -159,15 +164,34 @@ def _in_loop(main_coroutine: Coroutine[Any, Any, int]) -> int:
         for task in leftovers:
             task.cancel()
         if leftovers:
-            loop.run_until_complete(asyncio.wait(leftovers, timeout=1.0))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        stuck = any(not task.done() for task in leftovers)
+            loop.run_until_complete(asyncio.wait(leftovers, timeout=LOOP_ENDS_S))
+        # Both wait for what handlers left behind: generators, and calls in asyncio's own threads.
+        ending = [loop.create_task(loop.shutdown_asyncgens()), loop.create_task(loop.shutdown_default_executor())]
+        loop.run_until_complete(asyncio.wait(ending, timeout=LOOP_ENDS_S))
+        stuck = any(not task.done() for task in leftovers + ending)
     finally:
         asyncio.set_event_loop(None)
     if stuck or any(thread.name.startswith("stem-handler") and thread.is_alive() for thread in threading.enumerate()):
         _exit_now(code)
     loop.close()
+    _bound_the_end(code)
     return code
+
+
+def _bound_the_end(code: int) -> None:
+    """End the process after a while if a thread of the application does not: the interpreter waits for each."""
+    if all(thread.daemon or thread is threading.main_thread() for thread in threading.enumerate()):
+        return
+    joined = threading.Event()
+
+    def watch() -> None:
+        if not joined.wait(THREADS_END_S):
+            _exit_now(code)
+
+    # The last one registered is called first, right after the threads were waited for: what else is to be done at the
+    # end may take its time.
+    atexit.register(joined.set)
+    threading.Thread(target=watch, name="stem-end", daemon=True).start()
 
 
 def _guard_the_end() -> None:

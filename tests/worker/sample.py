@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
 
 from stem.client import Stem
 
 app = Stem.connect()
 not_an_app = 42
+HELD: list[AsyncIterator[int]] = []
 
 
 @app.task("sample.add")
@@ -18,6 +22,31 @@ async def add(a: int, b: int) -> int:
 @app.task("sample.nap")
 async def nap(seconds: float) -> None:
     await asyncio.sleep(seconds)
+
+
+@app.task("sample.aside")
+async def aside(seconds: float) -> None:
+    await asyncio.to_thread(time.sleep, seconds)
+
+
+@app.task("sample.beside")
+async def beside(seconds: float) -> None:
+    threading.Thread(target=time.sleep, args=(seconds,)).start()
+    await asyncio.sleep(seconds)
+
+
+@app.task("sample.generates")
+async def generates(seconds: float) -> None:
+    HELD.append(_clinging(seconds))
+    async for _ in HELD[-1]:
+        await asyncio.sleep(seconds)
+
+
+async def _clinging(seconds: float) -> AsyncIterator[int]:
+    try:
+        yield 1
+    finally:
+        await asyncio.sleep(seconds)
 
 
 @app.task("sample.elsewhere", queue="reports")
