@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, NoReturn
 
@@ -84,16 +84,38 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code. Errors are one line on stderr."""
-    args = parser().parse_args(argv)
+    with _stoppable():
+        args = parser().parse_args(argv)
+        try:
+            return _run(args, sys.argv[1:] if argv is None else argv)
+        except BrokerError as error:
+            shut_out = isinstance(error, BrokerRefusedError) and error.code in RIGHTS
+            return _complain(error, REFUSED_EXIT if shut_out else EXIT_UNAVAILABLE, debug=args.debug)
+        except StemError as error:
+            return _complain(error, EXIT_USAGE, debug=args.debug)
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """End with 0 when told to stop while the application is loaded: nothing was taken yet, so all is handed back.
+
+    Process 1 of a container would not hear of it at all: there a signal without a handler is dropped.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        _exit_now(0)
+
+    if threading.current_thread() is not threading.main_thread():  # it cannot own the process's signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
     try:
-        return _run(args, sys.argv[1:] if argv is None else argv)
-    except BrokerError as error:
-        shut_out = isinstance(error, BrokerRefusedError) and error.code in RIGHTS
-        return _complain(error, REFUSED_EXIT if shut_out else EXIT_UNAVAILABLE, debug=args.debug)
-    except StemError as error:
-        return _complain(error, EXIT_USAGE, debug=args.debug)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is stop:  # not once a worker or supervisor has put something in its place
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _complain(error: BaseException, code: int, *, debug: bool) -> int:
@@ -229,7 +251,7 @@ def _exit_now(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:
+        except (OSError, RuntimeError):  # the latter in a signal handler that came in the midst of a write
             continue
     os._exit(code)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from stem.client import Stem
-from tests.waiting import eventually
-from tests.worker.test_cli import Process
+from tests.waiting import eventually, wait_until
+from tests.worker.test_cli import ROOT, Process, environment
 
 IN_TIME_S = 8.0
 """Far less than what a handler would sleep for."""
@@ -48,3 +52,43 @@ async def test_what_a_handler_leaves_behind_does_not_keep_the_process(
     assert status.state.value == "queued"
     assert "worker.stopped" in process.log()
     assert "Traceback" not in process.log()
+
+
+SLOW_APP = """
+import pathlib, time
+pathlib.Path(__file__).with_name("begun").touch()
+try:
+    time.sleep(60)
+except BaseException:
+    pass
+"""
+AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+
+
+@pytest.mark.parametrize("wrapper", [(), AS_PROCESS_1], ids=["plain", "process-1"])
+def test_a_signal_while_the_application_loads_ends_it_with_0(tmp_path: Path, wrapper: tuple[str, ...]) -> None:
+    if wrapper and (os.geteuid() != 0 or shutil.which("unshare") is None):
+        pytest.skip("a process 1 of one's own needs root")
+    (tmp_path / "slow_app.py").write_text(SLOW_APP)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    process = subprocess.Popen(
+        [*wrapper, sys.executable, "-m", "stem.worker.cli", "slow_app:app"],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment({"PYTHONPATH": path, "STEM_BROKER_URL": "memory://"}),
+        cwd=ROOT,
+    )
+    try:
+        wait_until((tmp_path / "begun").exists, what="the import of the application")
+        os.kill(_first_child(process.pid) if wrapper else process.pid, signal.SIGTERM)
+        wait_until(lambda: process.poll() is not None, IN_TIME_S, what="the end of the process")
+    finally:
+        process.kill()
+        _, said = process.communicate(timeout=10)
+
+    assert process.returncode == 0, said
+    assert said == b""
+
+
+def _first_child(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
