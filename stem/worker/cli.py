@@ -32,7 +32,7 @@ from stem.messages.names import check_name
 from stem.text import clean
 from stem.worker import host, logs
 from stem.worker.identity import stem_version
-from stem.worker.lifecycle import REFUSED_EXIT, STOPPING, WorkerLifecycleConfig
+from stem.worker.lifecycle import REFUSED_EXIT, STOPPING, WorkerLifecycleConfig, stopping_here
 from stem.worker.outage import RIGHTS
 from stem.worker.reference import load
 from stem.worker.runtime import Worker
@@ -110,12 +110,14 @@ def _stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # it cannot own the process's signals
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    wanted = [number for number in stopping_here() if number in (signal.SIGTERM, signal.SIGHUP)]
+    before = {number: signal.signal(number, stop) for number in wanted}
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is stop:  # not once a worker or supervisor has put something in its place
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        for number, handler in before.items():
+            if signal.getsignal(number) is stop:  # not once a worker or supervisor has put something in its place
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _complain(error: BaseException, code: int, *, debug: bool) -> int:
@@ -232,7 +234,7 @@ def _guard_the_end() -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(again, number)
 
-    for number in SIGNALS:
+    for number in (*stopping_here(), signal.SIGUSR1):
         signal.signal(number, late)
 
 

@@ -49,8 +49,9 @@ class WorkerLifecycleConfig:
     """How a worker lives in its process. Times are seconds.
 
     Attributes:
-        install_signal_handlers: the process is the worker's: it reacts to SIGTERM, SIGINT, SIGQUIT and SIGUSR1, and a
-            work loop that stays wedged ends it. Leave it off when the worker is embedded in an application.
+        install_signal_handlers: the process is the worker's: it reacts to SIGTERM, SIGHUP, SIGINT, SIGQUIT and
+            SIGUSR1, and a work loop that stays wedged ends it. Leave it off when the worker is embedded in an
+            application.
         soft_timeout: how long handlers that were told to stop may take.
         drain_timeout: how long a warm stop waits for what runs; None takes it from the configuration (25 s).
         wedged_timeout: how long the work loop may stand still; None takes it from the configuration (60 s).
@@ -249,7 +250,13 @@ def _settlement(board: Board, job: Job, *, crashed: bool) -> Settlement:
     return job.settlement
 
 
-STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+STOPPING: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+
+
+def stopping_here() -> tuple[signal.Signals, ...]:
+    """Return the signals that stop a worker: also that its terminal is gone, unless it is to outlive that (`nohup`)."""
+    outlives = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(number for number in STOPPING if not (outlives and number == signal.SIGHUP))
 
 
 @contextmanager
@@ -264,7 +271,7 @@ def signals_to(react: Callable[[int], None]) -> Iterator[None]:
     def handle(number: int, frame: object) -> None:
         react(number)
 
-    wanted = (*STOPPING, signal.SIGUSR1)
+    wanted = (*stopping_here(), signal.SIGUSR1)
     before: dict[int, Any] = {number: signal.signal(number, handle) for number in wanted}
     try:
         yield

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from stem.errors import ConfigError
-from stem.worker.lifecycle import REFUSED_EXIT, STOPPING, TASKS_LEFT
+from stem.worker.lifecycle import REFUSED_EXIT, STOPPING, TASKS_LEFT, stopping_here
 
 log = logging.getLogger("stem.worker.supervisor")
 
@@ -121,7 +121,7 @@ class Supervisor:
                     slot.command,
                     environment,
                     setpgroup=0,
-                    setsigdef=[*PASSED_ON, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE],
+                    setsigdef=[*PASSED_ON, signal.SIGCHLD, signal.SIGPIPE],
                     setsigmask=[],
                 )
             except OSError as error:  # no memory, or no process more, at this moment
@@ -213,7 +213,7 @@ def _signals() -> Iterator[socket.socket]:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)
-    numbers = (*PASSED_ON, signal.SIGHUP, signal.SIGCHLD)
+    numbers = (*stopping_here(), signal.SIGUSR1, signal.SIGCHLD)
     before = {number: signal.signal(number, _nothing) for number in numbers}
     before_fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     try:

@@ -7,12 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stem.client import Stem
+from stem.worker import supervisor
+from stem.worker.lifecycle import signals_to
 from tests.waiting import eventually, wait_until
 from tests.worker.test_cli import ROOT, Process, environment
 
@@ -54,6 +57,50 @@ async def test_what_a_handler_leaves_behind_does_not_keep_the_process(
     assert "Traceback" not in process.log()
 
 
+async def test_a_terminal_that_goes_away_lets_it_finish_what_runs(
+    valkey_url: str, namespace: str, tmp_path: Path, processes: list[Process]
+) -> None:
+    process = Process(tmp_path, "--url", valkey_url, "--namespace", namespace, "--log-format", "json")
+    processes.append(process)
+    await process.ready()
+    async with Stem.connect(valkey_url, namespace=namespace) as stem:
+        task_id = await stem.enqueue("sample.nap", {"seconds": 1.5})
+
+        async def running() -> bool:
+            return (await stem.status(task_id)).state.value == "running"
+
+        await eventually(running, what="the handler")
+        process.process.send_signal(signal.SIGHUP)
+        assert await process.ended() == 0
+        status = await stem.status(task_id)
+
+    assert status.state.value == "succeeded"
+
+
+@pytest.fixture
+def hang_up() -> Iterator[Callable[[Any], object]]:
+    """Say what this process does about SIGHUP, until the end of the test."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield lambda handler: signal.signal(signal.SIGHUP, handler)
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_goes_away_is_a_stop_unless_it_is_to_be_outlived(hang_up: Callable[[Any], object]) -> None:
+    heard: list[int] = []
+
+    hang_up(signal.SIG_IGN)
+    with signals_to(heard.append), supervisor._signals():
+        signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert heard == []
+
+    hang_up(signal.SIG_DFL)
+    with signals_to(heard.append):
+        signal.raise_signal(signal.SIGHUP)
+    assert heard == [signal.SIGHUP]
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
 SLOW_APP = """
 import pathlib, time
 pathlib.Path(__file__).with_name("begun").touch()
@@ -65,8 +112,14 @@ except BaseException:
 AS_PROCESS_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 
-@pytest.mark.parametrize("wrapper", [(), AS_PROCESS_1], ids=["plain", "process-1"])
-def test_a_signal_while_the_application_loads_ends_it_with_0(tmp_path: Path, wrapper: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("wrapper", "number"),
+    [((), signal.SIGTERM), ((), signal.SIGHUP), (AS_PROCESS_1, signal.SIGTERM)],
+    ids=["plain", "hang-up", "process-1"],
+)
+def test_a_signal_while_the_application_loads_ends_it_with_0(
+    tmp_path: Path, wrapper: tuple[str, ...], number: int
+) -> None:
     if wrapper and (os.geteuid() != 0 or shutil.which("unshare") is None):
         pytest.skip("a process 1 of one's own needs root")
     (tmp_path / "slow_app.py").write_text(SLOW_APP)
@@ -80,7 +133,7 @@ def test_a_signal_while_the_application_loads_ends_it_with_0(tmp_path: Path, wra
     )
     try:
         wait_until((tmp_path / "begun").exists, what="the import of the application")
-        os.kill(_first_child(process.pid) if wrapper else process.pid, signal.SIGTERM)
+        os.kill(_first_child(process.pid) if wrapper else process.pid, number)
         wait_until(lambda: process.poll() is not None, IN_TIME_S, what="the end of the process")
     finally:
         process.kill()
