@@ -27,7 +27,7 @@ from stem.control.asking import Asker
 from stem.control.collect import EFFECT, Party, Request, parties
 from stem.errors import InvalidInputError
 from stem.messages.command import Command, revoke_args
-from stem.messages.names import check_name
+from stem.messages.names import check_list, check_name
 from stem.messages.status import TaskStatus
 
 SHUTDOWN_MODES: Final = ("warm", "soft", "hard")
@@ -60,7 +60,7 @@ class Controller(Asker):
         Raises:
             InvalidInputError: more than 500 ids, or an ill-formed one.
         """
-        ids = list(dict.fromkeys(check_name("task id", task_id) for task_id in ids))
+        ids = list(dict.fromkeys(check_name("task id", task_id) for task_id in check_list("task ids", ids)))
         if not ids or len(ids) > MAX_IDS:
             raise InvalidInputError(f"{len(ids)} task ids: give 1 to {MAX_IDS} of them")
         if dry_run:
@@ -160,6 +160,7 @@ class Controller(Asker):
 
         Whoever does it counts in the tally what became of the targets; see `stem.control.audit.recorded`.
         """
+        targets = check_list("targets", targets)
         return audit.recorded(self._broker, verb, targets, actor=self._actor, kind=kind, option=option, reason=reason)
 
     # --------------------------------------------------------------------------------------------------------- private
@@ -199,6 +200,7 @@ class Controller(Asker):
 
     async def _pausable(self, kind: PauseKind, targets: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the names to pause or resume (of workers also those behind a glob), and what nobody is called."""
+        targets = check_list(f"{kind}s", targets)
         if not targets:
             raise InvalidInputError(f"no {kind} given")
         if kind != "worker":

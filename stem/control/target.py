@@ -9,6 +9,7 @@ from typing import Final
 
 from stem.contracts import Seen
 from stem.errors import InvalidNameError
+from stem.messages.names import check_list
 
 _TARGET: Final = re.compile(r"[A-Za-z0-9_.*?\[\]!-]{1,64}")
 
@@ -18,8 +19,9 @@ def check_targets(targets: Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         InvalidNameError: one of them cannot.
+        InvalidInputError: one text instead of a list.
     """
-    for target in targets:
+    for target in check_list("workers", targets):
         if not _TARGET.fullmatch(target):
             raise InvalidNameError(
                 f"{ascii(target)[:80]} is not a worker: use an id, a name or a glob of A-Z a-z 0-9 _ . - * ? [ ]"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final, Literal
 
-from stem.errors import InvalidNameError
+from stem.errors import InvalidInputError, InvalidNameError
 
 NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 TASK_NAME: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,200}")
@@ -40,3 +41,14 @@ def check_name(kind: Kind, value: object) -> str:
     if len(shown) > 80:
         shown = shown[:77] + "..."
     raise InvalidNameError(f"{shown} is not a {kind} name: use {_FORMS[kind][1]}")
+
+
+def check_list(what: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return `names`, if it is not one text, which would be taken for a list of its characters: `*` means everybody.
+
+    Raises:
+        InvalidInputError: it is; names `what` was to be given.
+    """
+    if isinstance(names, str | bytes):
+        raise InvalidInputError(f"{what}: {ascii(names)[:80]} is one text: give a list, such as [{ascii(names)[:80]}]")
+    return tuple(names)

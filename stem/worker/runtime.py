@@ -23,7 +23,7 @@ from stem.client import Stem
 from stem.config import StemConfig
 from stem.contracts import Broker, ResultBackend, ServerInfo
 from stem.errors import BrokerError, ConfigError
-from stem.messages.names import check_name
+from stem.messages.names import check_list, check_name
 from stem.registry import TaskRegistry
 from stem.retry import ExponentialJitterRetryStrategy, RetryStrategy
 from stem.signals import StemSignals, WorkerInit, WorkerReady, WorkerShutdown, WorkerStopping
@@ -78,7 +78,7 @@ class Worker:
         health_port: answers `/livez`, `/readyz` and `/metrics` there; by default as configured.
 
     Raises:
-        ConfigError, InvalidNameError: an argument that cannot be.
+        ConfigError, InvalidInputError: an argument that cannot be.
     """
 
     def __init__(
@@ -490,7 +490,7 @@ def _sizes(registry: TaskRegistry, concurrency: int | None) -> tuple[int, int, i
 def _queues(queue: str | None, queues: Sequence[str] | None, config: StemConfig) -> tuple[str, ...]:
     if queue is not None and queues is not None:
         raise ConfigError("give `queue` or `queues`, not both")
-    chosen = (queue,) if queue is not None else tuple(queues) if queues is not None else config.queues
+    chosen = (queue,) if queue is not None else check_list("queues", config.queues if queues is None else queues)
     if not chosen:
         raise ConfigError("a worker needs at least one queue")
     return tuple(dict.fromkeys(check_name("queue", name) for name in chosen))
