@@ -21,7 +21,8 @@ from enum import IntEnum
 from typing import Any, Final
 
 from stem.contracts import Broker, Settlement
-from stem.errors import BrokerError, ConfigError, WorkerLostError
+from stem.errors import BrokerError, ConfigError, InvalidInputError, WorkerLostError
+from stem.options import to_seconds
 from stem.worker import stacks, verdict
 from stem.worker.board import Board
 from stem.worker.finisher import BATCH_BYTES, size_of
@@ -46,7 +47,7 @@ TASKS_LEFT: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLifecycleConfig:
-    """How a worker lives in its process. Times are seconds.
+    """How a worker lives in its process. Times are seconds; a timedelta becomes seconds.
 
     Attributes:
         install_signal_handlers: the process is the worker's: it reacts to SIGTERM, SIGHUP, SIGINT, SIGQUIT and
@@ -57,6 +58,9 @@ class WorkerLifecycleConfig:
         wedged_timeout: how long the work loop may stand still; None takes it from the configuration (60 s).
         max_tasks_per_child: a child process is replaced after so many tasks; max_memory_per_child: when it holds more
             bytes of memory (resident) after a task. They concern tasks with `isolation="process"`.
+
+    Raises:
+        ConfigError: a time that is none, below 0 or above ten years, or a number below 1.
     """
 
     install_signal_handlers: bool = False
@@ -67,6 +71,13 @@ class WorkerLifecycleConfig:
     max_memory_per_child: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("soft_timeout", "drain_timeout", "wedged_timeout"):
+            wish = getattr(self, name)
+            if wish is not None or name == "soft_timeout":
+                try:
+                    object.__setattr__(self, name, to_seconds(name, wish, least=0))
+                except InvalidInputError as error:
+                    raise ConfigError(str(error)) from None
         for name in ("max_tasks_per_child", "max_memory_per_child"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
