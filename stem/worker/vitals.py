@@ -7,6 +7,7 @@ Whatever a handler does to the work loop, this goes on; only what holds the GIL 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
@@ -20,7 +21,7 @@ from stem.authority import ControlKeys
 from stem.contracts import Broker
 from stem.control.guard import Guard
 from stem.control.responder import Responder
-from stem.errors import BrokerError, BrokerRefusedError
+from stem.errors import BrokerError, BrokerRefusedError, InvalidInputError, StemError
 from stem.registry import TaskRegistry
 from stem.worker.beat import Beater
 from stem.worker.board import Board
@@ -155,10 +156,8 @@ class Vitals:
                 # A signal may come before the thread is ready for it; it must not be lost.
                 self._early.append(functools.partial(function, *args))
                 return
-        try:
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:
-            return
 
     def ask(self, level: Level, why: str) -> None:
         self.call(lambda: self._lifecycle.ask(level, why))
@@ -438,8 +437,8 @@ class Vitals:
             while events := self._board.take_events():
                 try:
                     await self._broker.events.emit(events)
-                except BrokerError:
-                    break  # the heartbeat tells of the outage; events of that time are dropped
+                except StemError:
+                    break  # the heartbeat tells of an outage; events of that time are dropped, and too large ones
 
     # ------------------------------------------------------------------------------------------------------------ stop
 
@@ -463,10 +462,11 @@ class Vitals:
         within_s = HOPELESS_GOODBYE_S if code == TASKS_LEFT else GOODBYE_S
         try:
             async with asyncio.timeout(within_s):
-                if events := self._board.take_events(10_000):
-                    await broker.events.emit(events)
+                while events := self._board.take_events():
+                    with contextlib.suppress(InvalidInputError):  # too much at once: no reason to go without a word
+                        await broker.events.emit(events)
                 await self._beater.beat(last=True)
-        except (BrokerError, TimeoutError) as error:
+        except (StemError, TimeoutError) as error:
             log.warning("worker.no_goodbye", extra={"error": f"{type(error).__name__}: {error}"})
             self._steering.say_goodbye(code)
             await self._responder.close(0)

@@ -10,9 +10,11 @@ import pytest
 from stem.adapters.redis import RedisStreamsBroker
 from stem.adapters.redis.presence import RedisPresence
 from stem.contracts import Beat, BeatAnswer
-from stem.errors import UnknownOutcomeError
+from stem.errors import BodyTooLargeError, UnknownOutcomeError
+from stem.messages.event import Event
 from stem.task import TaskContext
 from tests.servers import Server
+from tests.waiting import eventually
 from tests.worker.conftest import House
 from tests.worker.handlers import on_loop
 
@@ -73,3 +75,39 @@ async def test_a_worker_whose_goodbye_was_not_answered_leaves_all_the_same(
 
     assert lost == ["beat", "leave"]
     assert valkey_server.command("XINFO", "CONSUMERS", f"{{{namespace}}}:q:default:p0", "stem") == []
+
+
+async def test_more_events_than_may_leave_at_once_keep_no_worker_from_its_goodbye(house: House) -> None:
+    worker = await house.worker()
+    for _ in range(8_000):
+        worker._board.note("task.failed", None, {"message": "x" * 200})
+
+    assert await worker.shutdown() == 0
+
+    assert [seen.stopped for seen in await house.broker.presence.workers()] == [True]
+
+
+async def test_events_that_are_refused_break_neither_the_worker_nor_its_goodbye(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused: list[int] = []
+
+    async def emit(self: object, events: Sequence[Event]) -> None:
+        refused.append(len(events))
+        raise BodyTooLargeError("too much at once")
+
+    monkeypatch.setattr(type(memory_house.broker.events), "emit", emit)
+    on_loop(memory_house.registry, "note", note)
+    worker = await memory_house.worker()
+    await memory_house.broker.events.watch("somebody", for_ms=60_000)
+    await eventually(lambda: worker._board.watched, what="it is watched")
+    for turn in range(3):
+        await memory_house.stem.enqueue("note")
+        await eventually(lambda turn=turn: len(refused) > turn, what="events that are refused")  # type: ignore[misc]
+    worker._board.note("task.failed", None)
+
+    assert await worker.shutdown() == 0
+
+    assert "loop.died" not in caplog.text
+    assert "no_goodbye" not in caplog.text
+    assert [seen.stopped for seen in await memory_house.broker.presence.workers()] == [True]
