@@ -24,6 +24,7 @@ from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 from stem import startup
+from stem.authority import ControlConfig
 from stem.client import Stem
 from stem.config import LOG_LEVELS, StemConfig, parse_duration, parse_size
 from stem.contracts import Broker, ResultBackend
@@ -45,6 +46,16 @@ LOOP_ENDS_S: Final = 1.0
 """How long a handler that goes on after the worker's goodbye may keep the loop; a thread may keep the process for
 `THREADS_END_S`."""
 THREADS_END_S: Final = 2.0
+OF_A_PROCESS: Final = {
+    "worker_queues": "STEM_WORKER_QUEUES",
+    "worker_name": "STEM_WORKER_NAME",
+    "worker_concurrency": "STEM_WORKER_CONCURRENCY",
+    "health_port": "STEM_HEALTH_PORT",
+    "health_host": "STEM_HEALTH_HOST",
+    "drain_timeout_s": "STEM_DRAIN_TIMEOUT",
+    "wedged_timeout_s": "STEM_WEDGED_TIMEOUT",
+}
+"""Settings of one worker, which whoever starts it may give whatever the application was made with; see `_settings`."""
 SIGNALS: Final = (*STOPPING, signal.SIGUSR1)
 """All that a worker listens to."""
 
@@ -159,7 +170,32 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     app = load(args.app)
     logs.install(style=args.log_format or config.log_format, level=args.log_level or config.log_level, worker=name)
     startup.settle(for_others=True)
-    return _in_loop(_work(app, args, config, lifecycle))
+    return _in_loop(_work(app, args, config, lifecycle=lifecycle, settings=_settings(app, args)))
+
+
+def _settings(app: Stem, args: argparse.Namespace) -> StemConfig:
+    """Return the application's settings, and where the environment says those of this process, the environment's.
+
+    The application need not have been made from the environment. It may have changed it, though (a file of settings
+    that it loads), so that is read again.
+
+    Raises:
+        ConfigError: the worker would obey everybody, although keys are there.
+    """
+    here = StemConfig.from_environment()
+    if here.control != ControlConfig() and app.config.control == ControlConfig():
+        raise ConfigError(
+            f"STEM_CONTROL_* is set, but {args.app} was made without those keys, and its worker would obey everybody: "
+            "make it with Stem.connect(), or with config=StemConfig.from_environment(), or unset STEM_CONTROL_*"
+        )
+    said = {
+        name: getattr(here, name) for name, variable in OF_A_PROCESS.items() if os.environ.get(variable, "").strip()
+    }
+    if args.name is not None:
+        said["worker_name"] = args.name
+    if args.health_port is not None:
+        said["health_port"] = args.health_port
+    return replace(app.config, **said)
 
 
 def _size(text: str | None, name: str) -> int | None:
@@ -258,7 +294,14 @@ def _exit_now(code: int) -> NoReturn:
     os._exit(code)
 
 
-async def _work(app: Stem, args: argparse.Namespace, config: StemConfig, lifecycle: WorkerLifecycleConfig) -> int:
+async def _work(
+    app: Stem,
+    args: argparse.Namespace,
+    config: StemConfig,
+    *,
+    lifecycle: WorkerLifecycleConfig,
+    settings: StemConfig,
+) -> int:
     broker, backend = await asyncio.to_thread(_connections, app, args, config)
     signer = app.signer
     worker = Worker(
@@ -270,8 +313,7 @@ async def _work(app: Stem, args: argparse.Namespace, config: StemConfig, lifecyc
         lifecycle=lifecycle,
         signer=signer,
         app=args.app,
-        health_port=config.health_port if args.health_port is None else args.health_port,
-        config=replace(app.config, worker_name=config.worker_name) if config.worker_name else app.config,
+        config=settings,
     )
     _guard_the_end()
     try:
