@@ -119,7 +119,7 @@ class Dispatcher:
         try:
             job.envelope, job.plan = self._reader.read(delivery)
         except StemError as error:
-            settlement = self._reader.refusal(delivery, error, now_ms=board.now_ms())
+            settlement = self._reader.refusal(delivery, error)
             # Its frames hold the decoded message, which may be 80 times the size of the body, and this job: a circle
             # that only a full collection would free, long after the job.
             job.error = verdict.without_frames(error)

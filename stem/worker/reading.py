@@ -65,7 +65,7 @@ class Reader:
             raise DecodeError("the body is another task's than its record says")
         return envelope
 
-    def refusal(self, delivery: Delivery, error: StemError, *, now_ms: int) -> Settlement:
+    def refusal(self, delivery: Delivery, error: StemError) -> Settlement:
         """Return what becomes of a delivery that cannot be read or run here."""
         if isinstance(error, InvalidArgumentsError):
             return verdict.dead(delivery, 86_400_000, error, reason="failed")
@@ -80,4 +80,4 @@ class Reader:
                     "hint": f"{what}; it is given back for another worker",
                 },
             )
-        return verdict.unreadable(delivery, error, now_ms=now_ms)
+        return verdict.unreadable(delivery, error)

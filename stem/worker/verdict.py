@@ -109,7 +109,7 @@ def dead(
     )
 
 
-def unreadable(delivery: Delivery, error: StemError, *, now_ms: int) -> Settlement:
+def unreadable(delivery: Delivery, error: StemError) -> Settlement:
     """Return the settlement of a delivery that cannot run here: forged, malformed, too new, or of unknown name."""
     wrong = isinstance(error, SignatureError | DecodeError) and not isinstance(error, NewerVersionError)
     if wrong and delivery.give_backs == 0:
@@ -121,7 +121,8 @@ def unreadable(delivery: Delivery, error: StemError, *, now_ms: int) -> Settleme
         return dead(delivery, 86_400_000, error, reason="signature-invalid")
     if isinstance(error, DecodeError) and not isinstance(error, NewerVersionError):
         return dead(delivery, 86_400_000, error, reason="malformed")
-    if delivery.first_give_back_ms and now_ms - delivery.first_give_back_ms >= GIVE_UP_AFTER_MS:
+    # Both times are the broker's: a clock of our own that was just set forward would bury what others can run.
+    if delivery.first_give_back_ms and delivery.started_at_ms - delivery.first_give_back_ms >= GIVE_UP_AFTER_MS:
         return dead(delivery, 86_400_000, error, reason="unregistered")
     reason = "unknown task"
     if isinstance(error, NewerVersionError):

@@ -19,7 +19,8 @@ from stem.retry import ExponentialJitterRetryStrategy
 from stem.signals import StemSignals
 from stem.signing import PayloadSigner
 from stem.task import TaskContext
-from stem.worker import WorkerLifecycleConfig
+from stem.worker import WorkerLifecycleConfig, verdict
+from stem.worker.board import Board
 from tests.waiting import eventually
 from tests.worker.conftest import House
 from tests.worker.handlers import in_thread, on_loop
@@ -230,6 +231,20 @@ async def test_an_unknown_name_is_given_back_and_runs_where_it_is_known(house: H
 
     status = await house.stem.wait_for(task_id, timeout=10)
     assert (status.result, status.attempt) == ("ran", 0)
+
+
+async def test_a_clock_that_was_set_forward_buries_no_unknown_name(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until its next heartbeat the worker believes its own clock."""
+    real = Board.now_ms
+    monkeypatch.setattr(Board, "now_ms", lambda board: real(board) + 2 * verdict.GIVE_UP_AFTER_MS)
+    worker = await memory_house.worker(registry=SimpleTaskRegistry())
+
+    task_id = await House(memory_house.broker).stem.enqueue("late.known")
+    await eventually(lambda: worker.stats()["counters"]["handed_back"] + worker.stats()["counters"]["failed"] >= 2)
+
+    assert (await memory_house.stem.status(task_id)).state is TaskState.SCHEDULED
 
 
 @pytest.mark.parametrize(

@@ -173,22 +173,23 @@ def delivery(**fields: Any) -> Delivery:
 
 @pytest.mark.parametrize(("give_backs", "delay_ms"), [(0, 1_000), (1, 2_000), (4, 16_000), (5, 30_000), (90, 30_000)])
 def test_an_unknown_name_comes_back_ever_later(give_backs: int, delay_ms: int) -> None:
-    settlement = verdict.unreadable(delivery(give_backs=give_backs), UnknownTaskError("t"), now_ms=0)
+    settlement = verdict.unreadable(delivery(give_backs=give_backs), UnknownTaskError("t"))
 
     assert (settlement.outcome, settlement.delay_ms, settlement.unknown) == (Outcome.GIVE_BACK, delay_ms, True)
 
 
 def test_after_an_hour_an_unknown_name_is_buried() -> None:
-    old = delivery(give_backs=200, first_give_back_ms=1_000)
+    late_ms = 1_000 + verdict.GIVE_UP_AFTER_MS
+    old = delivery(give_backs=200, first_give_back_ms=1_000, started_at_ms=late_ms)
 
-    settlement = verdict.unreadable(old, UnknownTaskError("t"), now_ms=1_000 + verdict.GIVE_UP_AFTER_MS)
+    settlement = verdict.unreadable(old, UnknownTaskError("t"))
 
     assert (settlement.outcome, settlement.reason) == (Outcome.DEAD, "unregistered")
 
 
 def test_a_newer_version_is_given_back_and_a_malformed_one_buried() -> None:
-    newer = verdict.unreadable(delivery(), NewerVersionError("v2"), now_ms=0)
-    malformed = verdict.unreadable(delivery(give_backs=1), DecodeError("x"), now_ms=0)
+    newer = verdict.unreadable(delivery(), NewerVersionError("v2"))
+    malformed = verdict.unreadable(delivery(give_backs=1), DecodeError("x"))
 
     assert (newer.outcome, newer.unknown) == (Outcome.GIVE_BACK, True)
     assert (malformed.outcome, malformed.reason) == (Outcome.DEAD, "malformed")
@@ -196,8 +197,8 @@ def test_a_newer_version_is_given_back_and_a_malformed_one_buried() -> None:
 
 @pytest.mark.parametrize("error", [DecodeError("x"), SignatureError("x")])
 def test_what_may_have_changed_on_its_way_is_read_once_more(error: StemError) -> None:
-    first = verdict.unreadable(delivery(), error, now_ms=0)
-    second = verdict.unreadable(delivery(give_backs=1), error, now_ms=0)
+    first = verdict.unreadable(delivery(), error)
+    second = verdict.unreadable(delivery(give_backs=1), error)
 
     assert (first.outcome, first.delay_ms, first.unknown) == (Outcome.GIVE_BACK, 0, True)
     assert second.outcome is Outcome.DEAD
