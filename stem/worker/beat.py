@@ -157,7 +157,8 @@ class Beater:
                 answer = await self._broker.presence.beat(beat)
         except (BrokerError, TimeoutError) as error:
             for task_id, packed in progress.items():
-                board.progress.setdefault(task_id, packed)
+                if board.jobs.get(task_id) is renewed[task_id][0]:  # not for the next run of the same task
+                    board.progress.setdefault(task_id, packed)
             if isinstance(error, TimeoutError):
                 raise UnknownOutcomeError("the heartbeat got no answer in time") from error
             if not isinstance(error, UnknownOutcomeError):  # what may have arrived would be counted twice

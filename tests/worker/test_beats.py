@@ -137,6 +137,45 @@ async def test_after_a_beat_without_an_answer_comes_one_without_progress(
     told.set()
 
 
+async def test_progress_of_a_run_that_has_ended_is_not_told_of_the_next(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The beat that carried it gets no answer; meanwhile the run ends, and the next one begins."""
+    again, done, told = asyncio.Event(), asyncio.Event(), list[Mapping[str, bytes]]()
+    presence = memory_house.broker.presence
+    real = presence.beat
+
+    async def no_answer(beat: Beat) -> BeatAnswer:
+        told.append(beat.progress)
+        if beat.progress and not again.is_set():
+            again.set()
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(second.wait(), loop))
+            raise UnknownOutcomeError("no answer")
+        return await real(beat)
+
+    monkeypatch.setattr(type(presence), "beat", lambda self, beat: no_answer(beat))
+    loop, second = asyncio.get_running_loop(), asyncio.Event()
+
+    async def tells(context: TaskContext, args: Mapping[str, Any]) -> None:
+        if context.attempt == 0:
+            context.progress({"phase": 1})
+            await eventually(again.is_set)
+            raise ValueError
+        second.set()
+        await done.wait()
+
+    on_loop(memory_house.registry, "tells", tells)
+    await memory_house.worker()
+    task_id = await memory_house.stem.enqueue("tells")
+    await eventually(second.is_set, what="the second run")
+    since = len(told)
+    await eventually(lambda: len(told) >= since + 3, what="beats after that")
+
+    assert [progress for progress in told[since:] if progress] == []
+    assert (await memory_house.stem.status(task_id)).progress is None
+    done.set()
+
+
 def _beats() -> list[WorkerHeartbeat]:
     found: list[WorkerHeartbeat] = []
     StemSignals.worker_heartbeat.connect(lambda event, context: found.append(event))
