@@ -77,6 +77,7 @@ class Beater:
         self._bare = False
         self._heard = False
         self._told = False
+        self._started_at_ms = 0
         self.rtt_ms = 0.0
         self.confirmed_at = time.monotonic()
 
@@ -169,6 +170,8 @@ class Beater:
         self.confirmed_at = sent_at
         self.rtt_ms = round((time.monotonic() - sent_at) * 1000, 2)
         board.clock_offset_ms = answer.now_ms - wall_ms - round(self.rtt_ms / 2)
+        if not self._started_at_ms:  # kept: a clock that is corrected later does not move the start
+            self._started_at_ms = self._identity.started_at_ms + board.clock_offset_ms
         self._learn(answer, renewed, sent_at)
         if StemSignals.worker_heartbeat.wanted:
             StemSignals.worker_heartbeat.emit_nowait(
@@ -216,7 +219,7 @@ class Beater:
         return Heartbeat(
             id=identity.id,
             name=identity.name,
-            started_at_ms=identity.started_at_ms + board.clock_offset_ms,
+            started_at_ms=self._started_at_ms or identity.started_at_ms + board.clock_offset_ms,
             host=identity.host,
             pid=identity.pid,
             version=identity.version,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -174,6 +176,31 @@ async def test_progress_of_a_run_that_has_ended_is_not_told_of_the_next(
     assert [progress for progress in told[since:] if progress] == []
     assert (await memory_house.stem.status(task_id)).progress is None
     done.set()
+
+
+async def test_a_clock_that_is_corrected_does_not_move_the_start(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its start a worker is told from those of the same name before it."""
+    beats, ahead_ms = _beats(), [90_000]
+    presence = memory_house.broker.presence
+    real = presence.beat
+
+    async def by_another_clock(beat: Beat) -> BeatAnswer:
+        answer = await real(beat)
+        return replace(answer, now_ms=answer.now_ms + ahead_ms[0])
+
+    monkeypatch.setattr(type(presence), "beat", lambda self, beat: by_another_clock(beat))
+    before_ms = time.time_ns() // 1_000_000
+    await memory_house.worker()
+    await eventually(lambda: len(beats) >= 3)
+    ahead_ms[0] = -3_600_000
+    since = len(beats)
+    await eventually(lambda: len(beats) >= since + 3)
+
+    assert beats[-1].heartbeat.clock_offset_ms == pytest.approx(-3_600_000, abs=2_000)
+    assert len({beat.heartbeat.started_at_ms for beat in beats[1:]}) == 1
+    assert beats[-1].heartbeat.started_at_ms - 90_000 == pytest.approx(before_ms, abs=2_000)
 
 
 def _beats() -> list[WorkerHeartbeat]:
