@@ -347,7 +347,8 @@ class Job:
 
     def extend_lease(self, seconds: float) -> None:
         self.extended_until = max(self.extended_until, time.monotonic() + seconds)
-        self.desk.lease_wanted(self)
+        if self.extended_until > self.confirmed_at + self.lease_s:  # what is held for as long needs no beat
+            self.desk.lease_wanted(self)
 
     def revoked(self) -> bool:
         if self.revoke_asked:

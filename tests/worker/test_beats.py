@@ -203,6 +203,47 @@ async def test_a_clock_that_is_corrected_does_not_move_the_start(
     assert beats[-1].heartbeat.started_at_ms - 90_000 == pytest.approx(before_ms, abs=2_000)
 
 
+async def test_a_lease_that_is_extended_in_a_loop_costs_few_beats(memory_house: House) -> None:
+    beats = _beats()
+
+    async def extends(context: TaskContext, args: Mapping[str, Any]) -> float:
+        began = time.monotonic()
+        while time.monotonic() < began + 1.0:
+            context.extend_lease(args["seconds"])
+            await asyncio.sleep(0.001)
+        return time.monotonic() - began
+
+    on_loop(memory_house.registry, "extends", extends)
+    await memory_house.worker(config=UNHURRIED)
+
+    async def during(seconds: float) -> tuple[int, float]:
+        before = len(beats)
+        status = await memory_house.stem.wait_for(await memory_house.stem.enqueue("extends", {"seconds": seconds}), 10)
+        return len(beats) - before, float(status.result)
+
+    short, _ = await during(60.0)
+    long, took_s = await during(300.0)
+
+    assert short <= 1, "its lease of 120 s is longer than that"  # one of the start may still be under way
+    assert 2 <= long <= took_s / 0.1 + 2
+
+
+async def test_a_lease_that_is_extended_is_confirmed_at_once(memory_house: House) -> None:
+    beats, done = _beats(), asyncio.Event()
+
+    async def extends(context: TaskContext, args: Mapping[str, Any]) -> None:
+        context.extend_lease(600)
+        await done.wait()
+
+    on_loop(memory_house.registry, "extends", extends)
+    worker = await memory_house.worker(config=UNHURRIED)
+    await memory_house.stem.enqueue("extends")
+
+    await eventually(lambda: any(job.lease_s > 500 for job in worker._board.snapshot()), 2, what="a longer lease")
+    assert len(beats) <= 4
+    done.set()
+
+
 def _beats() -> list[WorkerHeartbeat]:
     found: list[WorkerHeartbeat] = []
     StemSignals.worker_heartbeat.connect(lambda event, context: found.append(event))
