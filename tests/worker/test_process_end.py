@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,54 @@ async def test_what_a_handler_leaves_behind_does_not_keep_the_process(
     assert status.state.value == "queued"
     assert "worker.stopped" in process.log()
     assert "Traceback" not in process.log()
+
+
+POOLED_APP = """
+import atexit, pathlib, time
+from concurrent.futures import ThreadPoolExecutor
+from stem.adapters.memory import InMemoryBroker
+from stem.client import Stem
+
+def farewell():
+    time.sleep(2.5)
+    pathlib.Path(__file__).with_name("farewell").touch()
+
+atexit.register(farewell)
+pool = ThreadPoolExecutor()
+pool.submit(time.sleep, 0).result()
+app = Stem(InMemoryBroker())
+"""
+
+
+def test_what_an_application_does_at_its_exit_is_not_cut_short_by_an_idle_pool(tmp_path: Path) -> None:
+    (tmp_path / "pooled_app.py").write_text(POOLED_APP)
+    log = tmp_path / "log"
+    with started(tmp_path, "pooled_app:app", stderr=log) as process:
+        wait_until(lambda: "worker.ready" in log.read_text(), what="worker.ready")
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: process.poll() is not None, IN_TIME_S, what="the end of the process")
+
+    assert process.returncode == 0, log.read_text()
+    assert (tmp_path / "farewell").exists()
+
+
+@contextmanager
+def started(folder: Path, app: str, *, stderr: Path, wrapper: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker of an application in `folder`."""
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    with stderr.open("wb") as file:
+        process = subprocess.Popen(
+            [*wrapper, sys.executable, "-m", "stem.worker.cli", app],
+            stdin=subprocess.DEVNULL,
+            stderr=file,
+            env=environment({"PYTHONPATH": path, "STEM_BROKER_URL": "memory://"}),
+            cwd=ROOT,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
 
 
 async def test_a_terminal_that_goes_away_lets_it_finish_what_runs(
@@ -123,24 +172,14 @@ def test_a_signal_while_the_application_loads_ends_it_with_0(
     if wrapper and (os.geteuid() != 0 or shutil.which("unshare") is None):
         pytest.skip("a process 1 of one's own needs root")
     (tmp_path / "slow_app.py").write_text(SLOW_APP)
-    path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    process = subprocess.Popen(
-        [*wrapper, sys.executable, "-m", "stem.worker.cli", "slow_app:app"],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment({"PYTHONPATH": path, "STEM_BROKER_URL": "memory://"}),
-        cwd=ROOT,
-    )
-    try:
+    log = tmp_path / "log"
+    with started(tmp_path, "slow_app:app", stderr=log, wrapper=wrapper) as process:
         wait_until((tmp_path / "begun").exists, what="the import of the application")
         os.kill(_first_child(process.pid) if wrapper else process.pid, number)
         wait_until(lambda: process.poll() is not None, IN_TIME_S, what="the end of the process")
-    finally:
-        process.kill()
-        _, said = process.communicate(timeout=10)
 
-    assert process.returncode == 0, said
-    assert said == b""
+    assert process.returncode == 0, log.read_text()
+    assert log.read_text() == ""
 
 
 def _first_child(pid: int) -> int:
