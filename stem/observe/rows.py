@@ -267,6 +267,23 @@ def event_text(event: Event) -> str:
     return "  ".join(parts)
 
 
+def worker_news(line: WorkerLine, before: str, now_ms: int) -> tuple[str, str]:
+    """Return the kind of event that a new diagnosis is, and its text; an empty kind for none to tell of."""
+    if line.diagnosis == "lost":
+        return "worker.lost", f"no heartbeat since {(now_ms - line.at_ms) / 1000:.0f}s"
+    if line.diagnosis == "stopped":
+        return "worker.stopped", ""
+    if line.diagnosis == "wedged":
+        return "worker.wedged", f"the work loop has not ticked for {line.loop_age_ms / 1000:.0f}s"
+    if line.diagnosis == "draining":
+        return "worker.stopping", f"{line.in_flight} in flight"
+    if before == "":
+        return "worker.ready", f"takes {', '.join(line.queues[:8])}"
+    if before in ("wedged", "lost"):
+        return "worker.recovered", f"it was {before}"
+    return "", ""
+
+
 def pause_text(pause: Pause) -> str:
     """Say who paused something, and why."""
     reason = f': "{clean(pause.reason)}"' if pause.reason else ""

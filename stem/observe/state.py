@@ -29,6 +29,7 @@ from stem.observe.rows import (
     pause_text,
     progress_text,
     shared,
+    worker_news,
 )
 from stem.observe.snapshot import Snapshot
 from stem.text import clean
@@ -422,22 +423,9 @@ class ClusterState:
             self.news.append(line)
 
     def _worker_changed(self, line: WorkerLine, before: str, as_of_ms: int) -> None:
-        at_ms, text = as_of_ms, ""
-        if line.diagnosis == "lost":
-            kind, text = "worker.lost", f"no heartbeat since {(as_of_ms - line.at_ms) / 1000:.0f}s"
-        elif line.diagnosis == "stopped":
-            kind = "worker.stopped"
-        elif line.diagnosis == "wedged":
-            kind, text = "worker.wedged", f"the work loop has not ticked for {line.loop_age_ms / 1000:.0f}s"
-        elif line.diagnosis == "draining":
-            kind, text = "worker.stopping", f"{line.in_flight} in flight"
-        elif before == "":
-            kind, text, at_ms = "worker.ready", f"takes {', '.join(line.queues[:8])}", line.started_ms or as_of_ms
-        elif before in ("wedged", "lost"):
-            kind, text = "worker.recovered", f"it was {before}"
-        else:
-            return
-        if self._has_told(kind, {line.name, line.key}, at_ms, of=50):
+        kind, text = worker_news(line, before, as_of_ms)
+        at_ms = line.started_ms or as_of_ms if kind == "worker.ready" else as_of_ms
+        if not kind or self._has_told(kind, {line.name, line.key}, at_ms, of=50):
             return
         self._told(kind, at_ms, "worker", line.name, text, line.key)
 
