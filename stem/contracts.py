@@ -16,7 +16,7 @@ another loop (the worker's vitals thread). Promises that hold for every method:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -317,6 +317,26 @@ class Seen:
     def lost(self) -> bool:
         """No beat for three intervals, and no goodbye."""
         return not self.stopped and self.age_ms > 3 * self.heartbeat.interval_ms
+
+
+def superseded(seen: Iterable[Seen]) -> set[str]:
+    """Return the ids of lost workers that came again: another of the same name has started after their last beat.
+
+    One that was there before is no second life of it: workers of one host have the host's name unless told otherwise.
+    """
+    known = list(seen)
+    lost = [worker for worker in known if worker.lost]
+    started: dict[str, list[tuple[int, str]]] = {worker.heartbeat.name: [] for worker in lost}
+    for worker in known:
+        if (starts := started.get(worker.heartbeat.name)) is not None:
+            starts.append((worker.heartbeat.started_at_ms, worker.heartbeat.id))
+    for starts in started.values():
+        starts.sort(reverse=True)
+
+    def last_start_ms(of: Heartbeat) -> int:
+        return next((at_ms for at_ms, worker_id in started[of.name] if worker_id != of.id), 0)
+
+    return {worker.heartbeat.id for worker in lost if last_start_ms(worker.heartbeat) > worker.at_ms}
 
 
 class Presence(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Final
 
-from stem.contracts import Seen
+from stem.contracts import Seen, superseded
 from stem.errors import InvalidNameError
 from stem.messages.names import check_list
 
@@ -62,10 +62,5 @@ def live(seen: Iterable[Seen]) -> list[Seen]:
 def missing(seen: Iterable[Seen]) -> list[Seen]:
     """Return the workers lost without a goodbye, unless one of the same name has started since."""
     known = list(seen)
-    newest: dict[str, int] = {}
-    for worker in known:
-        beat = worker.heartbeat
-        newest[beat.name] = max(newest.get(beat.name, 0), beat.started_at_ms)
-    return [
-        worker for worker in known if worker.lost and worker.heartbeat.started_at_ms >= newest[worker.heartbeat.name]
-    ]
+    again = superseded(known)
+    return [worker for worker in known if worker.lost and worker.heartbeat.id not in again]

@@ -67,7 +67,7 @@ class WorkerLine:
     Attributes:
         diagnosis: `healthy busy wedged lost draining stopped`, `late` when a beat is overdue; empty at first.
         paused_here: an operator paused this worker.
-        superseded: it was lost, and another process of the same name lives.
+        superseded: it was lost, and another process of the same name has started since.
         whole: `running` holds all it runs, so that what is missing there runs no longer.
     """
 

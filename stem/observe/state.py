@@ -12,7 +12,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import islice
 from typing import Final
 
-from stem.contracts import FinalRow, ListState, MinuteRow, Pause, PauseKind, QueueRow, Seen, ServerInfo, TaskPage
+from stem.contracts import (
+    FinalRow,
+    ListState,
+    MinuteRow,
+    Pause,
+    PauseKind,
+    QueueRow,
+    Seen,
+    ServerInfo,
+    TaskPage,
+    superseded,
+)
 from stem.messages.event import Event
 from stem.observe import past
 from stem.observe.failures import WINDOW_MS, FailureBook
@@ -176,7 +187,7 @@ class ClusterState:
 
     def _apply_workers(self, seen: Sequence[Seen], as_of_ms: int, at_s: float) -> Iterator[None]:
         paused = {pause.target for pause in self.pauses if pause.kind == "worker"}
-        alive = {each.heartbeat.name for each in seen if not each.lost and not each.stopped}
+        again = superseded(seen)
         held: dict[str, list[TaskLine]] = {}
         for row in self.running.values():
             held.setdefault(row.owner, []).append(row)
@@ -191,7 +202,7 @@ class ClusterState:
                 line.update(each)
             line.diagnosis = self._diagnosis(each)
             line.paused_here = beat.id in paused or beat.name in paused
-            line.superseded = line.diagnosis == "lost" and beat.name in alive
+            line.superseded = beat.id in again
             line.succeeded.read(beat.counters.get("succeeded", 0), at_s)
             line.failed.read(beat.counters.get("failed", 0) + beat.counters.get("retried", 0), at_s)
             if self._seen_workers and line.diagnosis != before:

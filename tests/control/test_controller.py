@@ -89,12 +89,23 @@ async def test_workers_lost_before_are_named_but_not_waited_for() -> None:
 
 async def test_a_lost_worker_is_forgotten_once_one_of_its_name_started() -> None:
     old = seen("a", age_ms=60_000, id="a-0", started_at_ms=START_MS - 90_000)
-    broker = ScriptedBroker([old, seen("a")])
+    broker = ScriptedBroker([old, seen("a", started_at_ms=START_MS - 59_000)])
     broker.answer(0.01, "a")
 
     result = await controller(broker).ping()
 
     assert (result.expected, result.silent) == (1, [])
+
+
+async def test_a_lost_worker_is_named_though_another_of_its_name_was_there_before() -> None:
+    """Two workers on one host have its name unless told otherwise."""
+    lost = seen("a", age_ms=60_000, id="a-0", started_at_ms=START_MS - 90_000)
+    broker = ScriptedBroker([lost, seen("a", started_at_ms=START_MS - 61_000)])
+    broker.answer(0.01, "a")
+
+    result = await controller(broker).ping()
+
+    assert (result.expected, [silent.diagnosis for silent in result.silent]) == (1, ["lost"])
 
 
 async def test_late_repeated_and_foreign_replies_are_ignored() -> None:

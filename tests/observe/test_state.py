@@ -241,11 +241,31 @@ def test_each_worker_has_a_diagnosis(fields: dict[str, Any], diagnosis: str) -> 
 
 def test_a_lost_worker_that_came_again_is_superseded() -> None:
     made = state()
+    again = seen("host-2-bb", started_at_ms=NOW - 59_000)
 
-    made.apply(snapshot(workers=[seen("host-1-aa", age_ms=60_000), seen("host-2-bb")]), 1.0)
+    made.apply(snapshot(workers=[seen("host-1-aa", age_ms=60_000), again]), 1.0)
 
     assert made.workers["host-1-aa"].superseded
     assert not made.workers["host-2-bb"].superseded
+
+
+@pytest.mark.parametrize("started_ago_ms", [7_200_000, 61_000, 60_000])
+def test_a_lost_worker_is_no_other_that_was_there_before_it_was_lost(started_ago_ms: int) -> None:
+    """Two workers of one host share its name: the one that lives is no second life of the one that was killed."""
+    made = state()
+    other = seen("host-2-bb", started_at_ms=NOW - started_ago_ms)
+
+    made.apply(snapshot(workers=[seen("host-1-aa", age_ms=60_000), other]), 1.0)
+
+    assert not made.workers["host-1-aa"].superseded
+
+
+def test_a_lost_worker_whose_clock_was_ahead_does_not_supersede_itself() -> None:
+    made = state()
+
+    made.apply(snapshot(workers=[seen("host-1-aa", age_ms=60_000, started_at_ms=NOW)]), 1.0)
+
+    assert not made.workers["host-1-aa"].superseded
 
 
 def test_workers_that_come_and_go_are_told_of_once() -> None:
