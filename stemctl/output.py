@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, TextIO
+from typing import Any, Final, Literal, TextIO
 
 from stem.text import clean
 from stemctl.exits import INTERRUPTED, Problem, problem_of
@@ -23,6 +23,10 @@ SCHEMA: Final = "stem/1"
 CELL_LIMIT: Final = 80
 WHOLE: Final = sys.maxsize
 """The limit of text that is printed to be used, and would be wrong if it was cut."""
+
+GAP: Final = 2
+UNCUT: Final = frozenset({"ID", "STATE", "AT", "TIME"})
+"""Columns that no terminal is too narrow for, beside the first one and the numbers."""
 
 Cell = object
 """What a table shows; everything is cleaned. None is shown as a dash."""
@@ -212,22 +216,30 @@ class Output:
 
     def _rich_table(self, head: Sequence[str], rows: Sequence[Sequence[Cell]], right: Sequence[str]) -> None:
         # Here, because importing Rich takes longer than asking all workers.
+        from rich.cells import cell_len
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for index, name in enumerate(head):
-            table.add_column(
-                name,
-                justify="right" if name in right else "left",
-                no_wrap=True,
-                overflow="ellipsis" if index else "fold",
-            )
-        for row in rows:
-            table.add_row(*(Text(text := _shown(cell), style=STYLES.get(text, "")) for cell in row))
+        shown = [[_shown(cell) for cell in row] for row in rows]
+        widths = [max(map(cell_len, column)) for column in zip(head, *shown, strict=True)]
+        least = [
+            cell_len(name) if index and name not in UNCUT and name not in right else width
+            for index, (name, width) in enumerate(zip(head, widths, strict=True))
+        ]
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
         with writing() as stdout:
-            Console(file=stdout, highlight=False, markup=False, emoji=False).print(table)
+            console = Console(file=stdout, highlight=False, markup=False, emoji=False)
+            gaps = GAP * (len(head) - 1)
+            widths = fitted(widths, least, console.width - gaps)
+            # What does not fit all the same goes on in the terminal's next line: half a number is a wrong one.
+            console.width = max(console.width, sum(widths) + gaps)
+            for name, width in zip(head, widths, strict=True):
+                justify: Literal["right", "left"] = "right" if name in right else "left"
+                table.add_column(name, justify=justify, width=width, no_wrap=True, overflow="ellipsis")
+            for row in shown:
+                table.add_row(*(Text(text, style=STYLES.get(text, "")) for text in row))
+            console.print(table)
 
 
 def talk(line: str) -> None:
@@ -236,6 +248,17 @@ def talk(line: str) -> None:
         with suppress(OSError):
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
+
+
+def fitted(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """Return widths that together need no more than `room`, if that can be: the widest give way, none below `least`."""
+    given = list(widths)
+    while sum(given) > room:
+        widest = max((width for width, floor in zip(given, least, strict=True) if width > floor), default=None)
+        if widest is None:
+            break
+        given[next(at for at, width in enumerate(given) if width == widest and width > least[at])] -= 1
+    return given
 
 
 def _shown(cell: Cell, limit: int = CELL_LIMIT) -> str:

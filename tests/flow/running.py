@@ -118,7 +118,7 @@ def running(command: Sequence[str], *, env: Mapping[str, str], folder: Path = RO
 
 
 class Terminal:
-    """A program that runs at a pseudo-terminal of 120 by 40 characters."""
+    """A program that runs at a pseudo-terminal."""
 
     def __init__(self, process: subprocess.Popen[bytes], fd: int) -> None:
         self._process = process
@@ -170,10 +170,12 @@ class Terminal:
 
 
 @contextmanager
-def at_terminal(command: Sequence[str], *, env: Mapping[str, str], folder: Path = ROOT) -> Iterator[Terminal]:
+def at_terminal(
+    command: Sequence[str], *, env: Mapping[str, str], folder: Path = ROOT, columns: int = 120
+) -> Iterator[Terminal]:
     """Start a program at a terminal, and kill it at the end if it still runs."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     settings = {**env, "TERM": "xterm-256color"}
     # The terminal must be the program's own, or Ctrl-C is only a character.
     own = [sys.executable, "-I", "-S", "-c", _LOGIN, *command]
