@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
-from stem.clock import Clock, SystemClock
+from stem.clock import BoottimeClock, Clock
 from stem.contracts import Broker, ListState, QueueRow, TaskPage
 from stem.errors import BrokerRefusedError, StemError, UnknownOutcomeError
 from stem.messages.status import TaskStatus
@@ -60,7 +60,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Connection:
-    """How the link to the broker is. Times are monotonic seconds.
+    """How the link to the broker is. Times are seconds of the feed's clock, which goes on while the machine sleeps.
 
     Attributes:
         phase: `DOWN` has no answer and tries again by itself; `FATAL` has one that no waiting mends (password, rights,
@@ -179,11 +179,12 @@ class Feed:
         self.events = events
         self.polls = 0
         self._watcher = watcher
-        self._clock: Clock = clock or SystemClock()
+        self._clock: Clock = clock or BoottimeClock()
         self._hurry = asyncio.Event()
         self._online = asyncio.Event()
         self._cursor: str | None = None
         self._history_due_s = self._info_due_s = 0.0
+        self._history_whole = True
         self._rtts_ms = deque((0.0,), maxlen=3)
 
     async def run(self) -> None:
@@ -212,7 +213,10 @@ class Feed:
         now_s = self._clock.monotonic()
         link = self.connection
         away_s = now_s - link.answered_s if link.answered_s is not None else 0.0
-        history = now_s >= self._history_due_s
+        # Cut off or asleep for so long, nobody watched: what ended meanwhile is in the history alone.
+        whole = self._history_whole or away_s * 1000 > LEASE_MS
+        self._history_whole = False
+        history = whole or now_s >= self._history_due_s
         info = now_s >= self._info_due_s
         snapshot = await take(
             self.broker,
@@ -220,7 +224,7 @@ class Feed:
             # The first picture shows what failed before it: the errors stand with what waits or is dead.
             pages=set(self.pages) if self.polls else {*self.pages, "retrying", "dead"},
             minutes=MINUTES_KEPT if link.answered_s is None else min(MINUTES_KEPT, 2 + int(away_s // 60)),
-            history=(_HISTORY_ALL if not link.up else _HISTORY) if history else 0,
+            history=(_HISTORY_ALL if whole else _HISTORY) if history else 0,
             info=info,
         )
         done_s = self._clock.monotonic()
@@ -300,7 +304,8 @@ class Feed:
             self._cursor = None
             self._missed()
         link.phase = "RESYNC"
-        self._history_due_s = self._info_due_s = 0.0
+        self._history_whole = True
+        self._info_due_s = 0.0
         self.state.version += 1
 
     async def _down(self, error: StemError) -> None:
@@ -362,7 +367,7 @@ class Feed:
     def _missed(self) -> None:
         """Events are gone for good: say so, and read the history again."""
         self.state.gap(self._now_ms())
-        self._history_due_s = 0.0
+        self._history_whole = True
 
     def _now_ms(self) -> int:
         return self._clock.wall_ms() + self.state.offset_ms

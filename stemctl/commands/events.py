@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from stem.clock import boottime_s
 from stemctl import exits
 from stemctl.options import Call, Command, command
 from stemctl.output import Output, inline, plain
@@ -17,8 +18,6 @@ if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it 
     from stem.messages.event import Event
 
 LEASE_S: Final = 10.0
-CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Goes on while the machine sleeps, as the lease at the broker does; Linux' monotonic clock stands still then."""
 
 
 def register(app: typer.Typer) -> None:
@@ -65,7 +64,7 @@ async def _follow(call: Call, broker: Broker, limit: int | None, for_s: float | 
     shown = 0
     end = None if for_s is None else time.monotonic() + for_s
     await broker.events.watch(watcher, for_ms=round(LEASE_S * 1000))
-    renewed = _now_s()
+    renewed = boottime_s()
     try:
         cursor = await broker.events.tail()
         call.out.note("following; Ctrl-C ends it")
@@ -83,18 +82,14 @@ async def _follow(call: Call, broker: Broker, limit: int | None, for_s: float | 
                 shown += 1
                 if limit is not None and shown >= limit:
                     return
-            if _now_s() - renewed > LEASE_S / 3:
+            if boottime_s() - renewed > LEASE_S / 3:
                 await broker.events.watch(watcher, for_ms=round(LEASE_S * 1000))
-                before, renewed = renewed, _now_s()
+                before, renewed = renewed, boottime_s()
                 if (lapsed_s := renewed - before - LEASE_S) > 0:
                     # We stood still, or were cut off: for a while nobody watched, and workers told nothing.
                     call.out.warn(f"events may have been missed: nobody watched for {lapsed_s:.0f} s")
     finally:
         await broker.events.unwatch(watcher)
-
-
-def _now_s() -> float:
-    return time.clock_gettime(CLOCK)
 
 
 def _of_row(row: FinalRow) -> Event:

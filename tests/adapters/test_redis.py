@@ -18,6 +18,7 @@ from stem.contracts import Beat, FetchRequest, NewTask, Outcome, RevokeTasks, Se
 from stem.errors import BrokerRefusedError, BrokerUnreachableError, ConfigError
 from stem.messages.command import Command
 from stem.messages.envelope import Envelope, new_task_id
+from stem.messages.event import Event
 from stem.messages.heartbeat import Heartbeat
 from tests.conftest import OwnServer
 from tests.servers import Server
@@ -484,3 +485,18 @@ async def test_what_waits_keeps_no_expiry_and_what_is_over_has_one(
 async def test_a_backend_that_is_not_there_is_said_at_once() -> None:
     with pytest.raises(BrokerUnreachableError):
         await RedisResultBackend.connect("redis://127.0.0.1:1/1")
+
+
+@pytest.mark.parametrize(("slept_s", "missed"), [(5.0, False), (40.0, True)])
+async def test_a_cursor_is_not_sure_after_a_sleep_of_the_machine(
+    broker: RedisStreamsBroker, monkeypatch: pytest.MonkeyPatch, slept_s: float, missed: bool
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("stem.adapters.redis.events.boottime_s", lambda: now_s)
+    await broker.events.watch("test", for_ms=60_000)
+    long_ago = (await broker.events.read("1-0", timeout_s=0.001)).cursor
+    await broker.events.emit([Event(kind="task.started", at_ms=1, worker="w", seq=1)])
+
+    now_s += slept_s
+
+    assert (await broker.events.read(long_ago, timeout_s=0.001)).missed is missed

@@ -439,7 +439,7 @@ def test_following_says_when_nobody_watched(
 ) -> None:
     """After Ctrl-Z or a sleep of the machine the lease has ended, and workers told nothing meanwhile."""
     times = itertools.chain([100.0], itertools.repeat(100.0 + stood_still_s))
-    monkeypatch.setattr("stemctl.commands.events._now_s", lambda: next(times))
+    monkeypatch.setattr("stemctl.commands.events.boottime_s", lambda: next(times))
 
     ran = cli("events", "--follow", "--for", "200ms", "--quiet")
 

@@ -214,3 +214,89 @@ async def test_the_wait_between_attempts_is_bounded(retry: int) -> None:
 
     wait_s = feed.connection.next_s - feed.connection.since_s
     assert 0 < wait_s <= 2.0
+
+
+class Asked:
+    """A census that notes how much of the past it is asked for."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.rows: list[tuple[str, int]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._inner, name)
+        if name not in ("minutes", "history"):
+            return value
+
+        def call(number: int) -> Any:
+            self.rows.append((name, number))
+            return value(number)
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("away_s", "asked"),
+    [(4.0, [("minutes", 2), ("history", 300)]), (600.0, [("minutes", 12), ("history", 10_000)])],
+)
+async def test_after_a_sleep_of_the_machine_the_past_is_read_again(
+    monkeypatch: pytest.MonkeyPatch, away_s: float, asked: list[tuple[str, int]]
+) -> None:
+    broker, clock = InMemoryBroker(), FakeClock()
+    census = Asked(broker.census)
+    monkeypatch.setattr(broker, "census", census)
+    feed = Feed(broker, state(), watcher="test", clock=clock)
+    await feed.poll()
+    census.rows.clear()
+
+    clock.advance(away_s)
+    await feed.poll()
+
+    assert census.rows == asked
+
+
+@pytest.mark.parametrize(("away_s", "gaps"), [(10.0, 0), (16.0, 1)])
+async def test_a_watch_that_lapsed_is_a_gap(away_s: float, gaps: int) -> None:
+    clock, renewed = FakeClock(), list[str]()
+    broker = InMemoryBroker()
+    watch = broker.events.watch
+
+    async def noted(watcher: str, *, for_ms: int) -> None:
+        renewed.append(watcher)
+        await watch(watcher, for_ms=for_ms)
+
+    broker.events.watch = noted  # type: ignore[method-assign]  # to see when it is renewed
+    async with fed(broker, clock=clock) as feed:
+        await eventually(lambda: renewed and feed.connection.up)
+
+        clock.advance(away_s)
+        await eventually(lambda: len(renewed) == 2)
+        # What it has to say of the gap it says before it reads on.
+        await broker.events.emit([Event(kind="task.started", at_ms=1, worker="w", seq=1, task_id="a", task="t")])
+        await eventually(lambda: [line for line in feed.state.events if line.task_id == "a"])
+
+        assert feed.state.gaps == gaps
+
+
+async def test_it_measures_with_a_clock_that_goes_on_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stem.clock.boottime_s", lambda: 86_400.0)
+    feed = Feed(InMemoryBroker(), state(), watcher="test", events=False)
+
+    await feed.poll()
+
+    assert feed.connection.answered_s == 86_400.0
+
+
+async def test_what_came_while_the_machine_slept_is_no_spike() -> None:
+    broker, clock = InMemoryBroker(), FakeClock()
+    feed = Feed(broker, state(), watcher="test", clock=clock)
+    await enqueue(broker, "first")
+    await feed.poll()
+    clock.advance(1.0)
+    await feed.poll()
+    await enqueue(broker, *(f"t{number}" for number in range(60)))
+
+    clock.advance(600.0)
+    await feed.poll()
+
+    assert feed.state.came.rate() == pytest.approx(0.1)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, Literal, TextIO
 
-from stem.clock import SystemClock
+from stem.clock import BoottimeClock
 from stem.contracts import Broker, ListState, Seen
 from stem.control.diagnose import diagnose
 from stem.errors import BrokerRefusedError, BrokerUnreachableError, ConfigError, StemError, UnknownOutcomeError
@@ -64,7 +64,7 @@ async def run(
     if given is None:
         streams.say("cannot write the look: stdout is closed")
         return FAILED
-    clock, look = SystemClock(), look or Look("mono")
+    clock, look = BoottimeClock(), look or Look("mono")
     state = ClusterState(diagnose)
     while True:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from stem.clock import Clock, SystemClock
+from stem.clock import BoottimeClock, Clock
 from stem.observe.feed import Connection, Feed, Phase
 from stem.observe.state import ClusterState
 from stem_tui.commands import Where
@@ -45,7 +45,7 @@ class Session:
     look: Look = field(default_factory=Look)
     read_only: bool = False
     production: bool = False
-    clock: Clock = field(default_factory=SystemClock)
+    clock: Clock = field(default_factory=BoottimeClock)
     hz: float = 10.0
     frozen_ms: int | None = None
     gap_seen_ms: int = 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Sequence
 
 from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient
 from stem.adapters.redis.reading import reading
+from stem.clock import boottime_s
 from stem.contracts import EventBatch
 from stem.errors import BodyTooLargeError, BrokerRefusedError, DecodeError, InvalidInputError
 from stem.messages.event import Event, decode_events, encode_events
@@ -17,7 +17,7 @@ _BATCHES = 20
 _AT_A_TIME = 200
 """Events decoded before others on the loop have their turn: some milliseconds' worth."""
 _SURE_S = 30.0
-"""A cursor that was handed out so recently points at what is still kept."""
+"""A cursor that was handed out so recently points at what is still kept; the sleep of this machine counts."""
 
 
 class RedisEvents:
@@ -61,7 +61,7 @@ class RedisEvents:
         key = self._client.keys.events
         missed = False
         last, handed_out_s = self._handed_out
-        if at and (cursor != last or time.monotonic() - handed_out_s > _SURE_S):
+        if at and (cursor != last or boottime_s() - handed_out_s > _SURE_S):
             now, oldest = await self._client.commands([("TIME",), ("XRANGE", key, "-", "+", "COUNT", 1)])
             with reading("XRANGE"):
                 missed = int(now[0]) * 1000 - at > 60_000 and bool(oldest) and _time_of(oldest[0][0].decode()) > at
@@ -77,7 +77,7 @@ class RedisEvents:
                 if len(events) > turn:
                     turn = len(events) + _AT_A_TIME
                     await asyncio.sleep(0)
-        self._handed_out = (cursor, time.monotonic())
+        self._handed_out = (cursor, boottime_s())
         return EventBatch(events=events, cursor=cursor, missed=missed)
 
 
