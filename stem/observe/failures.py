@@ -11,6 +11,8 @@ _SLOT_MS: Final = 15_000
 _GROUPS: Final = 500
 _SEEN: Final = 20_000
 _SAME_MS: Final = 60_000
+_TIMES: Final = 20
+"""Times kept of one attempt of one task: a replay begins at the first one again."""
 
 
 @dataclass(slots=True)
@@ -47,7 +49,7 @@ class FailureBook:
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str, str], FailureGroup] = {}
-        self._seen: dict[tuple[str, int], int] = {}
+        self._seen: dict[tuple[str, int], tuple[int, ...]] = {}
         self._version = 0
         self._shown: tuple[tuple[int, int], list[FailureGroup]] = ((-1, -1), [])
 
@@ -69,14 +71,15 @@ class FailureBook:
         fails with the same attempt again, so only within a minute.
         """
         mark = (task_id, attempt)
-        before = self._seen.get(mark)
+        times = self._seen.get(mark, ())
         group = self._groups.get((task, error))
-        if before is not None and abs(at_ms - before) < _SAME_MS:
+        # Of a task that failed so often that not all times are kept, those before them have been counted.
+        if any(abs(at_ms - each) < _SAME_MS for each in times) or (len(times) == _TIMES and at_ms < times[0]):
             if group is not None and message and not group.message:
                 group.message = message
             return False
         self._seen.pop(mark, None)
-        self._seen[mark] = at_ms
+        self._seen[mark] = tuple(sorted((*times, at_ms))[-_TIMES:])
         if len(self._seen) > _SEEN:
             del self._seen[next(iter(self._seen))]
         self._version += 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from stem.observe.failures import KEPT_MS, FailureBook
 from tests.observe.builders import NOW
 
@@ -83,3 +85,16 @@ def test_what_the_clock_has_before_it_again_is_not_of_the_last_minutes() -> None
 
     assert group.count(NOW - 3_600_000) == 0
     assert group.count(NOW - 1_000) == 1
+
+
+@pytest.mark.parametrize("lives", [2, 50])
+def test_history_that_tells_again_of_a_replayed_task_counts_nothing_again(lives: int) -> None:
+    """Each life fails with the same attempt, and each poll tells of all of them."""
+    book = FailureBook()
+
+    for _ in range(3):
+        for life in range(lives):
+            add(book, "a", at_ms=NOW + life * 61_000)
+
+    end_ms = NOW + lives * 61_000
+    assert book.groups(end_ms)[0].count(end_ms, KEPT_MS) == lives

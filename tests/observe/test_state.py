@@ -198,6 +198,16 @@ def test_history_fills_in_what_was_not_watched() -> None:
     assert made.failures.groups(NOW)[0].error == "ValueError"
 
 
+def test_a_replayed_task_that_fails_again_counts_twice_however_often_it_is_told_of() -> None:
+    made = state()
+    rows = [final("a", TaskState.FAILED, error_type="E", ago_ms=ago_ms) for ago_ms in (1_000, 121_000)]
+
+    for second in range(3):
+        made.apply(snapshot(NOW + second * 1_000, history=rows), float(second))
+
+    assert made.failures.groups(NOW)[0].count(NOW) == 2
+
+
 def test_finished_tasks_are_bounded_and_running_ones_are_never_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FINISHED_KEPT", 10)
     made = live("runs")
