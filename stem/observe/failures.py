@@ -50,6 +50,7 @@ class FailureBook:
     def __init__(self) -> None:
         self._groups: dict[tuple[str, str], FailureGroup] = {}
         self._seen: dict[tuple[str, int], tuple[int, ...]] = {}
+        self._forgotten_ms = 0
         self._version = 0
         self._shown: tuple[tuple[int, int], list[FailureGroup]] = ((-1, -1), [])
 
@@ -64,8 +65,13 @@ class FailureBook:
         message: str = "",
         queue: str = "",
         worker: str = "",
+        again: bool = False,
     ) -> bool:
         """Count one failed attempt; False if it was counted already.
+
+        Args:
+            again: it may have been told long ago, as history is read over and over: what is older than all that this
+                book still knows one by one was counted.
 
         Events and history tell of the same failure with times a little apart, so id and attempt decide; a replayed task
         fails with the same attempt again, so only within a minute.
@@ -74,14 +80,15 @@ class FailureBook:
         times = self._seen.get(mark, ())
         group = self._groups.get((task, error))
         # Of a task that failed so often that not all times are kept, those before them have been counted.
-        if any(abs(at_ms - each) < _SAME_MS for each in times) or (len(times) == _TIMES and at_ms < times[0]):
+        counted = any(abs(at_ms - each) < _SAME_MS for each in times) or (len(times) == _TIMES and at_ms < times[0])
+        if counted or (again and at_ms <= self._forgotten_ms):
             if group is not None and message and not group.message:
                 group.message = message
             return False
         self._seen.pop(mark, None)
         self._seen[mark] = tuple(sorted((*times, at_ms))[-_TIMES:])
         if len(self._seen) > _SEEN:
-            del self._seen[next(iter(self._seen))]
+            self._forgotten_ms = self._seen.pop(next(iter(self._seen)))[-1]
         self._version += 1
         if group is None:
             group = self._groups[task, error] = FailureGroup(task, error)

@@ -279,6 +279,7 @@ class ClusterState:
                     at_ms=final.finished_at_ms,
                     queue=clean(final.queue),
                     worker=self.owner(final.worker)[1],
+                    again=True,
                 )
 
     def _apply_pauses(self, pauses: Sequence[Pause], as_of_ms: int) -> None:

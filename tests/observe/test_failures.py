@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from stem.observe import failures as module
 from stem.observe.failures import KEPT_MS, FailureBook
 from tests.observe.builders import NOW
 
@@ -98,3 +99,19 @@ def test_history_that_tells_again_of_a_replayed_task_counts_nothing_again(lives:
 
     end_ms = NOW + lives * 61_000
     assert book.groups(end_ms)[0].count(end_ms, KEPT_MS) == lives
+
+
+def test_history_that_reaches_back_over_what_is_known_one_by_one_counts_nothing_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_SEEN", 10)
+    book = FailureBook()
+    for number in range(15):
+        add(book, f"a{number}", at_ms=NOW + number)
+
+    for number in range(15):
+        add(book, f"a{number}", at_ms=NOW + number, again=True)
+    assert book.groups(NOW)[0].count(NOW) == 15
+
+    assert add(book, "missed", at_ms=NOW + 20, again=True)
+    assert add(book, "late", at_ms=NOW), "an event tells of it once"
