@@ -154,7 +154,9 @@ class ClusterState:
         for state, page in snapshot.pages.items():
             self._apply_page(state, page, as_of_ms)
         if snapshot.history is not None:
-            self._apply_history(snapshot.history)
+            # The pages were read after it: a replayed task that they list lives again, whatever its last end was.
+            alive = {each.id for state, page in snapshot.pages.items() if state not in FINAL for each in page.items}
+            self._apply_history(snapshot.history, alive)
         if not self._polls:
             past.tell(self, snapshot, as_of_ms)
         self.event_count.read(self._events_total, at_s)
@@ -262,10 +264,11 @@ class ClusterState:
                 if row.state == state and row.key not in listed and row.changed_ms <= as_of_ms
             )
 
-    def _apply_history(self, rows: Sequence[FinalRow]) -> None:
+    def _apply_history(self, rows: Sequence[FinalRow], alive: Collection[str]) -> None:
         for final in reversed(rows):
             row = self.tasks.get(final.id)
-            if row is None or (row.state != "dead" and row.changed_ms <= final.finished_at_ms):
+            ended = row is None or (row.state != "dead" and row.changed_ms <= final.finished_at_ms)
+            if ended and final.id not in alive:
                 row = self._line(final.id)
                 row.final(final)
                 row.owner, row.worker = self.owner(final.worker)

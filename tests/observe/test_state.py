@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stem.contracts import Pause
+from stem.contracts import ListState, Pause
 from stem.messages.status import ErrorInfo, TaskState
 from stem.observe import state as module
 from stem.observe.state import ClusterState
@@ -206,6 +206,19 @@ def test_a_replayed_task_that_fails_again_counts_twice_however_often_it_is_told_
         made.apply(snapshot(NOW + second * 1_000, history=rows), float(second))
 
     assert made.failures.groups(NOW)[0].count(NOW) == 2
+
+
+@pytest.mark.parametrize("waits", ["queued", "scheduled", "retrying"])
+def test_a_replayed_task_that_waits_is_not_what_it_was_before(waits: ListState) -> None:
+    made = state()
+    made.apply(snapshot(history=[final("a", TaskState.FAILED)]), 1.0)
+
+    for second in range(1, 4):
+        pages = {waits: page(status("a", TaskState(waits)))}
+        made.apply(snapshot(NOW + second * 1_000, pages=pages, history=[final("a", TaskState.FAILED)]), 1.0 + second)
+
+        assert made.tasks["a"].state == waits
+        assert "a" in made.open
 
 
 def test_finished_tasks_are_bounded_and_running_ones_are_never_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
