@@ -421,14 +421,15 @@ class ClusterState:
 
     def _told_by_worker(self, event: Event) -> None:
         """Add a worker's own word of its coming or going, unless a snapshot has told of it already."""
-        name, line = clean(event.worker), self.workers.get(event.worker)
-        names = {name} if line is None else {name, line.name}
-        if self._has_told(event.kind, names, event.at_ms, of=200):
+        if self._has_told(event.kind, event.worker, event.at_ms, of=200):
             return
-        self.tell(event_line(event, self._events_total, name if line is None else line.name, event.worker))
+        line = self.workers.get(event.worker)
+        name = clean(event.worker) if line is None else line.name
+        self.tell(event_line(event, self._events_total, name, event.worker))
 
-    def _has_told(self, kind: str, workers: Collection[str], at_ms: int, *, of: int) -> bool:
-        lines = (each for each in islice(reversed(self.news), of) if each.kind == kind and each.worker in workers)
+    def _has_told(self, kind: str, worker_id: str, at_ms: int, *, of: int) -> bool:
+        # By the id: two workers of one host that are lost together have its name both.
+        lines = (each for each in islice(reversed(self.news), of) if each.kind == kind and each.owner == worker_id)
         return any(abs(each.at_ms - at_ms) < 10_000 for each in lines)
 
     def tell(self, line: EventLine) -> None:
@@ -440,7 +441,7 @@ class ClusterState:
     def _worker_changed(self, line: WorkerLine, before: str, as_of_ms: int) -> None:
         kind, text = worker_news(line, before, as_of_ms)
         at_ms = line.started_ms or as_of_ms if kind == "worker.ready" else as_of_ms
-        if not kind or self._has_told(kind, {line.name, line.key}, at_ms, of=50):
+        if not kind or self._has_told(kind, line.key, at_ms, of=50):
             return
         self._told(kind, at_ms, "worker", line.name, text, line.key)
 

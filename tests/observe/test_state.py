@@ -307,6 +307,25 @@ def test_workers_that_come_and_go_are_told_of_once() -> None:
     ]
 
 
+def test_two_workers_of_one_name_that_are_lost_together_are_both_told_of() -> None:
+    made = state()
+    made.apply(snapshot(workers=[seen("host-1-aa"), seen("host-2-bb")]), 1.0)
+
+    made.apply(snapshot(workers=[seen("host-1-aa", age_ms=9_000), seen("host-2-bb", age_ms=9_000)]), 2.0)
+
+    assert [row.owner for row in made.events if row.kind == "worker.lost"] == ["host-1-aa", "host-2-bb"]
+
+
+def test_what_a_worker_said_itself_is_not_told_again() -> None:
+    made = state()
+    made.apply(snapshot(workers=[seen()]), 1.0)
+
+    made.apply_events([event("worker.stopping", "", worker="host-1-aa")])
+    made.apply(snapshot(workers=[seen(state="draining")]), 2.0)
+
+    assert [row.kind for row in made.events if row.kind.startswith("worker.stop")] == ["worker.stopping"]
+
+
 def test_pauses_set_and_ended_elsewhere_are_told_of() -> None:
     made = state()
     pause = Pause(kind="queue", target="mail", actor="ana", reason="storm", at_ms=NOW)
