@@ -101,8 +101,8 @@ class WorkerLine:
     succeeded: Meter = field(default_factory=lambda: Meter(16))
     failed: Meter = field(default_factory=lambda: Meter(16))
 
-    def update(self, seen: Seen) -> None:
-        """Take its newest heartbeat."""
+    def update(self, seen: Seen, beat_s: float) -> None:
+        """Take its newest heartbeat, which was at `beat_s` of monotonic seconds."""
         beat = seen.heartbeat
         self.name, self.host, self.pid = clean(beat.name), clean(beat.host, NAME_CHARS), beat.pid
         self.version, self.state, self.digest = clean(beat.version, 40), beat.state, clean(beat.digest, 80)
@@ -116,6 +116,15 @@ class WorkerLine:
         self.started_ms, self.at_ms = beat.started_at_ms, seen.at_ms
         self.running = tuple(task.id for task in beat.running)
         self.whole = beat.in_flight <= len(beat.running)
+        counters = beat.counters
+        # Its counters are of that moment: read again before the next beat, they would tell of a pause and a burst.
+        self.succeeded.read(counters.get("succeeded", 0), beat_s)
+        self.failed.read(counters.get("failed", 0) + counters.get("retried", 0), beat_s)
+
+    @property
+    def rate_s(self) -> float:
+        """Over how many of the last seconds its rates are: those of two heartbeats, though four at least."""
+        return max(4.0, 2 * self.interval_ms / 1000)
 
 
 @dataclass(slots=True)

@@ -201,12 +201,10 @@ class ClusterState:
             self.workers[beat.id], before = line, line.diagnosis
             fresh = each.at_ms != line.at_ms
             if fresh:
-                line.update(each)
+                line.update(each, at_s - each.age_ms / 1000)
             line.diagnosis = self._diagnosis(each)
             line.paused_here = beat.id in paused or beat.name in paused
             line.superseded = beat.id in again
-            line.succeeded.read(beat.counters.get("succeeded", 0), at_s)
-            line.failed.read(beat.counters.get("failed", 0) + beat.counters.get("retried", 0), at_s)
             if self._seen_workers and line.diagnosis != before:
                 self._worker_changed(line, before, as_of_ms)
             if fresh and line.diagnosis not in ("lost", "stopped"):

@@ -307,6 +307,26 @@ def test_workers_that_come_and_go_are_told_of_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("beats_s", [1, 2, 5, 15])
+def test_a_workers_rate_does_not_depend_on_how_often_it_beats(beats_s: int) -> None:
+    """Ten a second, told with each heartbeat and polled once a second."""
+    made, rates = state(), set[float]()
+
+    for second in range(4 * beats_s):
+        age_s = second % beats_s
+        now_ms = NOW + second * 1_000
+        told = seen(
+            age_ms=age_s * 1_000, now_ms=now_ms, interval_ms=beats_s * 1_000,
+            counters={"succeeded": 10 * (second - age_s), "failed": 4 * (second - age_s), "retried": second - age_s},
+        )  # fmt: skip
+        made.apply(snapshot(now_ms, workers=[told]), 1_000.0 + second)
+        line = made.workers["host-1-aa"]
+        if second >= beats_s:
+            rates |= {round(line.succeeded.rate(line.rate_s), 3), round(2 * line.failed.rate(line.rate_s), 3)}
+
+    assert rates == {10.0}
+
+
 def test_two_workers_of_one_name_that_are_lost_together_are_both_told_of() -> None:
     made = state()
     made.apply(snapshot(workers=[seen("host-1-aa"), seen("host-2-bb")]), 1.0)
