@@ -183,9 +183,10 @@ class MinuteBook:
         self._opened, self._whole = True, self._whole or now_ms > 0
         self._newest_ms = now_ms // 60_000 * 60_000 if now_ms else max(self._minutes, default=0)
         kept_ms = (MINUTES_KEPT - 1) * 60_000
-        for at_ms in [at_ms for at_ms in self._minutes if abs(at_ms - self._newest_ms) > kept_ms]:
-            del self._minutes[at_ms]
-            self._flows.pop(at_ms, None)
+        # Quiet minutes have no rows, though their sums are remembered as well.
+        for known in (self._minutes, self._flows):
+            for at_ms in [at_ms for at_ms in known if abs(at_ms - self._newest_ms) > kept_ms]:
+                del known[at_ms]
 
     def _once(self, key: Hashable, find: Callable[[], T]) -> T:
         if key not in self._known:

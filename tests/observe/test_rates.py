@@ -190,3 +190,14 @@ def test_a_minute_that_comes_again_adds_only_what_is_new_in_it() -> None:
     book.update([minute({"succeeded": 503})], NOW)
 
     assert book.total("succeeded") == 3
+
+
+def test_quiet_minutes_are_forgotten_after_an_hour_as_others_are() -> None:
+    """A dashboard is open for days."""
+    book = MinuteBook()
+
+    for number in range(300):
+        book.update([minute({"succeeded": 1}, back=-number)] if number % 7 == 0 else [], NOW + number * 60_000)
+        assert len(book.each_minute()) == MINUTES_KEPT
+
+    assert len(book._flows) <= MINUTES_KEPT
