@@ -26,16 +26,21 @@ if TYPE_CHECKING:  # only for annotations: nothing of Stem is loaded for --help
 
 META: Final = "stemctl.options"
 
-Url = Annotated[
-    str | None, typer.Option("--url", metavar="URL", help="The broker; else STEM_BROKER_URL.", show_default=False)
-]
-Namespace = Annotated[
-    str | None, typer.Option("--namespace", metavar="NAME", help="Else STEM_NAMESPACE, else stem.", show_default=False)
-]
-Timeout = Annotated[
-    str | None,
-    typer.Option("--timeout", metavar="DURATION", help="How long to wait for workers, such as 5s.", show_default=False),
-]
+
+def _not_empty(value: str | None) -> str | None:
+    """Refuse an option whose variable was empty: the default would be another fleet than was meant."""
+    if value is not None and not value.strip():
+        raise typer.BadParameter("it is empty; leave the option out for the default")
+    return value
+
+
+def _text(name: str, metavar: str, text: str) -> Any:
+    return typer.Option(name, metavar=metavar, help=text, show_default=False, callback=_not_empty)
+
+
+Url = Annotated[str | None, _text("--url", "URL", "The broker; else STEM_BROKER_URL.")]
+Namespace = Annotated[str | None, _text("--namespace", "NAME", "Else STEM_NAMESPACE, else stem.")]
+Timeout = Annotated[str | None, _text("--timeout", "DURATION", "How long to wait for workers, such as 5s.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before something that hits everything.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, change nothing.")]

@@ -21,6 +21,10 @@ def one_line(text: str) -> bool:
     "argv",
     [
         ["ping", "--timeout", "5"],
+        ["ping", "--timeout", ""],
+        ["queues", "ls", "--namespace", ""],
+        ["queues", "--namespace", " ", "ls"],
+        ["--url", "", "queues", "ls"],
         ["ping", "--timeout", "-5s"],
         ["ping", "--timeout", "99999999999999d"],
         ["pause", "--queue", "q", "--for", "soon"],

@@ -303,3 +303,16 @@ def test_bad_options_are_exit_2(arguments: list[str], capsys: pytest.CaptureFixt
 
     assert ended.value.code == 2
     assert "usage: stem-tui" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--url", "--namespace"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_option_is_not_taken_for_the_default(
+    option: str, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script whose variable is empty would show another fleet than was meant."""
+    monkeypatch.setenv("STEM_BROKER_URL", "memory://x")
+
+    assert main([option, value, "--once"]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"stem-tui: {option} is empty: leave it out for the default\n")

@@ -125,6 +125,9 @@ def _said(name: str) -> bool:
 def _connect(url: str | None, namespace: str | None, config: StemConfig) -> Broker:
     from stem.adapters.connect import connect_broker, interactive, resolve_url  # loads the adapter's client
 
+    for option, value in (("--url", url), ("--namespace", namespace)):
+        if value is not None and not value.strip():  # the default would be another fleet than was meant
+            raise ConfigError(f"{option} is empty: leave it out for the default")
     found = resolve_url(url or config.broker_url, interactive=interactive())
     return connect_broker(found, namespace=namespace or config.namespace, tls=config.tls)
 
