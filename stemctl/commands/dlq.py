@@ -112,9 +112,9 @@ async def purge(
         outcomes: dict[str, str] = {}
         async with call.controller(broker).recorded("discard", chosen, option=option, reason=reason) as tally:
             for start in range(0, len(chosen), PAGE):
-                part = await discard(broker, chosen[start : start + PAGE])
-                tally.add_all(part)
-                outcomes |= part
+                async for part in discard(broker, chosen[start : start + PAGE]):
+                    tally.add_all(part)
+                    outcomes |= part
     return finish_items(call, outcomes, warnings=tally.warnings)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import pytest
 
 from stem.adapters.memory import InMemoryBroker
 from stem.contracts import AuditRow, ChangeItem
 from stem.control.audit import asked, recorded, summary, targets_of
 from stem.control.controller import Controller
+from stem.control.dead import AT_A_TIME, discard
 from stem.errors import BrokerError, BrokerRefusedError, BrokerUnreachableError, UnknownOutcomeError
 from stem.testing.case import enqueue, make_dead
 from tests.control.channel import ScriptedBroker, seen
@@ -110,6 +114,65 @@ async def test_a_deed_that_breaks_at_its_start_is_told_plainly() -> None:
 
     with pytest.raises(BrokerUnreachableError, match=r"^gone$"):
         await replay()
+
+
+@pytest.mark.parametrize("error", [BrokerUnreachableError("gone"), BrokerRefusedError("gone", code="OOM")])
+async def test_dead_letters_removed_before_and_beside_one_that_could_not_be_are_told(
+    monkeypatch: pytest.MonkeyPatch, error: BrokerError
+) -> None:
+    broker = InMemoryBroker()
+    ids = [f"t-{number}" for number in range(AT_A_TIME + 4)]
+    for task_id in ids:
+        await make_dead(broker, task_id=task_id)
+    remove = broker.discard
+
+    async def refusing(queue: str, task_ids: Sequence[str]) -> int:
+        if ids[AT_A_TIME + 1] in task_ids:
+            raise error
+        return await remove(queue, task_ids)
+
+    monkeypatch.setattr(broker, "discard", refusing)
+
+    async def purge() -> None:
+        async with recorded(broker, "discard", ids) as tally:
+            async for part in discard(broker, ids):
+                tally.add_all(part)
+
+    done = AT_A_TIME + 3
+    with pytest.raises(UnknownOutcomeError, match=rf"^discard broke off after {done} discarded: gone$"):
+        await purge()
+
+    (row,) = (await broker.census.audit()).items
+    assert row.outcome is not None
+    assert (row.outcome.verdict, row.outcome.counts) == ("partly", {"discarded": done})
+    assert [status.id for status in (await broker.census.tasks("dead")).items] == [ids[AT_A_TIME + 1]]
+
+
+async def test_a_dead_letter_named_twice_is_removed_once_and_no_more_than_a_few_go_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker = InMemoryBroker()
+    ids = [f"t-{number}" for number in range(3 * AT_A_TIME)]
+    for task_id in ids:
+        await make_dead(broker, task_id=task_id)
+    await enqueue(broker, task_id="waits")
+    remove, under_way, most = broker.discard, 0, 0
+
+    async def counting(queue: str, task_ids: Sequence[str]) -> int:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return await remove(queue, task_ids)
+
+    monkeypatch.setattr(broker, "discard", counting)
+    outcomes: dict[str, str] = {}
+    async for part in discard(broker, [*ids, "waits", "none", ids[0]]):
+        outcomes |= part
+
+    assert outcomes == dict.fromkeys(ids, "discarded") | {"waits": "not-dead", "none": "unknown"}
+    assert most == AT_A_TIME
 
 
 async def test_many_failures_are_kept_before_what_went_well() -> None:

@@ -194,7 +194,8 @@ async def _discard(plan: Plan, office: Office) -> Receipt:
     total, ids = _Sum(), [row.key for row in plan.rows]
     async with office.controller.recorded("discard", ids) as tally:
         for start in range(0, len(ids), BATCH):
-            _note_answers(total, tally, await discard(office.broker, ids[start : start + BATCH]))
+            async for answers in discard(office.broker, ids[start : start + BATCH]):
+                _note_answers(total, tally, answers)
     return _concluded(plan, total, notes=tally.warnings)
 
 
