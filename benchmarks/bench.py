@@ -16,6 +16,7 @@ from benchmarks.contestants import ROOT, Contestant
 from benchmarks.results import Result
 from benchmarks.rounds import say
 from benchmarks.servers import running
+from stem.worker.host import cores
 
 
 @dataclass
@@ -85,7 +86,7 @@ def describe(result: Result) -> None:
         name = info.get("server_name", "redis")
         kind = f"{name} {info.get(f'{name}_version', info['redis_version'])}"
     result.machine = {
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(cores()),
         "processor": _processor(),
         "system": platform.platform(),
         "python": platform.python_version(),
