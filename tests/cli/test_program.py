@@ -8,6 +8,7 @@ import pty
 import re
 import resource
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -133,7 +134,7 @@ def test_arguments_can_come_from_stdin(environment: dict[str, str]) -> None:
 
 def test_a_reader_that_leaves_early_is_no_error(environment: dict[str, str]) -> None:
     for argv in ("--help", "queues ls --json"):
-        line = f"{sys.executable} -m stemctl {argv} | true; echo ${{PIPESTATUS[0]}}"
+        line = f"{shlex.quote(sys.executable)} -m stemctl {argv} | true; echo ${{PIPESTATUS[0]}}"
         ran = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=20)
 
         assert (ran.stdout, ran.stderr) == ("0\n", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from stem.messages.status import ErrorInfo
 from tests.cli.conftest import Cli, Hire
 from tests.cli.work import settle
 
-STEMCTL = f"{sys.executable} -m stemctl"
+STEMCTL = f"{shlex.quote(sys.executable)} -m stemctl"
 
 
 @pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])

@@ -130,7 +130,7 @@ def machine(tmp_path: Path, own_server: OwnServer) -> Machine:
 def installed(tmp_path: Path) -> Path:
     """The unit in a folder of its own, its program being one that is there (systemd looks)."""
     unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/opt/stem/venv/bin", str(BIN)))
+    unit.write_text(UNIT.read_text().replace("/opt/stem/venv/bin/stem-worker", f'"{BIN}/stem-worker"'))
     return unit
 
 

@@ -18,6 +18,7 @@ asked what it would do (this runs under `make test`).
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -102,7 +103,7 @@ class Reader:
 
     def _command(self, line: str, expected: int) -> None:
         if line.startswith("make "):
-            line = f"make --dry-run -C {ROOT} {line.partition('#')[0][5:]}"
+            line = f"make --dry-run -C {shlex.quote(str(ROOT))} {line.partition('#')[0][5:]}"
         elif "ID" in line.partition("#")[0].split():
             assert self._last_id, f"no task id was printed before: {line}"
             line = re.sub(r"\bID\b", self._last_id, line)

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -148,7 +149,7 @@ async def test_what_the_server_does_not_show_is_said_and_no_check_passes(monkeyp
 def shell(line: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run stem-tui with redirections."""
     return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m stem_tui {line}"],
+        ["bash", "-o", "pipefail", "-c", f"{shlex.quote(sys.executable)} -m stem_tui {line}"],
         env={**os.environ, **env},
         stdin=subprocess.DEVNULL,
         capture_output=True,
