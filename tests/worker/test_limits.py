@@ -199,16 +199,20 @@ async def test_slots_that_come_back_a_little_late_are_waited_for(
 ) -> None:
     monkeypatch.setattr(zombies, "PATIENCE_S", 0.5)
 
+    release = threading.Event()
+
     def late(context: TaskContext, args: Mapping[str, Any]) -> None:
-        time.sleep(0.3)
+        release.wait(10)
 
     in_thread(memory_house.registry, "late", late, TaskOptions(time_limit=0.05, max_retries=0))
     worker = await memory_house.worker(concurrency=1)
     for _ in range(3):
+        release.clear()
         await memory_house.stem.wait_for(await memory_house.stem.enqueue("late"), timeout=10)
         assert worker.stats()["zombie_threads"] == 1
+        release.set()
+        await eventually(lambda: worker.stats()["zombie_threads"] == 0)
 
-    await eventually(lambda: worker.stats()["zombie_threads"] == 0)
     await asyncio.sleep(0.5)
     assert worker.stats()["state"] == "running"
 
