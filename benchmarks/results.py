@@ -149,6 +149,7 @@ def merged(whole: Result, later: Result, *, parts: Sequence[str]) -> Result:
         rows=whole.rows | later.rows,
         left_out=whole.left_out | later.left_out,
         versions=whole.versions | later.versions,
+        tuned=whole.tuned | later.tuned,
         machine=whole.machine | {f"{part}, measured again": when for part in parts},
     )
 

@@ -1,4 +1,7 @@
-"""saq on Redis. Default: 10 jobs at once. Tuned: 100 jobs, as many operations, hiredis; its program takes uvloop."""
+"""saq on Redis. Default: 10 jobs at once.
+
+Tuned: 100 jobs, as many operations, results looked for every 5 ms instead of 500, hiredis; its program takes uvloop.
+"""
 
 import asyncio
 import sys
@@ -56,10 +59,12 @@ class Peer:
 
 
 class Applying(Peer):
-    """Enqueues and waits in one call: `apply` listens first, where `refresh` misses what ends before it listens."""
+    """Enqueues and waits in one call: `refresh` misses what ends before it listens, where `apply` looks again."""
+
+    pause = {"poll_interval": 0.005} if driver.TUNED else {}
 
     async def enqueue(self, task: str, n: int) -> Any:
-        return await queue.apply(task, n=n, ttl=TTL_S, timeout=30)
+        return await queue.apply(task, n=n, ttl=TTL_S, timeout=30, **self.pause)
 
     async def result(self, handle: Any) -> None:
         """It is here already."""

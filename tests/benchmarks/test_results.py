@@ -75,12 +75,14 @@ def test_parts_that_are_measured_again_say_so() -> None:
     whole, later = _result(stem=18_000.0), _result(stem=9_000.0)
     whole.add("rss", label="stem", name="stem", variant="", value=40.0)
     later.at, later.commit = "2026-02-02 00:00 UTC", "def"
+    whole.tuned, later.tuned = {"stem": "nothing", "huey": "all"}, {"stem": "something"}
     later.machine = {"load before": "0.10 0.20 0.30", "pace": "0.44 of the tasks of a round on an idle machine"}
 
     made = results.merged(whole, later, parts=["noop"])
 
     assert (made.at, made.commit) == ("2026-01-01 00:00 UTC", "abc")
     assert made.rows.keys() == {"noop", "rss"}
+    assert made.tuned == {"stem": "something", "huey": "all"}
     assert [each.median for each in made.rows["noop"] if each.label == "stem"] == [9_000]
     again = "2026-02-02 00:00 UTC, commit `def`, pace 0.44, load before 0.10 0.20 0.30"
     assert made.machine == {"cores": "2", "noop, measured again": again}
