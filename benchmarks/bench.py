@@ -44,8 +44,9 @@ class Bench:
         """Return raw and the tuned variant of everybody."""
         return [each for each in self.contestants if each.variant != "default"]
 
-    def count(self, tasks: int) -> int:
-        return max(50, int(tasks * self.scale * self.pace) // 50 * 50)
+    def count(self, tasks: int, *, whole: bool = False) -> int:
+        """Return how many of them to run: as many as the machine's pace allows, or whatever it takes."""
+        return max(50, int(tasks * self.scale * (1.0 if whole else self.pace)) // 50 * 50)
 
     def interleave(
         self,

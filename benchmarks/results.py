@@ -53,6 +53,7 @@ class Result:
     Attributes:
         rows: by name, in the order of the table.
         left_out: peers that could not be installed, and contestants that failed a row, with the reason.
+        notes: what a row says beside its title, by its name: how many tasks there were.
         curves: of `make bench-scale`: see `scale.py`.
     """
 
@@ -65,7 +66,13 @@ class Result:
     tuned: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     rows: dict[str, list[Entry]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     curves: list[dict[str, Any]] = field(default_factory=list)
+
+    def title(self, row: Row) -> str:
+        """Return the row's title with what there is to say of it."""
+        note = self.notes.get(row.name)
+        return f"{row.title} ({note})" if note else row.title
 
     def add(self, row: str, *, label: str, name: str, variant: str, value: float) -> None:
         """Add one round's value."""
@@ -116,7 +123,7 @@ def save(result: Result, path: Path) -> None:
     plain["rows"] = [
         {
             "name": name,
-            "title": BY_NAME[name].title,
+            "title": result.title(BY_NAME[name]),
             "unit": BY_NAME[name].unit,
             "better": BY_NAME[name].better,
             "entries": [
@@ -150,6 +157,7 @@ def merged(whole: Result, later: Result, *, parts: Sequence[str]) -> Result:
         left_out=whole.left_out | later.left_out,
         versions=whole.versions | later.versions,
         tuned=whole.tuned | later.tuned,
+        notes=whole.notes | later.notes,
         machine=whole.machine | {f"{part}, measured again": when for part in parts},
     )
 
@@ -181,7 +189,7 @@ def load(path: Path) -> Result:
             raise ResultError(f"{path} has rows that are not in the table: {', '.join(sorted(unknown))}")
         if any(not each.values for entries in rows.values() for each in entries):
             raise ResultError(f"{path} has an entry without values")
-        fields = ("kind", "at", "commit", "elapsed_s", "machine", "versions", "tuned", "left_out", "curves")
+        fields = ("kind", "at", "commit", "elapsed_s", "machine", "versions", "tuned", "left_out", "notes", "curves")
         return Result(**{name: plain[name] for name in fields}, rows=rows)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ResultError(f"{path} is no benchmark result: {error!r}") from error

@@ -35,7 +35,7 @@ def goals(result: Result) -> str:
     for row in ROWS:
         verdicts = result.verdicts(row)
         for number, verdict in enumerate(verdicts):
-            title = f"{row.title}{f' ({row.unit})' if row.unit else ''}" if not number else ""
+            title = f"{result.title(row)}{f' ({row.unit})' if row.unit else ''}" if not number else ""
             lines.append([title, verdict.target, verdict.reached, "met" if verdict.met else "**missed**"])
     return table(["", "goal", "reached", ""], lines)
 
@@ -51,7 +51,7 @@ def side_by_side(result: Result, names: Sequence[str]) -> str:
     """Return several rows as one table, a line for each contestant: the median, and the lowest and highest round."""
     there = [BY_NAME[name] for name in names if result.rows.get(name)]
     labels = list(dict.fromkeys(each.label for row in there for each in result.rows[row.name]))
-    head = ["", *(f"{row.title}{f', {row.unit}' if row.unit else ''}" for row in there)]
+    head = ["", *(f"{result.title(row)}{f', {row.unit}' if row.unit else ''}" for row in there)]
     lines = []
     for label in labels:
         found = [result.entry(row.name, label) for row in there]
@@ -74,7 +74,7 @@ def rest(result: Result) -> str:
         if row.name in shared or not result.rows.get(row.name):
             continue
         entries = "; ".join(f"{each.label} {spread(each)}" for each in result.rows[row.name])
-        lines.append([f"{_context(row)}{row.title}{f', {row.unit}' if row.unit else ''}", entries])
+        lines.append([f"{_context(row)}{result.title(row)}{f', {row.unit}' if row.unit else ''}", entries])
     return table(["", ""], lines).replace("| ---: |", "| --- |", 1)
 
 

@@ -1,27 +1,44 @@
-"""How long a task takes to start and to answer where nothing is in its way, and how late 10 000 at once are."""
+"""How long a task takes to start and to answer where nothing is in its way, and how late many at once are.
+
+A goal holds for its number of tasks: raw and Stem get all of them. Peers get what the machine's pace allows, for some
+take half a minute for it; then the row says so.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from benchmarks.bench import Bench
 from benchmarks.contestants import Contestant
-from benchmarks.figures import percentile
+from benchmarks.figures import percentile, shown
 from benchmarks.records import Record
+from benchmarks.results import OWN
 from benchmarks.rounds import round_of
 
 SAMPLES = 200
 DUE = 10_000
 
 
+def _count(bench: Bench, one: Contestant, tasks: int) -> int:
+    return bench.count(tasks, whole=one.name in OWN)
+
+
+def _note(bench: Bench, rows: Sequence[str], tasks: int, what: str) -> None:
+    """Let the rows say how many there were."""
+    ours, theirs = bench.count(tasks, whole=True), bench.count(tasks)
+    said = f"{shown(ours)} {what}" + (f", {shown(theirs)} of peers" if theirs != ours else "")
+    bench.result.notes |= dict.fromkeys(rows, said)
+
+
 def idle(bench: Bench) -> None:
     """Enqueue to start, then enqueue to result, with one idle worker."""
+    _note(bench, ("start-p50", "start-p99", "result-p50", "result-p99"), SAMPLES, "samples a round")
     bench.interleave("latency", bench.best(), lambda one: _idle(bench, one), rounds=2)
 
 
 def _idle(bench: Bench, one: Contestant) -> Mapping[str, float]:
-    count = bench.count(SAMPLES)
+    count = _count(bench, one, SAMPLES)
     with round_of(one, step=1) as here:
         here.produce("fill", "mark", 1)  # the worker is there when this one has run
         here.start(one.work)
@@ -38,8 +55,9 @@ def _idle(bench: Bench, one: Contestant) -> Mapping[str, float]:
 
 
 def due(bench: Bench) -> None:
-    """10 000 tasks due at one moment. Peers once: some take half a minute for it."""
-    ours = [each for each in bench.best() if each.name in ("raw", "stem")]
+    """Many tasks due at one moment. Peers once."""
+    _note(bench, ["due-p99"], DUE, "tasks")
+    ours = [each for each in bench.best() if each.name in OWN]
     bench.interleave(
         "due", [*ours, *(each for each in bench.best() if each not in ours)], lambda o: _due(bench, o), rounds=1
     )
@@ -47,7 +65,7 @@ def due(bench: Bench) -> None:
 
 
 def _due(bench: Bench, one: Contestant) -> Mapping[str, float]:
-    count = bench.count(DUE)
+    count = _count(bench, one, DUE)
     with round_of(one, step=1) as here:
         here.start(*(one.due or [one.work]))
         here.produce("fill", "mark", 1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,6 +12,9 @@ import pytest
 
 from benchmarks import __main__ as program
 from benchmarks import contestants, environments, page, plots, results, scale, tables
+from benchmarks.bench import Bench
+from benchmarks.measure import latency
+from benchmarks.records import Record
 from benchmarks.results import Result, ResultError
 from benchmarks.rows import BY_NAME, ROWS
 
@@ -60,6 +65,7 @@ def test_a_row_without_stem_has_no_verdict() -> None:
 
 def test_a_result_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     made = _result(stem=18_000.0)
+    made.notes = {"noop": "7 tasks"}
     made.curves = [{"name": "batch", "title": "t", "x_label": "x", "series": {"per s": [[1, 2.0]]}}]
 
     results.save(made, tmp_path / "r.json")
@@ -112,6 +118,52 @@ def test_the_tables_say_what_was_missed() -> None:
     assert tables.summary(made) == "0 of 3 goals are met."
     assert "| ≥ 18 000 | 17 000 | **missed** |" in tables.goals(made)
     assert "| huey | 3 000 (2 700 to 3 600) |" in tables.side_by_side(made, ["noop"])
+
+
+def test_a_row_says_how_many_there_were_beside_its_title_and_its_goal() -> None:
+    made = _result(stem=17_000.0)
+    made.add("due-p99", label="stem", name="stem", variant="", value=300.0)
+    made.notes = {"due-p99": "10 000 tasks, 4 400 of peers"}
+
+    said = "tasks due at one moment, lateness p99 (10 000 tasks, 4 400 of peers)"
+
+    assert f"| {said} (ms) | ≤ 400 | 300 | met |" in tables.goals(made)
+    assert f"| {said}, ms |" in tables.side_by_side(made, ["due-p99"])
+
+
+@pytest.mark.parametrize(("pace", "said"), [(1.0, "10 000 tasks"), (0.44, "10 000 tasks, 4 400 of peers")])
+def test_raw_and_stem_get_as_many_as_their_goal_says_whatever_the_pace(
+    monkeypatch: pytest.MonkeyPatch, pace: float, said: str
+) -> None:
+    turn: list[str] = []
+    asked: list[tuple[str, int]] = []
+
+    class Round:
+        def start(self, *lines: object) -> None: ...
+
+        def produce(self, verb: str, *words: object) -> dict[str, list[float]]:
+            if verb == "due":
+                asked.append((turn[0], int(str(words[0]))))
+            return {"ms": [1.0]}
+
+        def await_runs(self, count: int, **_: float) -> list[Record]:
+            return [Record(1, 1, 0, 0, 1_000_000)] * count
+
+    @contextmanager
+    def round_of(each: contestants.Contestant, **_: int) -> Iterator[Round]:
+        turn[:] = [each.name]
+        yield Round()
+
+    there = [each for each in contestants.everybody() if each.name in ("raw", "stem", "huey")]
+    monkeypatch.setattr(latency, "round_of", round_of)
+    bench = Bench(Result("bench"), there, 0.0, pace=pace)
+
+    latency.due(bench)
+
+    assert {count for name, count in asked if name in ("raw", "stem")} == {200, 10_000}
+    assert {count for name, count in asked if name == "huey"} == {200, round(10_000 * pace)}
+    assert bench.result.notes == {"due-p99": said}
+    assert bench.result.left_out == {}
 
 
 def test_a_reason_cannot_break_the_page() -> None:
