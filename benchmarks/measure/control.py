@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from benchmarks.bench import Bench
@@ -40,7 +41,7 @@ def ping(bench: Bench) -> None:
     bench.interleave("ping", [stem], lambda one: _fleets(one, sizes), rounds=1)
     tuned = [each for each in bench.best() if each.name == "celery"]
     for workers in (5, 20):
-        bench.interleave(f"ping-{workers}", tuned, partial(_celery, workers=workers), rounds=1)
+        bench.interleave(f"ping-{workers}", tuned, partial(_celery, bench, workers=workers), rounds=1)
 
 
 def _fleets(one: Contestant, sizes: Sequence[int]) -> dict[str, float]:
@@ -80,7 +81,8 @@ async def _await_workers(controller: Controller, workers: int) -> None:
         await asyncio.sleep(0.2)
 
 
-def _celery(one: Contestant, workers: int) -> dict[str, float]:
+def _celery(bench: Bench, one: Contestant, *, workers: int) -> dict[str, float]:
+    """Ping as it comes, and once more told how many answers there will be: that is an entry of its own."""
     with round_of(one) as here:
         here.start(*([*one.work, "--hostname", f"w{number}@bench"] for number in range(workers)))
         line = [program("celery", "python"), "-m", "benchmarks.peers.celery_ping", str(workers), "10"]
@@ -88,8 +90,11 @@ def _celery(one: Contestant, workers: int) -> dict[str, float]:
         if done.returncode:
             raise RoundError(done.stderr.strip()[-300:])
         said = json.loads(done.stdout)
-        say(f"celery, told how many to wait for, {workers} workers: {median(said['told']):.1f} ms")
-        return {f"ping-{workers}": median(said["untold"])}
+        told = replace(one, variant="told the count")
+        row, took = f"ping-{workers}", median(said["told"])
+        bench.result.add(row, label=told.label, name=told.name, variant=told.variant, value=took)
+        say(f"{row} {told.label}: {took:,.5g}")
+        return {row: median(said["untold"])}
 
 
 def busy(bench: Bench) -> None:

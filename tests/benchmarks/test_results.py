@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import ClassVar
 from xml.etree import ElementTree
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from benchmarks import __main__ as program
 from benchmarks import contestants, environments, page, plots, results, scale, tables
 from benchmarks.bench import Bench
-from benchmarks.measure import latency
+from benchmarks.measure import control, latency
 from benchmarks.records import Record
 from benchmarks.results import Result, ResultError
 from benchmarks.rows import BY_NAME, ROWS
@@ -262,3 +264,24 @@ def test_results_that_are_kept_are_whole() -> None:
 
 def test_the_page_has_a_place_for_every_curve() -> None:
     assert tuple(scale.CURVES) == page.CURVES
+
+
+def test_the_ping_of_celery_when_told_the_count_is_an_entry_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Round:
+        env: ClassVar[dict[str, str]] = {}
+
+        def start(self, *lines: object) -> None: ...
+
+    def run(line: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(line, 0, '{"told": [9.0, 7.0, 8.0], "untold": [1010.0]}', "")
+
+    monkeypatch.setattr(control, "round_of", lambda _: nullcontext(Round()))
+    monkeypatch.setattr(control, "_fleets", lambda *_: {"ping-5": 4.0})
+    monkeypatch.setattr("subprocess.run", run)
+    bench = Bench(Result("bench"), [each for each in contestants.everybody() if each.name in ("stem", "celery")], 0.0)
+
+    control.ping(bench)
+
+    assert bench.result.left_out == {}
+    line = "| `ping`, 5 idle workers, ms | stem 4; celery (told the count) 8; celery 1 010 |"
+    assert line in tables.rest(bench.result)
