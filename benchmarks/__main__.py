@@ -70,6 +70,7 @@ def main() -> int:
             continue
         say(f"--- {name}, {time.monotonic() - began_s:.0f} s")
         PARTS[name](run)
+        result.measured.add(name)
     bench.finish(result, began_s)
     if args.only and args.out.exists():
         result = results.merged(results.load(args.out), result, parts=args.only)

@@ -71,6 +71,7 @@ class Bench:
                     self.result.left_out[f"{each.label}: {what}"] = str(error)[:300]
                     say(f"{what} {each.label}: {error}")
                     continue
+                self.result.measured |= {each.name, f"{each.label}: {what}"}
                 for row, value in found.items():
                     self.result.add(row, label=each.label, name=each.name, variant=each.variant, value=value)
                 shown = ", ".join(f"{row} {value:,.5g}" for row, value in found.items())

@@ -53,6 +53,7 @@ class Result:
     Attributes:
         rows: by name, in the order of the table.
         left_out: peers that could not be installed, and contestants that failed a row, with the reason.
+        measured: who was measured in what, named as in `left_out`; of this run only, the file does not keep it.
         notes: what a row says beside its title, by its name: how many tasks there were.
         curves: of `make bench-scale`: see `scale.py`.
     """
@@ -65,6 +66,7 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)
     tuned: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    measured: set[str] = field(default_factory=set, compare=False)
     rows: dict[str, list[Entry]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     curves: list[dict[str, Any]] = field(default_factory=list)
@@ -120,6 +122,7 @@ class Result:
 def save(result: Result, path: Path) -> None:
     """Write the result, with the figures that a reader would compute anyway."""
     plain = asdict(result) | {"schema": SCHEMA}
+    del plain["measured"]
     plain["rows"] = [
         {
             "name": name,
@@ -148,13 +151,16 @@ def save(result: Result, path: Path) -> None:
 
 
 def merged(whole: Result, later: Result, *, parts: Sequence[str]) -> Result:
-    """Return a run with some of its parts measured again; it says which, when, and how fast the machine was then."""
+    """Return a run with some of its parts measured again; it says which, when, and how fast the machine was then.
+
+    What was left out and has been measured since is left out no longer.
+    """
     pace = later.machine.get("pace", "").partition(" ")[0]
     when = f"{later.at}, commit `{later.commit}`, pace {pace}, load before {later.machine.get('load before', '?')}"
     return replace(
         whole,
         rows=whole.rows | later.rows,
-        left_out=whole.left_out | later.left_out,
+        left_out={what: why for what, why in whole.left_out.items() if what not in later.measured} | later.left_out,
         versions=whole.versions | later.versions,
         tuned=whole.tuned | later.tuned,
         notes=whole.notes | later.notes,

@@ -122,6 +122,31 @@ def test_the_tables_say_what_was_missed() -> None:
     assert "| huey | 3 000 (2 700 to 3 600) |" in tables.side_by_side(made, ["noop"])
 
 
+def test_who_was_left_out_and_is_measured_again_is_left_out_no_longer(tmp_path: Path) -> None:
+    whole = _result()
+    whole.left_out = {
+        "celery": "not there",
+        "rq": "not there",
+        "huey: noop": "failed",
+        "huey: due": "failed",
+        "arq": "x",
+    }
+    there = [each for each in contestants.everybody() if each.label in ("celery", "huey", "arq")]
+    again = Bench(Result("bench"), there, 0.0)
+
+    def measure(one: contestants.Contestant) -> dict[str, float]:
+        if one.name == "arq":
+            raise RuntimeError("failed once more")
+        return {"noop": 1.0}
+
+    again.interleave("noop", there, measure)
+    made = results.merged(whole, again.result, parts=["noop"])
+
+    assert made.left_out == {"rq": "not there", "huey: due": "failed", "arq": "x", "arq: noop": "failed once more"}
+    results.save(again.result, tmp_path / "r.json")
+    assert "measured" not in json.loads((tmp_path / "r.json").read_text())
+
+
 def test_a_row_says_how_many_there_were_beside_its_title_and_its_goal() -> None:
     made = _result(stem=17_000.0)
     made.add("due-p99", label="stem", name="stem", variant="", value=300.0)
