@@ -67,10 +67,10 @@ deploy-check: $(VENV)/.installed .venv-deploy/.installed
 	$(BIN)/python -m pytest tests/deploy
 
 # The peers' client libraries exclude each other's versions and Stem's: they get environments of their own. One that
-# cannot be installed is left out, and the run says why.
+# cannot be installed is left out, and the run says why; only where none was is the environment done, else the next run
+# tries again.
 .venv-bench-%/.installed: benchmarks/peers/requirements-%.txt
 	$(PYTHON) -m benchmarks.environments $*
-	touch $@
 
 PEERS = .venv-bench-sync/.installed .venv-bench-async/.installed .venv-bench-arq/.installed
 

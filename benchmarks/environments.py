@@ -1,6 +1,7 @@
 """Makes a virtual environment for peers: `python -m benchmarks.environments sync`. Needs nothing but Python.
 
-What cannot be installed is left out, and `left-out.json` says why; the others are installed without it.
+What cannot be installed is left out, and `left-out.json` says why; the others are installed without it. The next time
+is for what was left out: what is there stays. `.installed` says that all of them are.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def main() -> int:
     name = sys.argv[1]
     folder = ROOT / f".venv-bench-{name}"
     requirements = wanted((ROOT / "benchmarks" / "peers" / f"requirements-{name}.txt").read_text("utf-8"))
-    venv.create(folder, with_pip=True, clear=True)
+    done, missing = folder / ".installed", folder / "left-out.json"
+    venv.create(folder, with_pip=True, clear=done.exists() or not missing.exists())
     left_out = {}
     if _install(folder, requirements):
         kept: list[str] = []
@@ -43,7 +45,9 @@ def main() -> int:
                 print(f"{each} cannot be installed: {error}", file=sys.stderr)
             else:
                 kept.append(each)
-    (folder / "left-out.json").write_text(json.dumps(left_out), "utf-8")
+    missing.write_text(json.dumps(left_out), "utf-8")
+    if not left_out:
+        done.touch()
     return 0
 
 
