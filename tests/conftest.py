@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 import secrets
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from stem import startup
 from tests import leaks
 from tests.servers import Kind, Server, redis_server_path
 
 OwnServer = Callable[..., Server]
 
-_BEFORE = pytest.StashKey[tuple[set[threading.Thread], dict[int, str]]]()
+_BEFORE = pytest.StashKey[tuple[set[threading.Thread], dict[int, str], dict[str, object]]]()
 
 _SHARED: list[Server] = []
 """The servers of this session that have been started; their keys are looked at after each test."""
@@ -24,6 +24,15 @@ _SHARED: list[Server] = []
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long, else one process is still at it when the others have nothing left to do."""
     items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("slow", "timeout")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _collector_is_ours() -> Iterator[None]:
+    """Keep programs that run within this process from changing its collector of cycles, which outlives them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(startup, "hurry", lambda: None)
+        patch.setattr(startup, "settle", lambda *, for_others: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -92,18 +101,18 @@ def own_server() -> Iterator[OwnServer]:
 # A hook rather than an autouse fixture: it must look after every fixture's teardown, the event loop's included.
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    item.stash[_BEFORE] = (leaks.threads(), leaks.children())
+    item.stash[_BEFORE] = (leaks.threads(), leaks.children(), leaks.settings())
     return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """Fail a test that leaves child processes, non-daemon threads or unclosed connections behind."""
+    """Fail a test that leaves child processes, threads, or what complains when the collector finds it."""
     yield
-    # What is left to the collector complains now, in the test that left it, and not in a later one. Freezing what is
-    # still in use makes that cheap: the next collection looks only at what the next test made.
-    gc.collect()
-    gc.freeze()
-    complaint = leaks.left_behind(*item.stash[_BEFORE])
+    if isinstance(item, pytest.Function):
+        item.funcargs.clear()  # pytest would do so next; what only a fixture's value holds must be found here
+    threads, children, settings = item.stash[_BEFORE]
+    complaints = [*leaks.collect(), leaks.left_behind(threads, children), *leaks.changed(settings)]
+    complaint = "; ".join(filter(None, complaints))
     if complaint:
         pytest.fail(f"left behind: {complaint}", pytrace=False)

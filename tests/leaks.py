@@ -1,8 +1,12 @@
-"""What a test may not leave behind: child processes, threads, keys that nobody knows."""
+"""What a test may not leave behind: child processes, threads, unclosed connections, keys that nobody knows."""
 
 from __future__ import annotations
 
+import gc
 import re
+import reprlib
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -57,6 +61,19 @@ def threads() -> set[threading.Thread]:
     }
 
 
+def settings() -> dict[str, object]:
+    """Return what programs set for their whole process, by name: those that run within a test leave it as it was."""
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    handlers: dict[str, object] = {f"the handler of {number.name}": signal.getsignal(number) for number in numbers}
+    return {"the collector's threshold": gc.get_threshold()[0], **handlers}
+
+
+def changed(before: dict[str, object]) -> list[str]:
+    """Say which settings are others now."""
+    now = settings()
+    return [f"{name} is {now[name]!r}, it was {value!r}" for name, value in before.items() if now[name] != value]
+
+
 def left_behind(threads_before: set[threading.Thread], children_before: dict[int, str]) -> str:
     """Say which threads and child processes are there that were not before; empty when there are none in time."""
     deadline = time.monotonic() + GRACE_S
@@ -71,6 +88,28 @@ def left_behind(threads_before: set[threading.Thread], children_before: dict[int
     named = [f"thread {thread.name}" for thread in new_threads]
     named += [f"process {pid}: {line}" for pid, line in new_children.items()]
     return "; ".join(named)
+
+
+def collect() -> list[str]:
+    """Collect what a test left to the collector, and return what complained on its way.
+
+    What is still in use is frozen, which makes this cheap: the next collection looks only at what the next test made.
+    """
+    complaints: list[str] = []
+
+    def hear(unraisable: sys.UnraisableHookArgs) -> None:
+        what = unraisable.err_msg or "Exception ignored in"
+        error = f"{unraisable.exc_type.__name__}: {unraisable.exc_value}"
+        complaints.append(f"{what} {reprlib.repr(unraisable.object)}: {error}")
+
+    # pytest has asked its own hook for what this test left by now: what it hears next, it says of the next test.
+    before, sys.unraisablehook = sys.unraisablehook, hear
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = before
+    gc.freeze()
+    return complaints
 
 
 def clear_keys(server: Server, namespace: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -254,6 +255,15 @@ def test_the_rows_have_names_of_their_own() -> None:
     assert len(BY_NAME) == len(ROWS)
 
 
+@pytest.fixture
+def own_sigterm() -> Iterator[None]:
+    """The program takes SIGTERM as Ctrl-C; what runs the tests does not."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("own_sigterm")
 def test_a_run_measures_raw_and_stem_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way with few tasks: server, producers, workers, stopwatch, result file."""
     out = tmp_path / "r.json"
