@@ -115,11 +115,16 @@ def collect() -> list[str]:
 def clear_keys(server: Server, namespace: str) -> str:
     """Delete the keys of a namespace and return a complaint about keys it does not know, empty if there is none.
 
-    Keys of other namespaces are deleted as well (a test may use several); only their form is checked.
+    Keys of other namespaces are deleted as well (a test may use several), in all databases; only their form is checked.
     """
     with server.client() as client:
-        keys = [str(key) for key in client.scan_iter(count=1000)]
-        if keys:
-            client.unlink(*keys)
+        databases = [int(str(name).removeprefix("db")) for name in client.info("keyspace")]
+    keys: list[str] = []
+    for database in databases:
+        with server.client(database=database) as client:
+            there = [str(key) for key in client.scan_iter(count=1000)]
+            if there:
+                client.unlink(*there)
+            keys += there
     unknown = sorted(key for key in keys if KNOWN_KEYS.fullmatch(key) is None)
     return f"keys of an unknown form were left in {namespace}: {', '.join(unknown[:10])}" if unknown else ""

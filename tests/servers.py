@@ -172,10 +172,11 @@ class Server:
         with self.client() as client:
             return client.execute_command(*args)
 
-    def client(self, *, timeout_s: float = STOP_S) -> redis.Redis:
+    def client(self, *, timeout_s: float = STOP_S, database: int = 0) -> redis.Redis:
         """Return a plain blocking client (close it, or use it in a `with`)."""
         return redis.Redis(
             unix_socket_path=str(self.socket),
+            db=database,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=timeout_s,
             decode_responses=True,

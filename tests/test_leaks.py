@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests import leaks
+from tests.servers import Server
+
 ROOT = Path(__file__).resolve().parent.parent
 LEAVERS = """
 import gc
@@ -82,3 +87,15 @@ def test_what_is_left_behind_is_blamed_on_the_test_that_left_it(tmp_path: Path) 
     ], done.stdout + done.stderr
     assert "the handler of SIGTERM is <Handlers.SIG_IGN: 1>, it was <Handlers.SIG_DFL: 0>" in done.stdout
     assert "7 passed, 4 errors" in done.stdout
+
+
+@pytest.mark.parametrize("database", [0, 1])
+def test_keys_are_cleared_from_every_database(valkey_server: Server, database: int) -> None:
+    with valkey_server.client(database=database) as client:
+        client.mset({"{t}:task:a": "known", "stranger": "unknown"})
+
+        complaint = leaks.clear_keys(valkey_server, "t")
+
+        assert complaint == "keys of an unknown form were left in t: stranger"
+        assert client.dbsize() == 0
+    assert leaks.clear_keys(valkey_server, "t") == ""
