@@ -164,6 +164,11 @@ def translate(error: Exception, *, what: str, address: Address) -> BrokerError:
     code = _CODES.get(type(error)) or text.split(" ", 1)[0]
     if isinstance(error, redis.exceptions.BusyLoadingError) or code in _UNREACHABLE_CODES:
         return BrokerUnreachableError(f"{broker} is not ready for {what}: {text}. Try again in a moment")
+    if "max number of clients" in text:  # said instead of a greeting: nothing has been sent
+        return BrokerUnreachableError(
+            f"{broker} takes no more connections, so none for {what}: {text}. Raise its maxclients, or look with "
+            "CLIENT LIST who has them all"
+        )
     if isinstance(error, redis.exceptions.MaxConnectionsError) or text == "No connection available":
         return BrokerUnreachableError(f"no connection to {broker} was free for {what}: use one Stem for all calls")
     if (address.tls is not None and (cause := tls.cause_of(text))) or (cause := _spoke_tls(text)):
