@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -21,9 +22,13 @@ from stem.contracts import Outcome
 from stemctl.main import MODULES, SECTIONS, main
 from tests.cli.conftest import Cli, Hire
 from tests.cli.work import settle
+from tests.flow.running import program
 from tests.servers import Server
 
 STEMCTL = [sys.executable, "-m", "stemctl"]
+
+BARE_S = 0.016
+"""Of processor time: what `python -c pass` takes on two idle cores of 2.8 GHz."""
 
 HEAVY = ("rich", "textual", "redis", "asyncio", "pydantic", "stem.worker")
 
@@ -88,20 +93,24 @@ def test_a_command_off_a_terminal_loads_neither_rich_nor_pydantic(environment: d
 
 
 def test_start_up_is_quick(environment: dict[str, str], hire: Hire) -> None:
-    """Bounds for the processor time, which is nearly all of the time of an idle machine; tests share theirs."""
+    """Bounds for the processor time, which is nearly all of the time of an idle machine; tests share theirs.
+
+    They are those of a machine on which Python alone starts in `BARE_S`; where it takes longer just now, so may they.
+    """
     hire("web")
 
-    def best(*argv: str) -> float:
+    def best(*line: str) -> float:
         times = []
         for _ in range(5):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            run(*argv, env=environment)
+            subprocess.run(line, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=True)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         return min(times)
 
-    assert best("--help") < 0.35
-    assert best("ping") < 0.6
+    slower = max(1.0, best(sys.executable, "-c", "pass") / BARE_S)
+    assert best(*STEMCTL, "--help") < 0.35 * slower
+    assert best(*STEMCTL, "ping") < 0.6 * slower
 
 
 # ---------------------------------------------------------------------------------------------------- real processes
@@ -130,6 +139,22 @@ def test_arguments_can_come_from_stdin(environment: dict[str, str]) -> None:
     ran = run("enqueue", "mail.send", "--json-args", "-", "--json", env=environment, stdin='{"n": 3}')
 
     assert json.loads(ran.stdout)["data"]["args"] == {"n": 3}
+
+
+def test_the_installed_program_imports_nothing_from_the_folder_it_is_run_in(
+    environment: dict[str, str], hire: Hire, tmp_path: Path
+) -> None:
+    for name in ("stem", "stemctl", "redis", "hiredis", "msgpack", "typer", "click", "rich", "asyncio", "json"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('imported from the working folder')\n")
+    hire("web")
+
+    ran = subprocess.run(
+        [program("stemctl"), "ping"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=20
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split()[:2] == ["WORKER", "ID"]
+    assert ran.stderr.startswith("1 of 1 answered")
 
 
 def test_a_reader_that_leaves_early_is_no_error(environment: dict[str, str]) -> None:
