@@ -399,12 +399,13 @@ async def test_an_interrupt_that_a_handler_raises_is_its_failure(house: House, w
 
     if where == "thread":
         in_thread(house.registry, "interrupted", interrupted, TaskOptions(max_retries=1))
-        await house.worker()
+        worker = await house.worker()
     else:
         on_loop(house.registry, "interrupted", interrupted_on_loop, TaskOptions(max_retries=1))
-        await house.worker(lifecycle=WorkerLifecycleConfig(install_signal_handlers=True))
+        worker = await house.worker(lifecycle=WorkerLifecycleConfig(install_signal_handlers=True))
 
     status = await run(house, "interrupted")
+    await worker.shutdown()  # within the test: what it found of SIGINT is the handler of this run of the loop
 
     assert (status.state, status.attempt, status.token) == (TaskState.FAILED, 1, 2)
     assert status.error is not None
