@@ -10,6 +10,7 @@ import pytest
 from stem.adapters.memory import InMemoryBroker
 from stem.clock import SystemClock
 from stem.contracts import NewTask
+from stem.control.controller import Controller
 from stem.messages.envelope import Envelope
 from stem.observe.feed import take
 from stem.observe.state import ClusterState
@@ -18,7 +19,7 @@ from stem_tui.screens.queues import QueueScreen
 from stem_tui.widgets.dialogs import Menu, Prompt
 from tests.observe.builders import state
 from tests.tui.still import text_of
-from tests.tui.test_deeds import answered, app_over, asked, stocked
+from tests.tui.test_deeds import answered, app_over, asked, state_of, stocked
 from tests.waiting import eventually
 
 MARKED = "● everything marked"
@@ -177,3 +178,50 @@ async def test_an_export_says_everything_only_where_it_is() -> None:
         await eventually(lambda: "t-2" in text_of(app))
         await pilot.press("percent_sign", "e")
         await eventually(lambda: "Export 2 rows to" in text_of(app))
+
+
+async def swap(broker: InMemoryBroker, gone: str, come: str, *, task: str = "mail.send") -> None:
+    """End one task and enqueue another in its place: as many as before, and not the same ones."""
+    await Controller(broker, actor="other").revoke([gone])
+    body = Envelope(id=come, task=task).encode()
+    await broker.enqueue([NewTask(id=come, task=task, queue="mail", body=body, delay_ms=3_600_000)])
+
+
+async def test_a_yes_to_as_many_is_none_to_others() -> None:
+    broker, made = await stocked("t-1", "t-2", "t-3", delay_ms=3_600_000)
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await everything(app, pilot)
+        await pilot.press("K")
+        first = await asked(app, pilot)
+        await swap(broker, "t-1", "n-1")
+        await pilot.press(*first.question.word, "enter")
+        await eventually(lambda: app.screen is not first and "3 → 3 since you were asked" in text_of(app))
+
+        second = await asked(app, pilot)
+        assert "n-1" in text_of(app)
+        await swap(broker, "t-2", "n-2")
+        await pilot.press(*second.question.word, "enter")
+        assert "2 tasks revoked" in await answered(app)
+    states = [await state_of(broker, each) for each in ("t-3", "n-1", "n-2")]
+    assert states == ["revoked", "revoked", "scheduled"], "what came after the last question was not agreed to"
+
+
+async def test_a_yes_to_as_many_names_is_none_to_others() -> None:
+    broker, made = await stocked("t-1", delay_ms=3_600_000)
+    await swap(broker, "t-0", "e-1", task="etl.load")
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await everything(app, pilot)
+        await pilot.press("P")
+        first = await asked(app, pilot)
+        await swap(broker, "e-1", "r-1", task="report.make")
+        await pilot.press(*first.question.word, "enter")
+        await eventually(lambda: app.screen is not first and "2 → 2 since you were asked" in text_of(app))
+
+        second = await asked(app, pilot)
+        assert "report.make" in text_of(app)
+        assert "etl.load" not in text_of(app)
+        await pilot.press(*second.question.word, "enter")
+        await answered(app)
+    assert await paused(broker) == ["mail.send", "report.make"]

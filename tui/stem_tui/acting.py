@@ -162,6 +162,7 @@ class Acting:
                 self._app.draw_now()
                 return None
             meant = replace(plan, rows=found.rows, amounts=found.amounts)
+            agreed = frozenset(plans.targets(meant, session.state))
             question = plans.question(
                 meant,
                 found,
@@ -177,9 +178,15 @@ class Acting:
                 self._app.draw_now()
                 return None
             again = await self._reckon(plan, which)
-            if _holds(found, again, asked_twice=before is not None):
-                return replace(meant, rows=again.rows[: found.amount], amounts=_least(found, again))
+            held = self._held(replace(plan, rows=again.rows), agreed)
+            if held and _holds(found, again, same=len(held) == len(found.rows), asked_twice=before is not None):
+                return replace(meant, rows=held, amounts=_least(found, again))
             found, before = again, found.amount
+
+    def _held(self, plan: Plan, agreed: frozenset[str]) -> list[Any]:
+        """Return the rows of a plan that a yes to these targets covers."""
+        state = self._session.state
+        return [row for row in plan.rows if agreed.issuperset(plans.targets(replace(plan, rows=[row]), state))]
 
     async def _reckon(self, plan: Plan, which: Everything | None) -> Reckoned:
         return await reckon(plan, self._broker, self._session.state, which)
@@ -235,9 +242,13 @@ class Acting:
         self._app.push_screen(Menu(session.look, title, listed, command, uncopied=uncopied), chosen)
 
 
-def _holds(found: Reckoned, again: Reckoned, *, asked_twice: bool) -> bool:
-    """Say whether a yes to what was found still holds for what there is now."""
-    if again.amount == found.amount:
+def _holds(found: Reckoned, again: Reckoned, *, same: bool, asked_twice: bool) -> bool:
+    """Say whether a yes to what was found still holds for what there is now.
+
+    Args:
+        same: all that was agreed to is still there.
+    """
+    if same and again.amount == found.amount:
         return True
     return asked_twice and 0 < again.amount <= found.amount * (1 + GROWTH)
 
