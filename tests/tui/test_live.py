@@ -128,6 +128,52 @@ async def test_the_overview_says_what_the_broker_holds_and_a_stop_stops(namespac
             assert not app.errors
 
 
+async def test_the_watch_is_given_back_before_the_app_has_ended(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ran the app closes the broker next, and what is on its way then gets nowhere."""
+    broker = InMemoryBroker(namespace=namespace)
+    polling, left, census, unwatch = asyncio.Event(), list[str](), broker.census.queues, broker.events.unwatch
+
+    async def hangs(**given: Any) -> Any:
+        if not watching():
+            return await census(**given)
+        polling.set()
+        return await asyncio.Event().wait()
+
+    async def far_away(watcher: str) -> None:
+        await asyncio.sleep(0.1)  # as long as the way to the broker
+        await unwatch(watcher)
+        left.append(watcher)
+
+    def watching() -> bool:
+        return broker.events._core.batches.watched(0)
+
+    monkeypatch.setattr(broker.census, "queues", hangs)
+    monkeypatch.setattr(broker.events, "unwatch", far_away)
+    app = live_app(broker)
+    async with app.run_test():
+        await asyncio.wait_for(polling.wait(), 10)
+
+    assert left == ["test"]
+    assert not watching()
+
+
+async def test_the_app_ends_where_the_broker_answers_no_more(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = InMemoryBroker(namespace=namespace)
+
+    async def silent(watcher: str) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(broker.events, "unwatch", silent)
+    app = live_app(broker)
+    async with app.run_test():
+        await eventually(lambda: app.session.phase == "LIVE")
+        begun_s = time.monotonic()
+
+    assert time.monotonic() - begun_s < 5
+
+
 # -------------------------------------------------------------------------------------------------------- as a program
 
 

@@ -56,6 +56,8 @@ SLOW_DRAWS: Final = 3
 QUICK_DRAWS: Final = 50
 """So many slow ones in a row halve the pace; so many quick ones in a row double it again."""
 BLURRED_HZ: Final = 2.0
+LEAVE_S: Final = 1.5
+"""The end waits no longer for a broker that does not answer."""
 _CYCLE: Final = ("stem-dark", "stem-light", "stem-deut", "stem-contrast")
 
 
@@ -116,6 +118,7 @@ class StemTUI(App[int], inherit_bindings=False):
         self.acting = Acting(self, session, broker, office)
         self.typed = Typed(self, session, broker)
         self.errors: list[str] = []
+        self._feeding: asyncio.Task[None] | None = None
         self._drawn_version = -1
         self._drawn_s = self._due_s = 0.0
         self._slow = self._quick = 0
@@ -137,7 +140,14 @@ class StemTUI(App[int], inherit_bindings=False):
         await self.switch_mode("overview")
         self.set_interval(TICK_S, self._tick)
         self.set_interval(EVERY_S, self._garbage.settle)
-        self.run_worker(work(self._feed), group="feed", exclusive=True, exit_on_error=False)
+        self._feeding = asyncio.create_task(self._feed(), name="feed")
+
+    async def on_unmount(self) -> None:
+        """Wait for the feed to give its watch back: whoever ran the app closes the broker next."""
+        if self._feeding is not None:
+            # Cancelled here alone: Textual cancels its own workers several times, and would so cut that short.
+            self._feeding.cancel()
+            await asyncio.wait([self._feeding], timeout=LEAVE_S)
 
     async def _feed(self) -> None:
         """Keep the feed going; a bug in it is shown and the feed starts again."""
