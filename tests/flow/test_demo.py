@@ -249,6 +249,17 @@ def test_at_a_terminal_it_opens_the_dashboard_and_sums_up_when_that_is_closed(tm
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
+def test_after_its_seconds_it_closes_the_dashboard_and_the_terminal_is_as_before(tmp_path: Path) -> None:
+    command = [program("stemctl"), "demo", "--seconds", "6"]
+    with at_terminal(command, env={**os.environ, "TMPDIR": str(tmp_path)}) as terminal:
+        assert terminal.wait(90) == 0, terminal.seen[-3000:]
+    on, off = terminal.seen.rfind("\x1b[?1049h"), terminal.seen.rfind("\x1b[?1049l")
+    assert 0 <= on < off < terminal.seen.rfind("Nothing was lost")
+    assert terminal.seen.rfind("\x1b[?1003h") < terminal.seen.rfind("\x1b[?1003l")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 def test_killed_its_workers_end_by_themselves(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [program("stemctl"), "demo", "--headless", "--seconds", "60"],

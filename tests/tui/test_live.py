@@ -33,8 +33,10 @@ from stem_tui.app import StemTUI
 from stem_tui.session import Session
 from stem_tui.widgets.dialogs import Answered, Confirm
 from stem_tui.widgets.grid import Grid
+from tests.servers import Server
 from tests.tui.still import text_of
-from tests.waiting import eventually
+from tests.tui.test_watching import leases
+from tests.waiting import eventually, wait_until
 
 
 def live_app(broker: Broker) -> StemTUI:
@@ -231,6 +233,63 @@ def test_the_program_starts_without_a_server_and_ctrl_c_ends_it(namespace: str) 
 
         read_until(leader, b"\x1b[?1049l")
         assert process.wait(10) == 0
+
+
+def test_told_to_end_the_program_leaves_the_terminal_as_it_was(valkey_server: Server, namespace: str) -> None:
+    with in_terminal("--url", valkey_server.url, "--namespace", namespace) as (process, leader):
+        before = termios.tcgetattr(leader)
+        read_until(leader, "● LIVE".encode())
+        assert termios.tcgetattr(leader) != before
+        wait_until(lambda: leases(valkey_server, namespace) == 1, what="it watches")
+        process.send_signal(signal.SIGTERM)
+        rest = read_until(leader, b"\x1b[?1049l")
+
+        assert process.wait(10) == 128 + signal.SIGTERM
+        assert leases(valkey_server, namespace) == 0
+        assert termios.tcgetattr(leader) == before
+        for off in (b"\x1b[?1000l", b"\x1b[?1003l", b"\x1b[?1006l"):
+            assert off in rest
+        assert b"Traceback" not in rest
+
+
+def test_told_to_end_a_loop_that_waits_for_its_terminal_is_ended_by_force() -> None:
+    """Of a terminal that stands still: what would draw on it never hears of anything again."""
+    program = """
+import asyncio, threading
+from stem_tui import hangup
+
+async def main():
+    hangup.GRACE_S = 0.2
+    hangup.end_when_told(print)
+    print("up", flush=True)
+    full = threading.Lock()
+    full.acquire()
+    full.acquire()
+
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(10) == 128 + signal.SIGTERM
+
+
+def test_told_to_end_a_program_that_has_ended_already_says_nothing() -> None:
+    program = """
+import asyncio, os, signal
+from stem_tui import hangup
+
+async def main():
+    hangup.end_when_told(print)
+
+asyncio.run(main())
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @pytest.mark.timeout(60)

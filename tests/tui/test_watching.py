@@ -20,6 +20,13 @@ TASKS: Final = 20
 BEAT_S = 0.4
 
 
+def leases(server: Server, namespace: str) -> int:
+    """Return how many watchers hold a lease."""
+    seconds, micros = server.command("TIME")
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    return int(server.command("ZCOUNT", f"{{{namespace}}}:watch", now_ms, "+inf"))
+
+
 class Watched:
     """Workers behind a proxy that counts what they send, and a server that dashboards are pointed at."""
 
@@ -43,10 +50,7 @@ class Watched:
         return self.proxy.seen["emit"] > before
 
     def leases(self) -> int:
-        """Return how many watchers hold a lease."""
-        seconds, micros = self.server.command("TIME")
-        now_ms = int(seconds) * 1000 + int(micros) // 1000
-        return int(self.server.command("ZCOUNT", f"{{{self.world.namespace}}}:watch", now_ms, "+inf"))
+        return leases(self.server, self.world.namespace)
 
     async def silent(self) -> bool:
         return not await self.emits()

@@ -21,7 +21,7 @@ from stem import startup
 from stem.errors import ConfigError, StemError
 from stem.text import clean
 from stem_tui import streams
-from stem_tui.hangup import end_with_terminal
+from stem_tui.hangup import end_when_told, end_with_terminal
 
 if TYPE_CHECKING:
     from stem.authority import ControlKeys
@@ -195,6 +195,7 @@ async def _draw(
         # Where a shell exports them, they say how large the terminal was; it is asked for how large it is.
         os.environ.pop(name, None)
     startup.settle(for_others=False)
+    end_when_told(app.exit)
     try:
         code = await app.run_async(mouse=not options.no_mouse)
     finally:

@@ -1,11 +1,19 @@
-"""End with the terminal: one that is gone by another way than a hang-up signal would be drawn for for ever."""
+"""End with the terminal, or when asked to, and leave the terminal behind as it was found."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import select
 import signal
 import threading
+from collections.abc import Callable
+from typing import Final
+
+TERMINATED: Final = 128 + signal.SIGTERM
+"""What a shell calls a program that ended by SIGTERM."""
+GRACE_S: Final = 5.0
 
 
 def end_with_terminal() -> None:
@@ -24,3 +32,22 @@ def _watch() -> None:
     poller.poll()
     os.kill(os.getpid(), signal.SIGHUP)
     os._exit(128 + signal.SIGHUP)  # under nohup the signal is ignored
+
+
+def end_when_told(end: Callable[[int], None]) -> None:
+    """Call `end` with the exit code once SIGTERM comes; what does not end by that ends by force after a while.
+
+    Without it the terminal would stay as the dashboard had it: another screen, no echo, and reports of every move of
+    the mouse. To be called on the event loop that `end` belongs to.
+    """
+    loop = asyncio.get_running_loop()
+
+    def told(*_: object) -> None:
+        # Not the loop's own way to hear of signals: a loop that waits for a terminal that stands still hears nothing.
+        timer = threading.Timer(GRACE_S, os._exit, [TERMINATED])
+        timer.daemon = True
+        timer.start()
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and so does the program
+            loop.call_soon_threadsafe(end, TERMINATED)
+
+    signal.signal(signal.SIGTERM, told)
