@@ -384,3 +384,31 @@ async def test_dialogs_fit_the_smallest_terminal(keys: tuple[str, ...]) -> None:
         assert "╭" in text
         assert "╰" in text
         assert "Cancel" in text or keys[-1] in ("x", "H", "e")
+
+
+async def test_nothing_is_taken_back_beside_the_news_of_another_deed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed last is not what `u` would have taken back."""
+    broker, _ = await stocked("t-1")
+    await broker.enqueue([NewTask(id="e-1", task="etl", queue="etl", body=Envelope(id="e-1", task="etl").encode())])
+    made = state()
+    made.apply(await take(broker, clock=SystemClock()), 1.0)
+    app = app_over(broker, made)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settled(pilot)
+        await pilot.press("P")
+        await eventually(lambda: "paused" in text_of(app) and "u undo" in text_of(app))
+        (first,) = await broker.census.pauses()
+
+        async def refuse(*_: object, **__: object) -> None:
+            raise BrokerUnreachableError("connection refused")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(broker.control, "issue", refuse)
+            await pilot.press("j", "P")
+            await eventually(lambda: "look whether it was applied: connection refused" in text_of(app))
+        assert "u undo" not in text_of(app)
+        await pilot.press("u")
+        await settled(pilot)
+
+        assert [pause.target for pause in await broker.census.pauses()] == [first.target]
+        assert "connection refused" in text_of(app)

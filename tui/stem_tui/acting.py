@@ -18,7 +18,7 @@ from stem_tui.actions import BY_ID, Action
 from stem_tui.deeds import Office, Receipt
 from stem_tui.plans import Plan, Reckoned
 from stem_tui.reckon import Everything, reckon
-from stem_tui.session import UNDO_S, Session
+from stem_tui.session import NOTICE_S, UNDO_S, Session
 from stem_tui.theme import Cell
 from stem_tui.widgets.dialogs import Answered, Confirm, Menu, Prompt
 from stem_tui.work import work
@@ -63,7 +63,7 @@ class Acting:
         if not action.changes:
             self._app.ask_stack(rows[0])
         elif self._office is None or not self._session.writes:
-            self._session.say(Cell(f"! {action.label.lower()}: {self._session.locked}, nothing was sent", "warn"))
+            self._say(Cell(f"! {action.label.lower()}: {self._session.locked}, nothing was sent", "warn"))
             self._app.draw_now()
         elif action.name == "pause-for" and for_s is None:
             self._ask_how_long(action, rows, which)
@@ -72,6 +72,11 @@ class Acting:
             if not way and (which is None or for_s is not None):
                 way = plans.way_of(action, rows, self._session.state)
             self._run(Plan(action=action, rows=list(rows), way=way, for_s=for_s if way == "pause" else None), which)
+
+    def _say(self, *cells: Cell, seconds: float = NOTICE_S) -> None:
+        """Say something of a deed. What could be taken back until now is another one, and stands beside it no more."""
+        self._session.undo = None
+        self._session.say(*cells, seconds=seconds)
 
     def _run(self, plan: Plan, which: Everything | None = None, *, undoes: bool = False) -> None:
         self._app.run_worker(work(self._carry_out, plan, which, undoes=undoes), group="deed", exit_on_error=False)
@@ -97,7 +102,7 @@ class Acting:
             if agreed is None:
                 return
             plan = agreed
-        session.say(Cell(f"… {plans.described(plan)}", "dim"), seconds=60)
+        self._say(Cell(f"… {plans.described(plan)}", "dim"), seconds=60)
         self._app.draw_now()
         assert self._office is not None  # without one, nothing gets this far
         screen = self._app.screen
@@ -140,7 +145,7 @@ class Acting:
         lines = [[Cell(f"   {line}")] for line in textwrap.wrap(clean(error, 1_000), 70)]
         receipt = Receipt(verdict="failed", headline=clean(words, 300), lines=lines, command=self.command(plan) or "")
         session.receipt = receipt
-        session.say(Cell(f"✖ {receipt.headline}", "bad"), Cell(" · a answers", "dim"), seconds=20)
+        self._say(Cell(f"✖ {receipt.headline}", "bad"), Cell(" · a answers", "dim"), seconds=20)
 
     async def _agreed(self, plan: Plan, which: Everything | None) -> Plan | None:
         """Ask, as much as the plan deserves; return what was agreed to, None for nothing."""
@@ -150,7 +155,7 @@ class Acting:
         if tier == 0:
             return plan
         if which is not None:
-            session.say(Cell(f"… counting what {plan.verb} would be done to", "dim"), seconds=60)
+            self._say(Cell(f"… counting what {plan.verb} would be done to", "dim"), seconds=60)
             self._app.draw_now()
         found, before = await self._reckon(plan, which), None
         if which is not None and not plan.way:
@@ -158,7 +163,7 @@ class Acting:
         while True:
             if not found.amount:
                 words = f"{plan.verb} {plans.subject(plan)}: there is nothing (any more) that it could be done to"
-                session.say(Cell(f"! {words}", "warn"))
+                self._say(Cell(f"! {words}", "warn"))
                 self._app.draw_now()
                 return None
             meant = replace(plan, rows=found.rows, amounts=found.amounts)
@@ -174,7 +179,7 @@ class Acting:
             )
             session.notice = None  # it was being counted
             if not await self._app.push_screen_wait(Confirm(session.look, question)):
-                session.say(Cell(f"{plans.described(meant)}: not sent", "dim"), seconds=3)
+                self._say(Cell(f"{plans.described(meant)}: not sent", "dim"), seconds=3)
                 self._app.draw_now()
                 return None
             again = await self._reckon(plan, which)
@@ -195,7 +200,7 @@ class Acting:
         session = self._session
         session.receipt = receipt
         stamp = figures.clock(session.now_ms)
-        session.say(receipt.sign, Cell(f" {receipt.headline}"), Cell(f" · {stamp}", "dim"), Cell(" · a answers", "dim"))
+        self._say(receipt.sign, Cell(f" {receipt.headline}"), Cell(f" · {stamp}", "dim"), Cell(" · a answers", "dim"))
         session.undo = None if receipt.undo is None else (receipt.undo, session.clock.monotonic() + UNDO_S)
         if show:
             self.show_answers(receipt)
