@@ -12,12 +12,14 @@ from stem.adapters.memory import InMemoryBroker
 from stem.clock import SystemClock
 from stem.contracts import Beat, Broker, NewTask, Pause
 from stem.control.answer import CommandItem, CommandResult, Confirmation
+from stem.control.controller import Controller
 from stem.errors import BrokerUnreachableError
 from stem.messages.envelope import Envelope
 from stem.observe.feed import take
 from stem.observe.rows import TaskLine
 from stem.observe.state import ClusterState
-from stem_tui import deeds, plans
+from stem.testing import FakeClock
+from stem_tui import deeds, figures, plans
 from stem_tui.actions import BY_ID
 from stem_tui.app import StemTUI
 from stem_tui.widgets.dialogs import Answered, Confirm
@@ -412,3 +414,28 @@ async def test_nothing_is_taken_back_beside_the_news_of_another_deed(monkeypatch
 
         assert [pause.target for pause in await broker.census.pauses()] == [first.target]
         assert "connection refused" in text_of(app)
+
+
+async def test_a_deed_in_a_frozen_picture_is_of_now() -> None:
+    """What is paused for a time goes on for as long as was left, not for as long as was left when it was frozen."""
+    broker, made = await stocked("t-1")
+    await Controller(broker, actor="ana").pause("queue", ["mail"], for_s=600)
+    made.apply(await take(broker, clock=SystemClock()), 2.0)
+    app = app_over(broker, made)
+    session = app.session
+    (held,) = session.state.pauses
+    assert held.until_ms is not None
+    clock = session.clock
+    assert isinstance(clock, FakeClock)
+    clock.set_wall_ms(held.until_ms - 600_000 - made.offset_ms)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await settled(pilot)
+        await pilot.press("z")
+        clock.set_wall_ms(held.until_ms - 60_000 - made.offset_ms)
+        await pilot.press("P")
+        await eventually(lambda: session.undo is not None)
+
+        assert session.undo is not None
+        assert session.undo[0].for_s == 60
+        stamp = figures.clock(held.until_ms - 60_000)
+        await eventually(lambda: f"queue mail resumed · {stamp}" in text_of(app))

@@ -106,7 +106,7 @@ class Acting:
         self._app.draw_now()
         assert self._office is not None  # without one, nothing gets this far
         screen = self._app.screen
-        was = plans.before(plan, session.state, session.now_ms)
+        was = plans.before(plan, session.state, session.broker_ms)
         receipt = await self._survived(plan, deeds.carry_out(plan, self._office), sent=True)
         if receipt is not None:
             asks = plans.tier(plan, many=len(plan.rows) > 1, production=session.production) > 0
@@ -199,7 +199,7 @@ class Acting:
     def _concluded(self, receipt: Receipt, *, show: bool) -> None:
         session = self._session
         session.receipt = receipt
-        stamp = figures.clock(session.now_ms)
+        stamp = figures.clock(session.broker_ms)  # also where the picture is frozen: it is done now
         self._say(receipt.sign, Cell(f" {receipt.headline}"), Cell(f" · {stamp}", "dim"), Cell(" · a answers", "dim"))
         session.undo = None if receipt.undo is None else (receipt.undo, session.clock.monotonic() + UNDO_S)
         if show:

@@ -70,8 +70,11 @@ class Session:
     @property
     def now_ms(self) -> int:
         """Return the broker's time that ages are counted to; it stands still while frozen or cut off."""
-        if self.frozen_ms is not None:
-            return self.frozen_ms
+        return self.broker_ms if self.frozen_ms is None else self.frozen_ms
+
+    @property
+    def broker_ms(self) -> int:
+        """Return the broker's time, also behind a frozen picture; it stands still while cut off."""
         wall_ms = self.clock.wall_ms()
         if self.phase != "LIVE" and self.link.answered_ms:
             wall_ms = self.link.answered_ms
