@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 from typing import Any
 
@@ -22,7 +23,7 @@ from stem_tui.app import StemTUI
 from stem_tui.widgets.command import CommandLine
 from stem_tui.widgets.dialogs import Confirm
 from tests.observe.builders import state
-from tests.tui.still import make_app, make_session, text_of
+from tests.tui.still import make_app, make_session, settled, text_of
 from tests.tui.test_deeds import answered, app_over, asked, state_of, stocked
 from tests.waiting import eventually
 
@@ -369,3 +370,61 @@ async def test_a_key_that_means_nothing_for_such_rows_says_nothing_of_them(key: 
 
         await eventually(lambda: app.session.frozen_ms is not None)
         assert app.session.notice is None
+
+
+def slow(broker: InMemoryBroker, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let the broker say how tasks are once the second event is set; the first one says that it was asked."""
+    asks, answers, statuses = asyncio.Event(), asyncio.Event(), broker.statuses
+
+    async def later(*arguments: Any, **given: Any) -> Any:
+        asks.set()
+        await answers.wait()
+        return await statuses(*arguments, **given)
+
+    monkeypatch.setattr(broker, "statuses", later)
+    return asks, answers
+
+
+def notice_of(app: StemTUI) -> str:
+    notice = app.session.notice
+    return "" if notice is None else "".join(cell.text for cell in notice.cells)
+
+
+@pytest.mark.parametrize("keys", [("slash",), ("slash", "a"), ("colon",), ("2",), ("enter",)], ids="-".join)
+async def test_a_question_that_comes_late_takes_no_key_that_was_meant_for_something_else(
+    keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, made = await stocked("t-1", "t-2")
+    app = app_over(broker, made)
+    asks, answers = slow(broker, monkeypatch)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await app.show_tasks("queued", "")
+        await settled(pilot)
+        await pilot.press("K")
+        await asyncio.wait_for(asks.wait(), 10)
+        await pilot.press(*keys)
+        answers.set()
+        await eventually(lambda: "too late" in notice_of(app))
+        assert notice_of(app) == "! revoke task t-1: the question comes too late, nothing was sent: press again"
+        await pilot.press("y")
+        await settled(pilot)
+
+        assert not isinstance(app.screen, Confirm)
+        assert [await state_of(broker, each) for each in ("t-1", "t-2")] == ["queued", "queued"]
+
+
+async def test_a_question_that_comes_late_comes_where_somebody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker, made = await stocked("t-1", "t-2")
+    app = app_over(broker, made)
+    asks, answers = slow(broker, monkeypatch)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await app.show_tasks("queued", "")
+        await settled(pilot)
+        await pilot.press("K")
+        await asyncio.wait_for(asks.wait(), 10)
+        await pilot.press("j")
+        app.app_focus = False  # somebody looks at another window meanwhile
+        answers.set()
+        await asked(app, pilot)
+
+        assert "Revoke task t-1?" in text_of(app)

@@ -24,7 +24,12 @@ from stem_tui.widgets.dialogs import Answered, Confirm, Menu, Prompt
 from stem_tui.work import work
 
 if TYPE_CHECKING:
+    from textual.widget import Widget
+
     from stem_tui.app import StemTUI
+    from stem_tui.screens.base import LiveScreen
+
+    Place = tuple[LiveScreen | None, Widget | None]
 
 GROWTH: Final = 0.1
 """A queue that never stands still is asked about twice; then a yes holds while it has grown by no more than this."""
@@ -79,7 +84,8 @@ class Acting:
         self._session.say(*cells, seconds=seconds)
 
     def _run(self, plan: Plan, which: Everything | None = None, *, undoes: bool = False) -> None:
-        self._app.run_worker(work(self._carry_out, plan, which, undoes=undoes), group="deed", exit_on_error=False)
+        doing = work(self._carry_out, plan, which, self._place, undoes=undoes)
+        self._app.run_worker(doing, group="deed", exit_on_error=False)
 
     def _ask_how_long(self, action: Action, rows: Sequence[Any], which: Everything | None) -> None:
         plan = Plan(action=action, rows=list(rows), way="pause")
@@ -95,10 +101,10 @@ class Acting:
 
     # ---------------------------------------------------------------------------------------------------- carrying out
 
-    async def _carry_out(self, plan: Plan, which: Everything | None, *, undoes: bool) -> None:
+    async def _carry_out(self, plan: Plan, which: Everything | None, there: Place, *, undoes: bool) -> None:
         session = self._session
         if not undoes:
-            agreed = await self._survived(plan, self._agreed(plan, which), sent=False)
+            agreed = await self._survived(plan, self._agreed(plan, which, there), sent=False)
             if agreed is None:
                 return
             plan = agreed
@@ -147,8 +153,8 @@ class Acting:
         session.receipt = receipt
         self._say(Cell(f"✖ {receipt.headline}", "bad"), Cell(" · a answers", "dim"), seconds=20)
 
-    async def _agreed(self, plan: Plan, which: Everything | None) -> Plan | None:
-        """Ask, as much as the plan deserves; return what was agreed to, None for nothing."""
+    async def _agreed(self, plan: Plan, which: Everything | None, there: Place) -> Plan | None:
+        """Ask, as much as the plan deserves, if keys still go `there`; return what was agreed to, None for nothing."""
         session = self._session
         many = which is not None or len(plans.targets(plan, session.state)) > 1
         tier = plans.tier(plan, many=many, production=session.production)
@@ -177,6 +183,12 @@ class Acting:
                 before=before,
                 width=min(78, int(self._app.size.width * 0.96)) - 8,
             )
+            if not self._in_place(there):
+                # Its keys would be those of somebody who types something else by now.
+                late = "the question comes too late, nothing was sent: press again"
+                self._say(Cell(f"! {plans.described(meant)}: {late}", "warn"))
+                self._app.draw_now()
+                return None
             session.notice = None  # it was being counted
             if not await self._app.push_screen_wait(Confirm(session.look, question)):
                 self._say(Cell(f"{plans.described(meant)}: not sent", "dim"), seconds=3)
@@ -187,6 +199,18 @@ class Acting:
             if held and _holds(found, again, same=len(held) == len(found.rows), asked_twice=before is not None):
                 return replace(meant, rows=held, amounts=_least(found, again))
             found, before = again, found.amount
+
+    @property
+    def _place(self) -> Place:
+        """Where the keys go, or will once the dialog in view has closed."""
+        screen = self._app.live_screen
+        return screen, None if screen is None else screen.focused
+
+    def _in_place(self, there: Place) -> bool:
+        """Say whether the keys go where they went when the deed was begun."""
+        screen, focused = self._place
+        # Nothing has the focus while the terminal itself has lost it.
+        return self._app.screen is screen is there[0] and focused in (there[1], None)
 
     def _held(self, plan: Plan, agreed: frozenset[str]) -> list[Any]:
         """Return the rows of a plan that a yes to these targets covers."""
