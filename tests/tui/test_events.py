@@ -13,7 +13,7 @@ from stem_tui.screens.lists import TasksScreen
 from stem_tui.screens.queues import QueueScreen
 from stem_tui.widgets.dialogs import Menu
 from tests.observe.builders import NOW, event, queue, seen, snapshot, state
-from tests.tui.still import make_app, make_session, text_of
+from tests.tui.still import make_app, make_session, settled, text_of
 from tests.waiting import eventually
 
 AT_ONCE = (100, 30)
@@ -168,3 +168,22 @@ async def test_enter_on_the_event_of_a_task_opens_the_task() -> None:
     async with app.run_test(size=AT_ONCE) as pilot:
         await pilot.press("5", "enter")
         await eventually(lambda: isinstance(app.screen, TaskScreen))
+
+
+async def test_its_events_are_not_those_of_another_worker_of_its_name() -> None:
+    """What is said by the name alone stands with both: nobody knows whose it was."""
+    made = two_of_one_name()
+    for at, worker in enumerate(("api-1-aa", "api-2-bb")):
+        task = f"task.of.{worker}"
+        made.apply_events([event("task.succeeded", f"t{at}", worker=worker, task=task, at_ms=NOW + at)])
+    made.tell(EventLine("9", NOW, "worker.paused", worker="api", owner="api", text="by ana"))
+    app = make_app(make_session(made))
+    async with app.run_test(size=AT_ONCE) as pilot:
+        for worker, other in (("api-1-aa", "api-2-bb"), ("api-2-bb", "api-1-aa")):
+            await app.open_row(made.workers[worker])
+            await settled(pilot)
+
+            assert f"task.of.{worker}" in text_of(app)
+            assert f"task.of.{other}" not in text_of(app)
+            assert "by ana" in text_of(app)
+            await pilot.press("escape")

@@ -327,15 +327,26 @@ EVENT_TABS: Final[dict[str, Callable[[EventLine], bool]]] = {
 """What each tab of the Events screen shows."""
 
 
-def event_rows(state: ClusterState, tab: str = "all", *, worker: str = "", limit: int = 500) -> list[EventLine]:
-    """Return the events of a tab, newest first; `worker` is a shown name."""
+def event_rows(
+    state: ClusterState, tab: str = "all", *, owner: str = "", worker: str = "", limit: int = 500
+) -> list[EventLine]:
+    """Return the events of a tab, newest first.
+
+    Args:
+        owner: the key of a worker: its events alone, and those of its shown name `worker` that no other one's key has.
+    """
     passes = EVENT_TABS[tab]
     rows: list[EventLine] = []
     for row in reversed(state.events if tab in ("busy", "all") else state.news):
-        if (worker and row.worker != worker) or not passes(row):
+        if (owner and not _of(row, owner, worker, state)) or not passes(row):
             continue
         rows.append(row)
         if len(rows) >= limit:
             break
     # Batches of several workers arrive in turns: what is shown is in the order it happened.
     return sorted(rows, key=lambda row: row.at_ms, reverse=True)
+
+
+def _of(row: EventLine, owner: str, worker: str, state: ClusterState) -> bool:
+    """Say whether an event is a worker's. Where two have a name, what is said by name alone may be either's."""
+    return row.owner == owner or (row.worker == worker and row.owner not in state.workers)

@@ -70,7 +70,7 @@ class WorkerScreen(LiveScreen):
         name = self.shown_name if worker is None else worker.name
         self.panel(
             self.query_one("#worker-events", Grid),
-            lambda: select.event_rows(state, "busy", worker=name),
+            lambda: select.event_rows(state, "busy", owner=self.key, worker=name),
             now_ms,
             count=lambda _: "",
             sort=False,
