@@ -78,9 +78,12 @@ def worker_lines(
 
 
 def _pools(stats: Mapping[str, Any] | None, said: str) -> Lines:
-    """Return what a worker says of its threads and child processes."""
+    """Return what a worker says of its threads and child processes; grey, with the reason, where that was before."""
     if stats is None:
         return [fact("pools", Cell(said or "asking …", "warn" if said else "dim"))]
+    if said:
+        old = [[Cell(cell.text, "stale") for cell in line] for line in _pools(stats, "")]
+        return [fact("pools", Cell(said, "warn")), *old]
     pools = stats.get("pools")
     counts = pools if isinstance(pools, Mapping) else {}
     words = [f"{counts.get('threads', 0)} threads", f"{counts.get('processes', 0)} child processes"]

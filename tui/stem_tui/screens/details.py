@@ -102,6 +102,8 @@ class WorkerScreen(LiveScreen):
             self.stats_problem = f"refused: {clean(answers.workers[0].error_message, 200)}"
         elif answers.silent:
             self.stats_problem = f"no answer: the worker is {clean(answers.silent[0].diagnosis, 20)}"
+        else:
+            self.stats_problem = "no answer: the worker is not known any more"
         self.answered("facts")
 
     def _more(self, rows: object) -> list[Cell]:

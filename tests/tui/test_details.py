@@ -1,0 +1,66 @@
+"""What the details of a worker and of a task say that was asked for: while there is an answer, and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from stem.control.answer import Answer, Answers, Silent
+from stem.testing import FakeClock
+from stem_tui.app import StemTUI
+from stem_tui.widgets.pane import Facts
+from tests.observe.builders import NOW
+from tests.tui.still import make_app, make_session, settled, text_of
+from tests.waiting import eventually
+
+
+def answers(*workers: Answer, silent: Sequence[Silent] = ()) -> Answers:
+    return Answers(expected=1, replied=len(workers), silent=silent, elapsed_ms=3.0, workers=workers)
+
+
+@pytest.mark.parametrize(
+    ("later", "words"),
+    [
+        ("connection refused", "connection refused"),
+        (answers(Answer(id="api-7-ab12", name="api", ok=False, error_message="not now")), "refused: not now"),
+        (answers(silent=[Silent(id="api-7-ab12", name="api", diagnosis="deaf", last_heartbeat_ms=NOW)]), "is deaf"),
+        (answers(), "is not known any more"),
+    ],
+    ids=["unreachable", "refused", "silent", "unmatched"],
+)
+async def test_what_a_worker_said_before_is_not_shown_as_of_now(
+    later: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = make_session()
+    app = make_app(session)
+    said = {"pools": {"threads": 3, "processes": 2}, "children": [{"pid": 77, "state": "idle"}]}
+    given: list[Any] = [answers(Answer(id="api-7-ab12", name="api", ok=True, data=said))]
+
+    async def stats(worker: str) -> Any:
+        return given[0]
+
+    monkeypatch.setattr(app.reader, "stats", stats)
+    async with app.run_test(size=(120, 40)) as pilot:
+        await app.open_row(session.state.workers["api-7-ab12"])
+        await eventually(lambda: "3 threads, 2 child processes" in text_of(app))
+        assert "stale" not in tones_of(app, "3 threads")
+
+        given[0] = later
+        clock = session.clock
+        assert isinstance(clock, FakeClock)
+        clock.advance(6.0)
+        session.link.answered_s = clock.monotonic()
+        await eventually(lambda: words in text_of(app))
+        await settled(pilot)
+
+        assert tones_of(app, "3 threads") == {"stale"}
+        assert tones_of(app, "pid 77") == {"stale"}
+
+
+def tones_of(app: StemTUI, text: str) -> set[str]:
+    """Return the tones of the fact that has this text."""
+    lines = [line for line in app.screen.query_one(Facts).lines if text in "".join(cell.text for cell in line)]
+    assert lines, text
+    return {cell.tone for line in lines for cell in line}
