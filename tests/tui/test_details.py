@@ -11,8 +11,9 @@ from stem.control.answer import Answer, Answers, Silent
 from stem.testing import FakeClock
 from stem_tui.app import StemTUI
 from stem_tui.widgets.pane import Facts
-from tests.observe.builders import NOW
+from tests.observe.builders import NOW, state
 from tests.tui.still import make_app, make_session, settled, text_of
+from tests.tui.test_deeds import app_over, stocked
 from tests.waiting import eventually
 
 
@@ -64,3 +65,16 @@ def tones_of(app: StemTUI, text: str) -> set[str]:
     lines = [line for line in app.screen.query_one(Facts).lines if text in "".join(cell.text for cell in line)]
     assert lines, text
     return {cell.tone for line in lines for cell in line}
+
+
+@pytest.mark.parametrize("keys", [("P",), ("H", "1", "0", "m", "enter"), ("colon", *"pause", "enter")], ids="".join)
+async def test_a_task_that_no_list_holds_is_paused_by_the_name_it_is_shown_with(keys: tuple[str, ...]) -> None:
+    broker, _ = await stocked("t-1")
+    app = app_over(broker, state())
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("colon", *"task t-1", "enter")
+        await eventually(lambda: "TASK mail.send" in text_of(app))
+        await pilot.press(*keys)
+        await eventually(lambda: "task mail.send paused" in text_of(app))
+
+    assert [(pause.kind, pause.target) for pause in await broker.census.pauses()] == [("task", "mail.send")]

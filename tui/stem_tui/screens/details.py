@@ -130,7 +130,18 @@ class TaskScreen(LiveScreen):
         yield Pane(self.session.look, id="task")
 
     def subject(self) -> tuple[str, Any] | None:
-        return "task", self.row
+        return "task", self._known()
+
+    def _known(self) -> TaskLine:
+        """Return what is known of it as a row: one that no list holds is what the broker answered."""
+        row = self.session.state.tasks.get(self.task_id, self.row)
+        if row.task or self.answer is None or self.answer.status is None:
+            return row
+        status = self.answer.status
+        answered = TaskLine(row.key, row.id)
+        answered.status(status, status.state.value)
+        answered.owner, answered.worker = self.session.state.owner(status.worker or "")
+        return answered
 
     def fill(self, now_ms: int) -> None:
         now_s = self.session.clock.monotonic()
