@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,3 +79,28 @@ async def test_a_task_that_no_list_holds_is_paused_by_the_name_it_is_shown_with(
         await eventually(lambda: "task mail.send paused" in text_of(app))
 
     assert [(pause.kind, pause.target) for pause in await broker.census.pauses()] == [("task", "mail.send")]
+
+
+async def test_a_stack_that_comes_after_its_screen_was_closed_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = make_session()
+    app = make_app(session)
+    asks, comes = asyncio.Event(), asyncio.Event()
+
+    async def stack(worker: str) -> str:
+        asks.set()
+        await comes.wait()
+        return "no answer"
+
+    monkeypatch.setattr(app.reader, "stack", stack)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("3")
+        await settled(pilot)
+        await pilot.press("t")
+        await asyncio.wait_for(asks.wait(), 10)
+        await pilot.press("escape")
+        await settled(pilot)
+        comes.set()
+        await settled(pilot)
+
+        assert app.errors == []
+        assert session.notice is None

@@ -111,6 +111,8 @@ class LiveScreen(Screen[None]):
         """Show header, notice and hint, and the panels unless the picture is frozen. Raises nothing."""
         if not self.is_mounted or self.has_class("-small") or not self.app.is_running:
             return  # at the program's end the panels go before the screen does
+        if self not in self.app.screen_stack:
+            return  # it was closed, or is out of view: what it asked for came too late
         try:
             self.draw_chrome()
             frozen_ms = self.session.frozen_ms
