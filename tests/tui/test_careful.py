@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.events import AppBlur, AppFocus
 
 from stem.contracts import Pause
 from stem.errors import BrokerUnreachableError
@@ -14,9 +15,10 @@ from stem.observe.rows import WorkerLine
 from stem.observe.state import ClusterState
 from stem_tui import plans
 from stem_tui.actions import BY_ID
+from stem_tui.app import StemTUI
 from stem_tui.filter import FilterError, parse
 from stem_tui.plans import Plan
-from stem_tui.screens.base import LiveScreen
+from stem_tui.screens.base import FilterInput, LiveScreen
 from stem_tui.tasks import TABS
 from stem_tui.widgets.command import CommandLine
 from stem_tui.widgets.grid import Grid
@@ -329,3 +331,55 @@ async def test_an_export_of_everything_has_what_stands_in_the_list_too(tmp_path:
 
     ids = {json.loads(line)["id"] for line in target.read_text().splitlines()}
     assert ids == {"t-1", "t-2", "gone-1", "gone-2"}
+
+
+def filter_line(app: StemTUI) -> FilterInput:
+    return app.screen.query_one(FilterInput)
+
+
+@pytest.mark.parametrize("way", ["tab", "shift+tab", "click"])
+async def test_a_filter_line_that_is_left_for_another_panel_closes_and_stays_in_force(way: str) -> None:
+    app = make_app(make_session())
+    async with app.run_test(size=SIZE) as pilot:
+        await settled(pilot)
+        queues = app.screen.query_one("#queues", Grid)
+        queues.focus()
+        await pilot.press("slash", *"etl")
+        await settled(pilot)
+        if way == "click":
+            await pilot.click("#workers", offset=(10, 3))
+        else:
+            await pilot.press(way)
+        await settled(pilot)
+        assert not filter_line(app).display
+        assert [row.name for row in queues.rows] == ["etl"]
+
+        app.screen.query_one("#workers", Grid).focus()
+        await pilot.press("escape")
+        await settled(pilot)
+        assert not filter_line(app).display
+        assert [row.name for row in queues.rows] == ["etl"], "escape is for the panel that has the focus"
+        queues.focus()
+        await pilot.press("escape")
+        await settled(pilot)
+        assert len(queues.rows) > 1
+        await pilot.press("slash", "escape", "slash", *"mail")
+        await settled(pilot)
+        assert filter_line(app).display
+        assert filter_line(app).value == "mail"
+
+
+async def test_a_filter_line_stays_open_while_the_terminal_is_out_of_focus() -> None:
+    app = make_app(make_session())
+    async with app.run_test(size=SIZE) as pilot:
+        await settled(pilot)
+        await pilot.press("slash", *"et")
+        app.post_message(AppBlur())
+        await settled(pilot)
+        app.post_message(AppFocus())
+        await settled(pilot)
+        await pilot.press("l")
+        await settled(pilot)
+
+        assert filter_line(app).value == "etl"
+        assert "⏎ keep" in text_of(app)

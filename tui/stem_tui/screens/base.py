@@ -47,6 +47,7 @@ class LiveScreen(Screen[None]):
         self.filters: dict[str, str] = {}
         self._tests: dict[tuple[str, str], Test | None] = {}
         self._filtering: Grid | None = None
+        self._in_filter = False
         self._filled_at: int | None = None
         self.frozen = Frozen()
         self._focused_before: Widget | None = None
@@ -267,7 +268,8 @@ class LiveScreen(Screen[None]):
         event.stop()
         self.draw_chrome()
 
-    def on_descendant_focus(self) -> None:
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        self._in_filter = self._in_filter or isinstance(event.widget, FilterInput)
         if self.is_mounted and not self.has_class("-small"):
             self.draw_chrome()
 
@@ -277,7 +279,7 @@ class LiveScreen(Screen[None]):
         grid = self.focused if isinstance(self.focused, Grid) else next(iter(self.query(Grid)), None)
         if grid is None or not grid.view.fields:
             return
-        self._filtering = grid
+        self._filtering, self._in_filter = grid, False
         line = self.query_one(FilterInput)
         line.add_class("-open")
         line.remove_class("-bad")
@@ -309,14 +311,25 @@ class LiveScreen(Screen[None]):
         event.stop()
         self._leave_filter()
 
+    def on_descendant_blur(self, event: events.DescendantBlur) -> None:
+        """Close the filter line when another panel is gone to by tab or a click; what was typed stays in force."""
+        gone = self.app.app_focus and not self.has_class("-small") and not isinstance(self.focused, FilterInput)
+        if isinstance(event.widget, FilterInput) and self._in_filter and gone:
+            self._close_filter()
+            self.draw_anew()
+
     def action_clear_filter(self) -> None:
         if self._filtering is not None:
             self._put(self._filtering, "")
         self._leave_filter()
 
-    def _leave_filter(self) -> None:
-        grid, self._filtering = self._filtering, None
+    def _close_filter(self) -> None:
+        self._filtering, self._in_filter = None, False
         self.query_one(FilterInput).remove_class("-open")
+
+    def _leave_filter(self) -> None:
+        grid = self._filtering
+        self._close_filter()
         if grid is not None:
             grid.focus()
         self.draw_anew()
