@@ -439,3 +439,30 @@ async def test_a_deed_in_a_frozen_picture_is_of_now() -> None:
         assert session.undo[0].for_s == 60
         stamp = figures.clock(held.until_ms - 60_000)
         await eventually(lambda: f"queue mail resumed · {stamp}" in text_of(app))
+
+
+@pytest.mark.parametrize(
+    "keys", [("3", "S"), ("3", "ctrl+s"), ("4", "l", "asterisk", "K"), ("2", "ctrl+d")], ids="-".join
+)
+@pytest.mark.parametrize("step", ["down", "pagedown"])
+async def test_all_of_a_question_can_be_read_by_keys_in_the_smallest_terminal(keys: tuple[str, ...], step: str) -> None:
+    broker, made = await stocked("t-1", "t-2", "t-3", "t-4", "t-5", "t-6", worker=True)
+    app = app_over(broker, made)
+    async with app.run_test(size=(60, 16)) as pilot:
+        await pilot.press(*keys)
+        dialog = await asked(app, pilot)
+        lines = ["".join(cell.text for cell in line).strip() for line in dialog.question.lines]
+        assert "↑↓ more" in text_of(app)
+        read = text_of(app)
+        for _ in lines:
+            await pilot.press(step)
+            read += text_of(app)
+
+        assert [line for line in lines if line not in read] == []
+        assert lines[0] not in text_of(app)
+        await pilot.press(*[step.replace("down", "up")] * len(lines))
+        assert lines[0] in text_of(app)
+        assert app.screen is dialog
+        await pilot.press("enter")
+        await eventually(lambda: not isinstance(app.screen, Confirm))
+    assert await state_of(broker, "t-1") == "queued"

@@ -33,6 +33,10 @@ class Confirm(ModalScreen[bool]):
         Binding("Y,ctrl+y", "copy_command", show=False),
         Binding("left", "app.focus_previous", show=False),
         Binding("right", "app.focus_next", show=False),
+        Binding("up", "scroll_text(-1)", show=False),
+        Binding("down", "scroll_text(1)", show=False),
+        Binding("pageup", "page_text(-1)", show=False),
+        Binding("pagedown", "page_text(1)", show=False),
     ]
     AUTO_FOCUS = "#cancel.at-hand"
 
@@ -55,11 +59,13 @@ class Confirm(ModalScreen[bool]):
 
     def on_mount(self) -> None:
         question = self.question
-        self.query_one("#dialog-title", Line).show([Cell(f" {question.title}", "title")])
         text = self.query_one("#dialog-text", Pane)
         text.can_focus = False
-        text.styles.height = _height(self, question.lines, 11 if question.word else 8)
+        height = _height(self, question.lines, 11 if question.word else 8)
+        text.styles.height = height
         text.show(question.lines)
+        more = [Cell("↑↓", "key"), Cell(" more ", "dim")] if height < len(question.lines) else []
+        self.query_one("#dialog-title", Line).show([Cell(f" {question.title}", "title")], more)
         if question.word:
             ask = [Cell(" type ", "dim"), Cell(question.word, "strong"), Cell(" and ⏎ to go on", "dim")]
             self.query_one("#dialog-ask", Line).show(ask)
@@ -89,6 +95,12 @@ class Confirm(ModalScreen[bool]):
 
     def action_yes(self) -> None:
         self.dismiss(True)
+
+    def action_scroll_text(self, step: int) -> None:
+        self.query_one("#dialog-text", Pane).action_move(step)
+
+    def action_page_text(self, step: int) -> None:
+        self.query_one("#dialog-text", Pane).action_page(step)
 
     def action_copy_command(self) -> None:
         copy_command(self, self.question.command)
