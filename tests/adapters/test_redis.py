@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -286,49 +285,6 @@ async def test_at_maxmemory_nothing_is_enqueued_but_work_goes_on(own_server: Own
     await broker.presence.beat(Beat(heartbeat=heartbeat()))
     await broker.control.issue(Command(id="c", type="pause"), SetPause(kind="queue", targets=["q"]))
     await broker.close()
-
-
-async def test_of_any_number_of_names_a_minute_keeps_two_hundred(
-    broker: RedisStreamsBroker, valkey_server: Server, namespace: str
-) -> None:
-    """What comes after them is one field for each kind of count, however often it comes."""
-    for _ in range(3):
-        await broker.enqueue([replace(new_task(), task=f"name-{number}") for number in range(500)])
-
-    stored = [valkey_server.command("HGETALL", key) for key in _keys(valkey_server, namespace, "stats:*")]
-
-    for minute in stored:
-        assert len(minute) <= 2 * 200 + 2  # a mark and a count each, the number of them, and the others
-    others = sum(int(minute.get("q|~other|enqueued", 0)) for minute in stored)
-    assert others > 0
-    assert (
-        others + sum(int(minute[f]) for minute in stored for f in minute if "name-" in f and f.count("|") == 2) == 1500
-    )
-
-
-async def test_the_history_is_cut_to_its_newest_ends(
-    broker: RedisStreamsBroker, valkey_server: Server, namespace: str
-) -> None:
-    """Only now and then, which is cheaper."""
-    history = f"{{{namespace}}}:history"
-    with valkey_server.client() as client:
-        client.rpush(history, *(f"old-{number}" for number in range(10_499)))
-    await broker.enqueue([new_task(), new_task()])
-    lengths = []
-
-    for delivery in (await broker.exchange("w", [], fetch())).deliveries:
-        settlement = Settlement(id=delivery.id, token=delivery.token, outcome=Outcome.SUCCEEDED)
-        await broker.exchange("w", [settlement], None)
-        lengths.append(valkey_server.command("LLEN", history))
-
-    assert lengths == [10_500, 10_000]
-    assert [row.split("\t")[0] for row in valkey_server.command("LRANGE", history, 0, 2)][2] == "old-0"
-    assert valkey_server.command("LINDEX", history, -1) == "old-9997"
-
-
-def _keys(server: Server, namespace: str, part: str) -> list[str]:
-    with server.client() as client:
-        return [str(key) for key in client.scan_iter(match=f"[{{]{namespace}}}:{part}", count=1_000)]
 
 
 async def test_an_end_of_no_known_kind_ends_nothing(broker: RedisStreamsBroker) -> None:
