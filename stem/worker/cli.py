@@ -30,6 +30,7 @@ from stem.config import LOG_LEVELS, StemConfig, parse_duration, parse_size
 from stem.contracts import Broker, ResultBackend
 from stem.errors import BrokerError, BrokerRefusedError, ConfigError, StemError
 from stem.messages.names import check_name
+from stem.signing import PayloadSigner
 from stem.text import clean
 from stem.worker import host, logs
 from stem.worker.identity import stem_version
@@ -180,13 +181,19 @@ def _settings(app: Stem, args: argparse.Namespace) -> StemConfig:
     that it loads), so that is read again.
 
     Raises:
-        ConfigError: the worker would obey everybody, although keys are there.
+        ConfigError: the worker would obey everybody, or run what nobody signed, although keys are there.
     """
     here = StemConfig.from_environment()
     if here.control != ControlConfig() and app.config.control == ControlConfig():
         raise ConfigError(
             f"STEM_CONTROL_* is set, but {args.app} was made without those keys, and its worker would obey everybody: "
             "make it with Stem.connect(), or with config=StemConfig.from_environment(), or unset STEM_CONTROL_*"
+        )
+    if app.signer is None and PayloadSigner.maybe(here.signing) is not None:
+        raise ConfigError(
+            f"STEM_SIGNING_* is set, but {args.app} was made without a signer, and its worker would run what nobody "
+            "signed: make it with Stem.connect(), or with signer=PayloadSigner.maybe(config.signing), or unset "
+            "STEM_SIGNING_*"
         )
     said = {
         name: getattr(here, name) for name, variable in OF_A_PROCESS.items() if os.environ.get(variable, "").strip()

@@ -80,6 +80,13 @@ def test_control_keys_that_the_application_does_not_know_are_not_passed_over(mon
         settings(app)
 
 
+def test_signing_keys_that_the_application_does_not_know_are_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEM_SIGNING_KEYS", f"k1:{KEY.rpartition(':')[2]}")
+
+    with pytest.raises(ConfigError, match=r"STEM_SIGNING_\* is set.*run what nobody signed.*Stem\.connect\(\)"):
+        settings(app)
+
+
 def test_a_worker_that_would_obey_everybody_in_spite_of_keys_does_not_start() -> None:
     done = call("tests.worker.plain_sample:app", "--health-port", "0", STEM_CONTROL_KEYS=KEY)
 
