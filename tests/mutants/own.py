@@ -161,13 +161,13 @@ BROKERS: Final = (
         edits=[
             Edit(
                 "stem/adapters/redis/waiting.py",
-                'await self._client.run("wake", self._wake)\n',
+                'await self._client.run("wake", sleeper.wake)\n',
                 "return\n",
             ),
             Edit(
                 "stem/adapters/redis/waiting.py",
-                "                if not read.done():\n",
-                "                if False:\n",
+                "            if not read.done():\n                read.cancel()",
+                "            if False:\n                read.cancel()",
             ),
         ],
         tests=["tests/adapters/test_redis.py::test_an_idle_wait_ends_on_time_and_leaves_no_reader_behind"],

@@ -288,6 +288,7 @@ def test_workers_are_waited_for_as_long_as_the_setting_says(monkeypatch: pytest.
 
     monkeypatch.setattr(StemTUI, "run_async", run)
     monkeypatch.setattr("stem_tui.__main__.end_with_terminal", lambda: None)
+    monkeypatch.setattr("stem_tui.__main__.end_when_told", lambda end: None)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("STEM_CONTROL_TIMEOUT", "12s")
     for stream in (sys.stdin, sys.stdout, sys.stderr):
