@@ -21,8 +21,8 @@ from stem_tui.plans import Plan
 from stem_tui.screens.base import FilterInput, LiveScreen
 from stem_tui.tasks import TABS
 from stem_tui.widgets.command import CommandLine
-from stem_tui.widgets.grid import Grid
-from tests.observe.builders import NOW, final, queue, seen, snapshot
+from stem_tui.widgets.grid import HEAD_LINES, Grid
+from tests.observe.builders import NOW, final, queue, seen, snapshot, state
 from tests.tui.still import make_app, make_session, settled, text_of
 from tests.tui.test_acting import bury, look_again, typed
 from tests.tui.test_deeds import answered, app_over, asked, stocked
@@ -367,6 +367,29 @@ async def test_a_filter_line_that_is_left_for_another_panel_closes_and_stays_in_
         await settled(pilot)
         assert filter_line(app).display
         assert filter_line(app).value == "mail"
+
+
+async def test_a_click_that_closes_the_filter_line_means_the_row_that_was_under_it() -> None:
+    """The line has one row of the screen, which the panels get: they move while the button is still down."""
+    made = state()
+    queues, fleet = [queue(f"q{at:02}") for at in range(20)], [seen(f"host{at:02}-{at}-aa") for at in range(20)]
+    made.apply(snapshot(queues=queues, workers=fleet), 1_000.0)
+    app = make_app(make_session(made))
+    async with app.run_test(size=(100, 40)) as pilot:
+        await settled(pilot)
+        app.screen.query_one("#queues", Grid).focus()
+        await pilot.press("slash", "q")
+        await settled(pilot)
+        workers = app.screen.query_one("#workers", Grid)
+        meant, at = workers.rows[2], (workers.region.x + 10, workers.region.y + HEAD_LINES + 2)
+
+        await pilot.mouse_down(offset=at)
+        await settled(pilot)
+        await pilot.click("#workers", offset=(10, at[1] - workers.region.y))
+        await settled(pilot)
+
+        assert workers.row is meant
+        assert not filter_line(app).display
 
 
 async def test_a_filter_line_stays_open_while_the_terminal_is_out_of_focus() -> None:

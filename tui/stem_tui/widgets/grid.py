@@ -40,6 +40,9 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("move", "list")
     DEFAULT_CSS = "Grid { height: 1fr; width: 1fr; }"
+    # By `on_click`, once the row is known: a filter line that loses the focus closes, and rows move under the pointer
+    # before the button is let go.
+    FOCUS_ON_CLICK = False
 
     class Opened(Message):
         """Enter, or a double click, on a row."""
@@ -403,9 +406,10 @@ class Grid(Widget, can_focus=True, inherit_bindings=False):
         if event.y == 1:
             self._sort_at(event.x)
         elif event.y >= HEAD_LINES and self._top + event.y - HEAD_LINES < len(self.rows):
-            self._go(self._top + event.y - HEAD_LINES)
             if event.chain == 2:
-                self.action_open()
+                self.action_open()  # the row that the first click has chosen, wherever it stands by now
+            else:
+                self._go(self._top + event.y - HEAD_LINES)
 
     def _sort_at(self, x: int) -> None:
         start = _GUTTER
