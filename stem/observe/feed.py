@@ -214,7 +214,7 @@ class Feed:
         link = self.connection
         away_s = now_s - link.answered_s if link.answered_s is not None else 0.0
         # Cut off or asleep for so long, nobody watched: what ended meanwhile is in the history alone.
-        whole = self._history_whole or away_s * 1000 > LEASE_MS
+        whole = self._history_whole or (away_s - link.pause_s) * 1000 > LEASE_MS
         self._history_whole = False
         history = whole or now_s >= self._history_due_s
         info = now_s >= self._info_due_s

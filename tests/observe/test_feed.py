@@ -255,6 +255,23 @@ async def test_after_a_sleep_of_the_machine_the_past_is_read_again(
     assert census.rows == asked
 
 
+async def test_a_slow_broker_is_not_asked_for_everything_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pause that the feed chose itself is no gap, however long: its watch is renewed meanwhile."""
+    broker, clock = InMemoryBroker(), FakeClock()
+    census = Asked(broker.census)
+    monkeypatch.setattr(broker, "census", census)
+    feed = Feed(broker, state(), watcher="test", clock=clock)
+    await feed.poll()
+    feed.connection.pause_s = 30.0
+    census.rows.clear()
+
+    for away_s in (31.0, 44.0, 46.0):
+        clock.advance(away_s)
+        await feed.poll()
+
+    assert [number for name, number in census.rows if name == "history"] == [300, 300, 10_000]
+
+
 @pytest.mark.parametrize(("away_s", "gaps"), [(10.0, 0), (16.0, 1)])
 async def test_a_watch_that_lapsed_is_a_gap(away_s: float, gaps: int) -> None:
     clock, renewed = FakeClock(), list[str]()
