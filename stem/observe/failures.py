@@ -88,7 +88,7 @@ class FailureBook:
         self._seen.pop(mark, None)
         self._seen[mark] = tuple(sorted((*times, at_ms))[-_TIMES:])
         if len(self._seen) > _SEEN:
-            self._forgotten_ms = self._seen.pop(next(iter(self._seen)))[-1]
+            self._forgotten_ms = max(self._forgotten_ms, self._seen.pop(next(iter(self._seen)))[-1])
         self._version += 1
         if group is None:
             group = self._groups[task, error] = FailureGroup(task, error)

@@ -101,6 +101,19 @@ def test_history_that_tells_again_of_a_replayed_task_counts_nothing_again(lives:
     assert book.groups(end_ms)[0].count(end_ms, KEPT_MS) == lives
 
 
+def test_what_was_told_out_of_order_and_is_forgotten_counts_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SEEN", 2)
+    book = FailureBook()
+    told = [("late", NOW + 50), ("early", NOW), ("c", NOW + 60), ("d", NOW + 70)]
+    for task_id, at_ms in told:
+        add(book, task_id, at_ms=at_ms)
+
+    for task_id, at_ms in told:
+        add(book, task_id, at_ms=at_ms, again=True)
+
+    assert book.groups(NOW + 100)[0].count(NOW + 100) == 4
+
+
 def test_history_that_reaches_back_over_what_is_known_one_by_one_counts_nothing_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
