@@ -21,12 +21,13 @@ def check_targets(targets: Sequence[str]) -> tuple[str, ...]:
         InvalidNameError: one of them cannot.
         InvalidInputError: one text instead of a list.
     """
-    for target in check_list("workers", targets):
+    names = check_list("workers", targets)
+    for target in names:
         if not _TARGET.fullmatch(target):
             raise InvalidNameError(
                 f"{ascii(target)[:80]} is not a worker: use an id, a name or a glob of A-Z a-z 0-9 _ . - * ? [ ]"
             )
-    return tuple(targets)
+    return names
 
 
 def is_glob(target: str) -> bool:

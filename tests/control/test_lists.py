@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stem.control.controller import Controller
+from stem.control.target import check_targets
 from stem.errors import InvalidInputError
 from tests.control.channel import ScriptedBroker, seen
 
@@ -39,6 +40,13 @@ async def test_one_text_is_not_taken_for_a_list_of_its_characters(
         await call(Controller(broker.as_broker))
 
     assert broker.issued == []
+
+
+def test_an_iterator_of_workers_means_those_and_not_everybody() -> None:
+    """It can be read once, and no names at all mean everybody."""
+    names: Any = iter(["w1", "w2"])
+
+    assert check_targets(names) == ("w1", "w2")
 
 
 def test_what_is_recorded_is_not_one_text_either() -> None:
