@@ -177,6 +177,7 @@ async def test_its_events_are_not_those_of_another_worker_of_its_name() -> None:
         task = f"task.of.{worker}"
         made.apply_events([event("task.succeeded", f"t{at}", worker=worker, task=task, at_ms=NOW + at)])
     made.tell(EventLine("9", NOW, "worker.paused", worker="api", owner="api", text="by ana"))
+    made.tell(EventLine("8", NOW, "worker.lost", worker="api", owner="api-0-zz", text="of one that nobody lists now"))
     app = make_app(make_session(made))
     async with app.run_test(size=AT_ONCE) as pilot:
         for worker, other in (("api-1-aa", "api-2-bb"), ("api-2-bb", "api-1-aa")):
@@ -186,4 +187,5 @@ async def test_its_events_are_not_those_of_another_worker_of_its_name() -> None:
             assert f"task.of.{worker}" in text_of(app)
             assert f"task.of.{other}" not in text_of(app)
             assert "by ana" in text_of(app)
+            assert "nobody lists" not in text_of(app)
             await pilot.press("escape")

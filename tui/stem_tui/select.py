@@ -10,6 +10,7 @@ from typing import Final
 from stem.observe.failures import KEPT_MS, WINDOW_MS, FailureGroup
 from stem.observe.rows import EventLine, QueueLine, WorkerLine
 from stem.observe.state import QUIET, ClusterState
+from stem.text import clean
 from stem_tui import figures
 from stem_tui.columns import Column, View
 from stem_tui.theme import QUEUE, UNKNOWN, WORKER, Cell, Sign, event_sign
@@ -338,7 +339,7 @@ def event_rows(
     passes = EVENT_TABS[tab]
     rows: list[EventLine] = []
     for row in reversed(state.events if tab in ("busy", "all") else state.news):
-        if (owner and not _of(row, owner, worker, state)) or not passes(row):
+        if (owner and not _of(row, owner, worker)) or not passes(row):
             continue
         rows.append(row)
         if len(rows) >= limit:
@@ -347,6 +348,6 @@ def event_rows(
     return sorted(rows, key=lambda row: row.at_ms, reverse=True)
 
 
-def _of(row: EventLine, owner: str, worker: str, state: ClusterState) -> bool:
+def _of(row: EventLine, owner: str, worker: str) -> bool:
     """Say whether an event is a worker's. Where two have a name, what is said by name alone may be either's."""
-    return row.owner == owner or (row.worker == worker and row.owner not in state.workers)
+    return row.owner == owner or (row.worker == worker and clean(row.owner) in ("", worker))
