@@ -7,7 +7,7 @@ import shlex
 from typing import Any
 
 import pytest
-from textual.events import Key, MouseScrollUp
+from textual.events import AppBlur, AppFocus, Key, MouseScrollUp
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input
 
@@ -22,6 +22,7 @@ from stem_tui.actions import ACTIONS, Action
 from stem_tui.app import StemTUI
 from stem_tui.widgets.command import CommandLine
 from stem_tui.widgets.dialogs import Confirm
+from stem_tui.widgets.grid import Grid
 from tests.observe.builders import state
 from tests.tui.still import make_app, make_session, settled, text_of
 from tests.tui.test_deeds import answered, app_over, asked, state_of, stocked
@@ -428,3 +429,33 @@ async def test_a_question_that_comes_late_comes_where_somebody_waits_for_it(monk
         await asked(app, pilot)
 
         assert "Revoke task t-1?" in text_of(app)
+
+
+async def test_a_question_that_opens_while_the_terminal_is_out_of_focus_keeps_the_panel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker, made = await stocked("t-1", worker=True)
+    app = app_over(broker, made)
+    asks, answers, reckon = asyncio.Event(), asyncio.Event(), app.acting._reckon
+
+    async def later(*arguments: Any) -> Any:
+        asks.set()
+        await answers.wait()
+        return await reckon(*arguments)
+
+    monkeypatch.setattr(app.acting, "_reckon", later)
+    async with app.run_test(size=(100, 40)) as pilot:
+        await settled(pilot)
+        workers = app.screen.query_one("#workers", Grid)
+        workers.focus()
+        await pilot.press("S")
+        await asyncio.wait_for(asks.wait(), 10)
+        app.post_message(AppBlur())
+        await settled(pilot)
+        answers.set()
+        await asked(app, pilot)
+        app.post_message(AppFocus())
+        await pilot.press("n")
+        await settled(pilot)
+
+        assert app.screen.focused is workers

@@ -11,6 +11,7 @@ import pytest
 from stem.control.answer import Answer, Answers, Silent
 from stem.testing import FakeClock
 from stem_tui.app import StemTUI
+from stem_tui.screens.details import TaskScreen
 from stem_tui.widgets.pane import Facts
 from tests.observe.builders import NOW, state
 from tests.tui.still import make_app, make_session, settled, text_of
@@ -104,3 +105,24 @@ async def test_a_stack_that_comes_after_its_screen_was_closed_is_no_fault(monkey
 
         assert app.errors == []
         assert session.notice is None
+
+
+async def test_a_task_whose_name_has_not_come_yet_is_not_paused_by_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker, _ = await stocked("t-1")
+    app = app_over(broker, state())
+    answers, statuses = asyncio.Event(), broker.statuses
+
+    async def later(*arguments: Any, **given: Any) -> Any:
+        await answers.wait()
+        return await statuses(*arguments, **given)
+
+    monkeypatch.setattr(broker, "statuses", later)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await pilot.press("colon", *"task t-1", "enter")
+        await eventually(lambda: isinstance(app.screen, TaskScreen))
+        await pilot.press("P")
+        await eventually(lambda: "the name of this task is not known (yet)" in text_of(app))
+        answers.set()
+        await eventually(lambda: "TASK mail.send" in text_of(app))
+
+    assert await broker.census.pauses() == []

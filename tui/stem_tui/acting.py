@@ -70,6 +70,10 @@ class Acting:
         elif self._office is None or not self._session.writes:
             self._say(Cell(f"! {action.label.lower()}: {self._session.locked}, nothing was sent", "warn"))
             self._app.draw_now()
+        elif action.pauses and action.scope == "task" and not all(row.task for row in rows):
+            why = "the name of this task is not known (yet), nothing was sent"
+            self._say(Cell(f"! {action.label.lower()}: {why}", "warn"))
+            self._app.draw_now()
         elif action.name == "pause-for" and for_s is None:
             self._ask_how_long(action, rows, which)
         else:
@@ -190,6 +194,9 @@ class Acting:
                 self._app.draw_now()
                 return None
             session.notice = None  # it was being counted
+            screen, focused = there
+            if screen is not None and screen.focused is None:
+                screen.set_focus(focused)  # the terminal has lost the focus, and would get back to any other panel
             if not await self._app.push_screen_wait(Confirm(session.look, question)):
                 self._say(Cell(f"{plans.described(meant)}: not sent", "dim"), seconds=3)
                 self._app.draw_now()
