@@ -205,9 +205,10 @@ class Stem:
             origin: the running task that asks for it; by default the one that runs here, if any.
         """
         task = self._producer.prepare(signature, CURRENT.get() if origin is None else origin)
-        lane = self._lanes.latest() or await self._lanes.open()
         if StemSignals.before_task_publish.wanted:
             await StemSignals.before_task_publish.emit(before_event(task, signature), self)
+        # Not before a callback was waited for: this application may have been closed meanwhile, and is used on.
+        lane = self._lanes.latest() or await self._lanes.open()
         answer = await lane.outbox.send(task)
         task_id = accept(task, answer)
         if StemSignals.after_task_publish.wanted:
@@ -236,10 +237,10 @@ class Stem:
             if tasks and len(tasks) % BATCH == 0:
                 await asyncio.sleep(0)
             tasks.append(self._producer.prepare(each, origin))
-        lane = await self._lanes.open()
         if StemSignals.before_task_publish.wanted:
             for task, signature in zip(tasks, signatures, strict=True):
                 await StemSignals.before_task_publish.emit(before_event(task, signature), self)
+        lane = await self._lanes.open()
         answers, failure = await lane.outbox.send_many(tasks)
         if StemSignals.after_task_publish.wanted:
             for event in after_events(tasks, signatures, answers):
@@ -376,6 +377,10 @@ class Stem:
     def backend(self) -> ResultBackend | None:
         """The result backend of the first event loop, None if there is none."""
         return self._lanes.root_backend
+
+    def new_backend(self) -> ResultBackend | None:
+        """Return a handle of the result backend that the caller closes; the one that was given, where one was."""
+        return self._lanes.new_backend()
 
     async def close(self) -> None:
         """Send what waits to be sent, then close what this application opened itself on this event loop.

@@ -72,6 +72,10 @@ class Lanes:
         with self._guard:
             return self._made_backend()
 
+    def new_backend(self) -> ResultBackend | None:
+        """Return a handle that no lane has, which the caller closes; the one that was given, where one was."""
+        return self._make_backend()
+
     @property
     def where(self) -> str:
         """Where the broker is, for people; makes nothing."""

@@ -234,7 +234,7 @@ def _in_loop(main_coroutine: Coroutine[Any, Any, int]) -> int:
             loop.run_until_complete(asyncio.wait(leftovers, timeout=LOOP_ENDS_S))
         # Both wait for what handlers left behind: generators, and calls in asyncio's own threads.
         ending = [loop.create_task(loop.shutdown_asyncgens()), loop.create_task(loop.shutdown_default_executor())]
-        loop.run_until_complete(asyncio.wait(ending, timeout=LOOP_ENDS_S))
+        loop.run_until_complete(asyncio.wait(ending, timeout=THREADS_END_S))
         stuck = any(not task.done() for task in leftovers + ending)
     finally:
         asyncio.set_event_loop(None)
@@ -332,20 +332,23 @@ async def _work(
         # Python gives up handlers of its own when it ends, and what is ignored stays ignored.
         _ignore_signals()
         await broker.close()
+        if backend is not None and backend is not app.backend:
+            await backend.close()
         await app.close()
 
 
 def _connections(app: Stem, args: argparse.Namespace, config: StemConfig) -> tuple[Broker, ResultBackend | None]:
-    """Return a broker of the worker's own and the backend; may start the embedded server, so not for the loop.
+    """Return handles of the worker's own; may start the embedded server, so not for the loop.
 
-    Handlers that use the application may also close it.
+    Handlers that use the application may also close it, and with it the handles that it has.
     """
+    backend = app.new_backend()
     if args.url is None:
-        return app.broker.clone(), app.backend
+        return app.broker.clone(), backend
     from stem.adapters.connect import connect_broker  # adapters are loaded by those who connect
 
     namespace = args.namespace or app.namespace
-    return connect_broker(args.url, namespace=namespace, limits=config.limits(), tls=config.tls), app.backend
+    return connect_broker(args.url, namespace=namespace, limits=config.limits(), tls=config.tls), backend
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from stem.adapters.redis import RedisResultBackend, RedisStreamsBroker, blocking
 from stem.client import Stem
 from stem.errors import BrokerError, BrokerUnreachableError, UnknownOutcomeError, WaitTimeoutError
 from stem.messages.status import TaskState
+from stem.signals import StemSignals
 from stem.sync import SyncStem
 from tests.conftest import OwnServer
 from tests.servers import Server
@@ -180,6 +181,32 @@ async def test_a_wait_goes_on_when_another_task_leaves_the_application(valkey_ur
         await app.cancel(task_id)
 
         assert (await waits).state is TaskState.REVOKED
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+async def test_a_task_is_enqueued_although_another_one_leaves_the_application_meanwhile(
+    valkey_url: str, namespace: str, many: bool
+) -> None:
+    left = asyncio.Event()
+
+    async def before(event: object, sender: object) -> None:
+        await left.wait()
+
+    async with Stem.connect(valkey_url, namespace=namespace, patience=0.5) as app:
+        await app.enqueue("other")
+        connection = StemSignals.on_before_task_publish(before, task="t")
+        try:
+            asks: asyncio.Task[object] = asyncio.create_task(
+                app.enqueue_many([("t", {})]) if many else app.enqueue("t")
+            )
+            await asyncio.sleep(0.05)
+            async with app:
+                pass
+            left.set()
+
+            assert await asks
+        finally:
+            connection.disconnect()
 
 
 FROZEN = pytest.mark.parametrize("connected", [True, False], ids=["connected", "to connect"])

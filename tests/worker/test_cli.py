@@ -156,16 +156,24 @@ async def test_it_works_says_what_it_takes_and_stops_with_0(
     assert [event["event"] for event in events][-2:] == ["worker.stopping", "worker.stopped"]
 
 
-async def test_a_handler_that_closes_the_application_leaves_the_worker_its_broker(
+async def test_a_handler_that_closes_the_application_leaves_the_worker_its_broker_and_backend(
     valkey_url: str, namespace: str, tmp_path: Path, processes: list[Process]
 ) -> None:
-    process = Process(tmp_path, "--log-format", "json", STEM_BROKER_URL=valkey_url, STEM_NAMESPACE=namespace)
+    settings = {
+        "STEM_BROKER_URL": valkey_url,
+        "STEM_RESULT_BACKEND_URL": valkey_url,
+        "STEM_NAMESPACE": namespace,
+    }
+    process = Process(tmp_path, "--log-format", "json", **settings)
     processes.append(process)
     await process.ready()
-    async with Stem.connect(valkey_url, namespace=namespace) as stem:
+    async with Stem.connect(valkey_url, namespace=namespace, backend=valkey_url) as stem:
         for _ in range(3):
             await stem.wait_for(await stem.enqueue("sample.leave"), timeout=10)
         status = await stem.wait_for(await stem.enqueue("sample.add", {"a": 1, "b": 2}), timeout=10)
+        backend = stem.backend
+        assert backend is not None
+        await eventually(lambda: backend.get(status.id), what="the copy of the result")
 
     assert status.result == 3
     assert "broker.away" not in process.log()
