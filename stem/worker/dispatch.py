@@ -40,6 +40,8 @@ COOPERATIVE_GRACE_S: Final = 0.5
 """How long a handler that is revoked with force may look at `is_revoked` before it is stopped."""
 SOFT_GRACE_S: Final = 1.0
 """How long a revoked one in a child process may clean up after `SoftTimeLimitExceeded` before the child is ended."""
+NO_THREAD_MS: Final = 1_000
+"""For so long a task is put off for which no thread could be had."""
 
 _POSTRUN: Final = {Outcome.DEAD: "failed", Outcome.GIVE_BACK: "handed_back"}
 
@@ -316,6 +318,8 @@ class Dispatcher:
                 self._forget(job)
             case Stop.HARD_LIMIT:
                 self._settle(job, verdict.failure(job.delivery, plan, self._timed_out(job)))
+            case None:  # no thread could be had, and it might come straight back to the same
+                self._settle(job, verdict.hand_back(job.delivery, reason="not started", delay_ms=NO_THREAD_MS))
             case _:
                 self._settle(job, verdict.hand_back(job.delivery, reason="not started"))
 

@@ -139,8 +139,8 @@ def unreadable(delivery: Delivery, error: StemError) -> Settlement:
     )
 
 
-def hand_back(delivery: Delivery, *, reason: str) -> Settlement:
-    return Settlement(id=delivery.id, token=delivery.token, outcome=Outcome.GIVE_BACK, reason=reason)
+def hand_back(delivery: Delivery, *, reason: str, delay_ms: int = 0) -> Settlement:
+    return Settlement(id=delivery.id, token=delivery.token, outcome=Outcome.GIVE_BACK, reason=reason, delay_ms=delay_ms)
 
 
 def crashed(delivery: Delivery, error: BaseException, veil: Veil = NO_VEIL) -> Settlement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextvars import ContextVar
 from typing import Any
 
@@ -117,14 +118,17 @@ async def test_a_thread_that_does_not_start_costs_the_pool_nothing(
 
 
 async def test_a_task_that_gets_no_thread_goes_back_to_its_queue(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a moment: it may come straight back to the same worker, and would go to and fro without end."""
     NoThreads(monkeypatch, 1)
     in_thread(house.registry, "work", lambda context, args: "ran")
     await house.worker(concurrency=1)
+    began_s = time.monotonic()
 
     status = await house.stem.wait_for(await house.stem.enqueue("work"), timeout=10)
 
     assert (status.state, status.result, status.attempt, status.crashes) == (TaskState.SUCCEEDED, "ran", 0, 0)
     assert status.token == 2
+    assert time.monotonic() - began_s >= 1.0
 
 
 async def test_what_gets_no_thread_of_its_own_runs_in_another(monkeypatch: pytest.MonkeyPatch) -> None:
