@@ -27,8 +27,9 @@ log = logging.getLogger("stem.worker")
 TERM_GRACE_S: Final = 2.0
 """How long a child that is ended may clean up before it is killed."""
 CLOSE_GRACE_S: Final = 3.0
-READY_WITHIN_S: Final = 60.0
-"""What an import or a `worker_child_init` may take; one that hangs would keep what waits for the child for ever."""
+READY_WITHIN_S: Final = 300.0
+"""What an import or a `worker_child_init` may take, also where many children start at once on few cores; one that hangs
+would keep what waits for the child for ever."""
 START_TRIES: Final = 3
 """After so many children in a row that could not start, what waits for one is failed."""
 LONGEST_START_PAUSE_S: Final = 10.0
