@@ -844,7 +844,7 @@ class Broker(Protocol):
         """Return a handle for code without an event loop, with a connection of its own."""
 
     async def close(self) -> None:
-        """Close this handle's connections; safe to call twice. It is of no use afterwards."""
+        """Close this handle's connections; safe to call twice. It may refuse everything afterwards."""
 
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
         """Take a batch, in order, in one round trip per 500; one answer per task."""
@@ -855,8 +855,8 @@ class Broker(Protocol):
         A worker is handed only one task at a time that one more crash would bury; others are put off for a second. So
         a task that kills its workers takes none with it that only ran beside it.
 
-        An answer holds at most 1 MiB of bodies, though always one delivery: it must arrive whole and in time, over a
-        slow link too. What has no room keeps its place, and `more` says so.
+        An answer holds at most 1 MiB of bodies, those of expired tasks among them, though always one: it must arrive
+        whole and in time, over a slow link too. What has no room keeps its place, and `more` says so.
         """
 
     async def idle(self, queues: Sequence[str], timeout_s: float) -> None:

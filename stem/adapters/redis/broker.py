@@ -122,9 +122,9 @@ class RedisStreamsBroker:
         await to_the_end(self._close())
 
     async def _close(self) -> None:
+        await self._client.close()  # first: from here on nothing new is connected
         await self._bell.close()
         await self._control.close()
-        await self._client.close()
         await self._waits.close()
 
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:

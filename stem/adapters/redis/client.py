@@ -359,6 +359,7 @@ class RedisClient:
         raise translate(error, what=what, address=self.address) from error
 
     async def close(self) -> None:
+        self._pool.closed = self._blocking.closed = True
         for pool in (self._pool, self._blocking):
             with contextlib.suppress(redis.RedisError, OSError):  # of what is gone anyway
                 await pool.aclose()
