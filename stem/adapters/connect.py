@@ -30,7 +30,8 @@ _MISSING: Final[Mapping[str, str]] = {
     "redis+cluster": "Cluster is not supported yet: a namespace lives on one server, redis://host:port",
 }
 
-_guard: Final = threading.Lock()
+# A signal handler that ends the process may interrupt the main thread while it holds it.
+_guard: Final = threading.RLock()
 _memory: Final[dict[tuple[str, str], InMemoryBroker]] = {}
 _memory_results: Final[dict[tuple[str, str], InMemoryResultBackend]] = {}
 _embedded: Final[dict[str, EmbeddedServer]] = {}

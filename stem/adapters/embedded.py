@@ -58,7 +58,7 @@ class EmbeddedServer:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._pid = os.getpid()
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()  # as that of stem.adapters.connect
         self._released = False
         self.url = home.url()
         self.folder = home.path
