@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from stem.contracts import Outcome, ResultBackend, SettleAnswer, Settlement
 from stem.errors import DecodeError, StemError
@@ -58,10 +58,9 @@ FINAL: Final = {
 class Finisher:
     """The waiting outcomes of one worker, and how much of them is on its way. Belongs to the work loop."""
 
-    def __init__(self, board: Board, backend: ResultBackend | None, *, worker_id: str, worker_name: str) -> None:
+    def __init__(self, board: Board, backend: ResultBackend | None, *, worker_id: str) -> None:
         self._board = board
         self._worker_id = worker_id
-        self._worker_name = worker_name
         self._waiting: deque[Job] = deque()
         self._away = 0
         self._away_bytes = 0
@@ -192,17 +191,7 @@ class Finisher:
         self._signal(job, settlement)
 
     def _signal(self, job: Job, settlement: Settlement) -> None:
-        envelope, delivery = job.envelope, job.delivery
-        common: dict[str, Any] = {
-            "id": delivery.id,
-            "task": delivery.task,
-            "queue": delivery.queue,
-            "worker": self._worker_id,
-            "worker_name": self._worker_name,
-            "attempt": delivery.attempt,
-            "headers": {} if envelope is None else envelope.headers,
-            "meta": {} if envelope is None else envelope.meta,
-        }
+        common = job.facts
         duration_s = time.monotonic() - job.started_at if job.began else 0.0
         match settlement.outcome:
             case Outcome.SUCCEEDED if StemSignals.task_succeeded.wanted:

@@ -269,7 +269,7 @@ class Worker:
             max_tasks=self._lifecycle.max_tasks_per_child,
             max_memory=self._lifecycle.max_memory_per_child,
         )
-        self._finisher = Finisher(board, self._backend, worker_id=identity.id, worker_name=identity.name)
+        self._finisher = Finisher(board, self._backend, worker_id=identity.id)
         defaults = Defaults(
             retry=self._retry,
             max_retries=config.default_max_retries,

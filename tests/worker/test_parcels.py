@@ -25,7 +25,7 @@ def ended(size: int, task_id: str = "a") -> Job:
 
 
 def finisher(*sizes: int) -> Finisher:
-    made = Finisher(Board(queues=["q"], concurrency=1), None, worker_id="w", worker_name="w")
+    made = Finisher(Board(queues=["q"], concurrency=1), None, worker_id="w")
     for size in sizes:
         made.add(ended(size))
     return made
