@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import typer
 
+from stem.messages.command import DISTRUST
 from stem.worker import lifecycle
 from stem.worker.cli import parser as worker_parser
 from stem_tui.__main__ import parser as tui_parser
@@ -27,7 +28,7 @@ MEANINGS: Final = {
     exits.SILENT: "some did not answer",
     exits.REFUSED: "refused: needs `--yes`, no rights, a signature, a full queue",
     exits.UNREACHABLE: "broker unreachable",
-    exits.WAITED_OUT: "`--wait` ran out",
+    exits.WAITED_OUT: "`--wait` ran out, or `result` without it: the task has not ended",
     exits.INTERRUPTED: "interrupted",
 }
 
@@ -153,7 +154,7 @@ def _problems() -> Iterator[tuple[int, str]]:
                 ]
                 yield from ((exits.NOTHING, "unknown-" + str(each.value)) for each in words)
     yield from ((number, word) for _, number, word, _ in exits._KNOWN)
-    yield from ((exits.REFUSED, word) for word in exits._DISTRUST)
+    yield from ((exits.REFUSED, word) for word in DISTRUST)
     # What is put together while it runs: a check that can fail without the server being away, and the end of a task.
     yield from ((exits.FAILED, f"unhealthy-{check}") for check in exits.CHECKS if check != "reachable")
     yield from ((exits.FAILED, state) for state in exits.ENDS)
