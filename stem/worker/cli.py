@@ -164,9 +164,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     if processes != 1:
         logs.install(style=args.log_format or config.log_format, level=args.log_level or config.log_level, worker=name)
         port = config.health_port if args.health_port is None else args.health_port
-        code = Supervisor(commands_of(argv, processes, name=name, health_port=port)).run()
-        _ignore_signals()
-        return code
+        return Supervisor(commands_of(argv, processes, name=name, health_port=port)).run(ending=_ignore_signals)
     follow_life()
     app = load(args.app)
     logs.install(style=args.log_format or config.log_format, level=args.log_level or config.log_level, worker=name)

@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -72,7 +72,8 @@ class Supervisor:
         self._hard_at: float | None = None
         self._exit = 0
 
-    def run(self) -> int:
+    def run(self, *, ending: Callable[[], None] = lambda: None) -> int:
+        """Run them, and return the exit code. `ending` may put other handlers for signals in place before ours go."""
         reading, writing = os.pipe()
         os.set_inheritable(reading, True)
         environment = {**os.environ, "STEM_WORKER_PROCESSES": "1", LIFE_VARIABLE: str(reading)}
@@ -87,6 +88,7 @@ class Supervisor:
                             self._signalled(number)
                     self._reap()
                     self._kill_late()
+                ending()
         finally:
             # Whatever happened: the other end of this is how the workers know.
             os.close(writing)
@@ -221,7 +223,8 @@ def _signals() -> Iterator[socket.socket]:
     finally:
         signal.set_wakeup_fd(before_fd)
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            if signal.getsignal(number) is _nothing:
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
         ours.close()
         theirs.close()
 
