@@ -15,6 +15,7 @@ from stem_tui.screens.details import TaskScreen
 from stem_tui.widgets.pane import Facts
 from tests.observe.builders import NOW, state
 from tests.tui.still import make_app, make_session, settled, text_of
+from tests.tui.test_acting import slow
 from tests.tui.test_deeds import app_over, stocked
 from tests.waiting import eventually
 
@@ -110,13 +111,7 @@ async def test_a_stack_that_comes_after_its_screen_was_closed_is_no_fault(monkey
 async def test_a_task_whose_name_has_not_come_yet_is_not_paused_by_none(monkeypatch: pytest.MonkeyPatch) -> None:
     broker, _ = await stocked("t-1")
     app = app_over(broker, state())
-    answers, statuses = asyncio.Event(), broker.statuses
-
-    async def later(*arguments: Any, **given: Any) -> Any:
-        await answers.wait()
-        return await statuses(*arguments, **given)
-
-    monkeypatch.setattr(broker, "statuses", later)
+    _, answers = slow(broker, monkeypatch)
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.press("colon", *"task t-1", "enter")
         await eventually(lambda: isinstance(app.screen, TaskScreen))
