@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import ipaddress
 import logging
@@ -187,6 +188,37 @@ async def test_a_worker_runs_answers_and_stops_over_tls(secure: Secure, namespac
 
     assert results == [number + 1 for number in range(20)]
     assert (pings.expected, pings.replied, stopped.applied, code) == (1, 1, 1, 0)
+
+
+async def test_no_connection_waits_for_the_goodbye_of_a_server_that_hangs(secure: Secure, namespace: str) -> None:
+    """Neither one that was used, nor one on which somebody waited and was cancelled, as a stopping worker does."""
+    before = sockets()
+    broker = connect_broker(secure.url(), namespace=namespace, tls=secure.good)
+    await broker.census.info()
+    await broker.control.subscribe()
+    waits = asyncio.create_task(broker.control.wake(60))
+    await asyncio.sleep(0)
+    assert len(sockets() - before) >= 2
+    secure.server.sigstop()
+    try:
+        waits.cancel()
+        await asyncio.wait({waits})
+        async with asyncio.timeout(5):
+            await broker.control.close()
+            await broker.close()
+        await asyncio.sleep(0)  # the loop closes a socket on its next turn
+        assert sockets() - before == set()
+    finally:
+        secure.server.sigcont()
+
+
+def sockets() -> set[str]:
+    """Return what this process has open, by its number in the kernel."""
+    found = set()
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(str(each.readlink()))
+    return {each for each in found if each.startswith("socket:")}
 
 
 async def failure(url: str, tls: TLSConfig, namespace: str) -> str:

@@ -78,7 +78,18 @@ class TCPConnection(_Mended, redis.asyncio.Connection):
 
 
 class TLSConnection(_Mended, redis.asyncio.SSLConnection):
-    """A connection to a host and port, with TLS."""
+    """A connection to a host and port, with TLS.
+
+    One that ends tells the server and does not wait for its answer (RFC 8446, 6.1). The library's stays open until that
+    has come, which a server that hangs never sends; where the library does not wait for it, nobody does.
+    """
+
+    async def disconnect(self, *args: Any, **options: Any) -> None:
+        writer = self._writer
+        if writer is not None:
+            writer.close()
+            writer.transport.abort()
+        await super().disconnect(*args, **options)
 
 
 class UnixConnection(_Mended, redis.asyncio.UnixDomainSocketConnection):
