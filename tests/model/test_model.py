@@ -28,7 +28,7 @@ def played(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str
 @pytest.mark.timeout(250)
 @pytest.mark.parametrize(
     ("adapter", "examples"),
-    [("memory", 150), ("valkey", 80), pytest.param("redis70", 40, marks=pytest.mark.debian_redis)],
+    [("memory", 90), ("valkey", 45), pytest.param("redis70", 25, marks=pytest.mark.debian_redis)],
 )
 def test_the_adapter_does_what_the_model_says(adapter: str, examples: int, tmp_path: Path) -> None:
     """And Hypothesis leaves no database where it ran."""
