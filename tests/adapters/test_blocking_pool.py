@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
 
 from stem.adapters.redis.address import parse_address
 from stem.adapters.redis.client import make_blocking
-from stem.adapters.redis.connections import BlockingPool, ask_blocking
+from stem.adapters.redis.connections import BlockingPool, ask_blocking, ask_many_blocking
 from tests.servers import Server
 
 
@@ -90,6 +91,76 @@ def test_a_reply_that_nobody_asked_for_is_given_to_nobody(pool: BlockingPool) ->
     pool.release(connection)
 
     assert ask_blocking(pool, "ECHO", "mine") == b"mine"
+
+
+class Interrupted(BaseException):
+    """As a signal's handler raises it, or a soft time limit in a thread: between any two lines."""
+
+
+def interrupted_after(deed: Callable[..., Any]) -> Callable[..., Any]:
+    def done(*args: Any, **options: Any) -> Any:
+        deed(*args, **options)
+        raise Interrupted
+
+    return done
+
+
+@pytest.mark.parametrize("within_s", [None, 3.0])
+def test_a_call_that_was_interrupted_leaves_its_reply_to_nobody(
+    pool: BlockingPool, monkeypatch: pytest.MonkeyPatch, within_s: float | None
+) -> None:
+    """The reply is late: nothing of it is there to be seen when the next call begins."""
+    pool.release(pool.get_connection())
+    (connection,) = pool._available_connections
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "send_command", interrupted_after(connection.send_command))
+        with pytest.raises(Interrupted):
+            ask_blocking(pool, "BLPOP", "nothing", "0.5", within_s=within_s)
+
+    assert ask_blocking(pool, "ECHO", "mine", within_s=within_s) == b"mine"
+    assert not pool._in_use_connections
+
+
+def test_many_that_were_interrupted_leave_their_replies_to_nobody(
+    pool: BlockingPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask_many_blocking(pool, [("ECHO", "one"), ("ECHO", "two")]) == [b"one", b"two"]
+    (connection,) = pool._available_connections
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "send_packed_command", interrupted_after(connection.send_packed_command))
+        with pytest.raises(Interrupted):
+            ask_many_blocking(pool, [("BLPOP", "nothing", "0.5"), ("ECHO", "another's")])
+
+    assert ask_many_blocking(pool, [("ECHO", "mine")]) == [b"mine"]
+    assert not pool._in_use_connections
+
+
+@pytest.mark.parametrize("within_s", [None, 3.0])
+def test_a_greeting_that_was_interrupted_leaves_its_reply_to_nobody(
+    pool: BlockingPool, monkeypatch: pytest.MonkeyPatch, within_s: float | None
+) -> None:
+    pool.release(pool.get_connection())
+    (connection,) = pool._available_connections
+    connection.disconnect()
+    send = connection.send_command
+    with monkeypatch.context() as patch:
+        late = interrupted_after(lambda *_, **options: send("BLPOP", "nothing", "0.5", **options))
+        patch.setattr(connection, "send_command", late)  # instead of the greeting
+        with pytest.raises(Interrupted):
+            ask_blocking(pool, "PING", within_s=within_s)
+
+    assert ask_blocking(pool, "ECHO", "mine", within_s=within_s) == b"mine"
+    assert not pool._in_use_connections
+
+
+def test_an_error_among_many_is_told_in_its_place(pool: BlockingPool) -> None:
+    before = ask_blocking(pool, "CLIENT", "ID")
+
+    first, refused, last = ask_many_blocking(pool, [("ECHO", "one"), ("GET",), ("ECHO", "two")])
+
+    assert (first, last) == (b"one", b"two")
+    assert isinstance(refused, redis.ResponseError)
+    assert ask_blocking(pool, "CLIENT", "ID") == before
 
 
 def test_a_refused_command_leaves_the_connection_in_use_for_nobody(pool: BlockingPool) -> None:

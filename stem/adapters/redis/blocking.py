@@ -13,7 +13,7 @@ from stem.adapters.redis import schema
 from stem.adapters.redis.address import Address
 from stem.adapters.redis.calls import CHUNK, enqueue_args, enqueued_of, half_way, issue_args, items_of
 from stem.adapters.redis.client import REPLY_TIMEOUT_S, Arg, make_blocking, of_one_key, script, translate
-from stem.adapters.redis.connections import BlockingPool, ask_blocking
+from stem.adapters.redis.connections import BlockingPool, ask_blocking, ask_many_blocking
 from stem.adapters.redis.keys import Keys
 from stem.adapters.redis.reading import MISREAD, reading
 from stem.adapters.redis.record import FIELDS, status_of
@@ -98,13 +98,12 @@ class BlockingRedisBroker:
         return answers
 
     def statuses(self, ids: Sequence[str], *, timeline: bool = True) -> list[TaskStatus | None]:
+        if not ids:
+            return []
         if not self._readable:
             self._admit(writes=False)
         try:
-            pipeline = self._client.pipeline(transaction=False)
-            for task_id in ids:
-                pipeline.hmget(self._keys.task(task_id), *FIELDS)
-            rows = pipeline.execute(raise_on_error=False)
+            rows = ask_many_blocking(self._pool, [("HMGET", self._keys.task(task_id), *FIELDS) for task_id in ids])
             for at, row in enumerate(rows):
                 if isinstance(row, redis.ResponseError):
                     if not of_one_key(row):

@@ -218,43 +218,34 @@ class BlockingPool(redis.ConnectionPool):
         """Return a connection that is well; one that has to be made answers `within_s` or is given up."""
         self._checkpid()
         with self._lock:
-            connection = self._available_connections.pop() if self._available_connections else None
-            if connection is not None:
-                self._in_use_connections.add(connection)
-        if connection is not None:
-            try:
-                well = connection.is_connected and not connection.can_read()
-            except (redis.RedisError, OSError):
-                well = False
-            except BaseException:
-                self.release(connection)
-                raise
-            if well:
-                return connection
-            self.release(connection)  # it was closed, or carries what nobody asked for: made anew below
-        return super().get_connection() if within_s is None else self._made(within_s)
-
-    def _made(self, within_s: float) -> Any:
-        """Make a connection, or an idle one anew, with other time-outs than the library's way has."""
-        with self._lock:
             connection: Any = (
                 self._available_connections.pop() if self._available_connections else self.make_connection()
             )
             self._in_use_connections.add(connection)
-        usual = connection.socket_timeout, connection.socket_connect_timeout
         try:
             try:
-                connection.disconnect()
-                connection.socket_timeout, connection.socket_connect_timeout = (min(within_s, each) for each in usual)
-                connection.connect()
-            finally:  # before it is released: whoever takes it then would keep the short ones
-                connection.socket_timeout, connection.socket_connect_timeout = usual
-                connection.update_current_socket_timeout(usual[0])
+                well = connection.is_connected and not connection.can_read()
+            except (redis.RedisError, OSError):
+                well = False
+            if not well:  # it is new, was closed, or carries what nobody asked for
+                self._connect(connection, within_s)
         except BaseException:
-            connection.disconnect()
+            connection.disconnect()  # interrupted in its greeting, it would hand the rest of that to the next call
             self.release(connection)
             raise
         return connection
+
+    def _connect(self, connection: Any, within_s: float | None) -> None:
+        """Connect, or anew; `within_s` with other time-outs than usual."""
+        usual = connection.socket_timeout, connection.socket_connect_timeout
+        try:
+            connection.disconnect()
+            if within_s is not None:
+                connection.socket_timeout, connection.socket_connect_timeout = (min(within_s, each) for each in usual)
+            connection.connect()
+        finally:  # before it is released: whoever takes it then would keep the short ones
+            connection.socket_timeout, connection.socket_connect_timeout = usual
+            connection.update_current_socket_timeout(usual[0])
 
     def release(self, connection: Any) -> None:
         self._checkpid()
@@ -274,10 +265,37 @@ def ask_blocking(pool: BlockingPool, *args: str | bytes | int, within_s: float |
         within_s: what the server may take to answer, instead of the pool's own time-out.
     """
     connection = pool.get_connection(within_s=within_s)
+    answered = False
     try:
         connection.send_command(*args)
-        return connection.read_response() if within_s is None else connection.read_response(timeout=within_s)
+        reply = connection.read_response() if within_s is None else connection.read_response(timeout=within_s)
+        answered = True
+        return reply
+    except redis.ResponseError:
+        answered = True
+        raise
     finally:
+        # A signal's handler or a time limit may raise between any two lines, and whoever catches that calls again.
+        if not answered:
+            connection.disconnect()
+        pool.release(connection)
+
+
+def ask_many_blocking(pool: BlockingPool, many: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
+    """As `ask_many`, for code without a loop; each reply may take as long as the pool allows."""
+    replies: list[Any] = []
+    connection = pool.get_connection()
+    try:
+        connection.send_packed_command(connection.pack_commands(many))
+        while len(replies) < len(many):
+            try:
+                replies.append(connection.read_response())
+            except redis.ResponseError as error:
+                replies.append(error)
+        return replies
+    finally:
+        if len(replies) < len(many):
+            connection.disconnect()
         pool.release(connection)
 
 
