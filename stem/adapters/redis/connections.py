@@ -139,6 +139,12 @@ class Pool(redis.asyncio.BlockingConnectionPool):
         await self._keep_closed(connection)
         return connection
 
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Make it, or make it anew; the library takes one that ended with an error for well."""
+        if not await _well(connection):
+            await connection.disconnect(nowait=True)
+        await super().ensure_connection(connection)
+
     async def _keep_closed(self, connection: AbstractConnection) -> None:
         if self.closed:
             await connection.disconnect(nowait=True)
@@ -159,8 +165,12 @@ class Pool(redis.asyncio.BlockingConnectionPool):
 
 async def _well(connection: AbstractConnection) -> bool:
     """Say whether it is connected, and carries nothing that nobody asked for."""
+    writer = connection._writer
+    # One that ended with an error (RST, keep-alive) has no end of the stream to be read: its transport alone knows.
+    if writer is None or writer.transport.is_closing():
+        return False
     try:
-        return connection.is_connected and not await connection.can_read()
+        return not await connection.can_read()
     except redis.ConnectionError:
         return False
 
