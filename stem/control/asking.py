@@ -6,8 +6,8 @@ Whoever shall only look gets an `Asker`; the `Controller` is one that can also c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from stem.authority import ControlKeys
 from stem.clock import Clock, SystemClock
@@ -19,6 +19,7 @@ from stem.errors import BrokerRefusedError, BrokerUnreachableError, InvalidInput
 from stem.messages.command import Command, Reply, checked_reason
 from stem.messages.envelope import new_task_id
 
+T = TypeVar("T")
 INSPECT: Final = ("active", "reserved", "revoked", "registered", "queues", "children", "config", "stack")
 
 
@@ -88,6 +89,30 @@ class Asker:
         """Ask workers for their counters."""
         return await outcome.answers(*await self._ask("stats", targets, {}))
 
+    async def look(self, look: Callable[[], Awaitable[T]], *, started: float | None = None) -> T:
+        """Look at something before a command is sent, at most for `timeout_s` and again while there is no answer.
+
+        Args:
+            started: when that time began, by this one's clock; now unless given.
+
+        Raises:
+            BrokerUnreachableError: no answer came in time. A look itself leaves open then whether something was done.
+        """
+        until = (self._clock.monotonic() if started is None else started) + self._timeout_s
+        while True:
+            cause: Exception
+            try:
+                async with asyncio.timeout(max(AGAIN_S, until - self._clock.monotonic())):
+                    return await look()
+            except (TimeoutError, UnknownOutcomeError) as error:
+                cause = error
+            if self._clock.monotonic() >= until - AGAIN_S:
+                raise BrokerUnreachableError(
+                    f"the broker at {self._broker.url} did not answer in time: nothing was sent, so nothing was "
+                    "changed. Try again in a moment"
+                ) from cause
+            await asyncio.sleep(AGAIN_S)
+
     # --------------------------------------------------------------------------------------------------------- private
 
     def _command(
@@ -103,10 +128,20 @@ class Asker:
             reason=checked_reason(reason)[:500],
         )
 
-    async def _issue(self, command: Command, change: Change | None = None, wait_s: float | None = None) -> Request:
-        started = self._clock.monotonic()
+    async def _issue(
+        self,
+        command: Command,
+        change: Change | None = None,
+        wait_s: float | None = None,
+        *,
+        started: float | None = None,
+    ) -> Request:
+        """Sign and store a command; `started` where something was looked at before, which counts against the time."""
+        if started is None:
+            started = self._clock.monotonic()
         if self._keys is not None:
-            command = self._keys.sign(command, namespace=self._broker.namespace, now_ms=await self._broker_ms())
+            now_ms = await self.look(self._broker_ms, started=started)
+            command = self._keys.sign(command, namespace=self._broker.namespace, now_ms=now_ms)
         issued = await self._store(command, change, until=started + self._timeout_s)
         want = APPLIED if wait_s is None else EFFECT
         return Request(self._broker, self._clock, command, issued, started=started, want=want)

@@ -23,7 +23,7 @@ LOOK_AGAIN_S: Final = 0.5
 AGAIN_S: Final = 0.1
 """Between two tries when the connection to the broker is lost."""
 LAST_LOOK_S: Final = 1.0
-"""For the look at presence after the deadline."""
+"""For a look after the deadline: at presence, and at how tasks ended."""
 
 
 @dataclass(slots=True, kw_only=True)

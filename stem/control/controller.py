@@ -5,6 +5,7 @@ Knows the contract and the messages; knows no adapter, no terminal and no worker
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -24,8 +25,8 @@ from stem.contracts import (
 from stem.control import audit, outcome, target
 from stem.control.answer import CommandItem, CommandResult
 from stem.control.asking import Asker
-from stem.control.collect import EFFECT, Party, Request, parties
-from stem.errors import InvalidInputError
+from stem.control.collect import EFFECT, LAST_LOOK_S, Party, Request, parties
+from stem.errors import InvalidInputError, UnknownOutcomeError
 from stem.messages.command import Command, revoke_args
 from stem.messages.names import check_list, check_name
 from stem.messages.status import TaskStatus
@@ -64,7 +65,7 @@ class Controller(Asker):
         if not ids or len(ids) > MAX_IDS:
             raise InvalidInputError(f"{len(ids)} task ids: give 1 to {MAX_IDS} of them")
         if dry_run:
-            return await self._foresee_revoke(ids)
+            return await self.look(lambda: self._foresee_revoke(ids))
         command = self._command("revoke", (), revoke_args(ids, terminate=terminate), reason, wait_s)
         request = await self._issue(command, RevokeTasks(ids=ids, terminate=terminate), wait_s)
         running = {item.worker for item in request.issued.items if item.outcome == "running"}
@@ -87,12 +88,16 @@ class Controller(Asker):
     ) -> CommandResult:
         """Hand out nothing more of these queues, task names or workers, until resumed or for `for_s` seconds."""
         for_ms = None if for_s is None else max(1, round(for_s * 1000))
-        names, unmatched = await self._pausable(kind, targets)
+        started = self._clock.monotonic()
+        names, unmatched = await self._pausable(kind, targets, started=started)
         if dry_run or not names:
-            return await self._foresee_pause(kind, names, unmatched, setting=True, dry_run=dry_run)
+            return await self.look(
+                lambda: self._foresee_pause(kind, names, unmatched, setting=True, dry_run=dry_run), started=started
+            )
         args = {"kind": kind, "targets": list(names), "for_ms": for_ms}
         command = self._command("pause", names if kind == "worker" else (), args, reason, wait_s)
-        return await self._set(command, SetPause(kind=kind, targets=names, for_ms=for_ms), unmatched, wait_s)
+        change = SetPause(kind=kind, targets=names, for_ms=for_ms)
+        return await self._set(command, change, unmatched, wait_s, started=started)
 
     async def resume(
         self,
@@ -104,12 +109,16 @@ class Controller(Asker):
         dry_run: bool = False,
     ) -> CommandResult:
         """End a pause; what was not paused is left as it is, and that is a success."""
-        names, unmatched = await self._pausable(kind, targets)
+        started = self._clock.monotonic()
+        names, unmatched = await self._pausable(kind, targets, started=started)
         if dry_run or not names:
-            return await self._foresee_pause(kind, names, unmatched, setting=False, dry_run=dry_run)
+            return await self.look(
+                lambda: self._foresee_pause(kind, names, unmatched, setting=False, dry_run=dry_run), started=started
+            )
         args = {"kind": kind, "targets": list(names), "for_ms": None}
         command = self._command("resume", names if kind == "worker" else (), args, reason, wait_s)
-        return await self._set(command, ClearPause(kind=kind, targets=names), unmatched, wait_s)
+        change = ClearPause(kind=kind, targets=names)
+        return await self._set(command, change, unmatched, wait_s, started=started)
 
     async def drain(
         self, targets: Sequence[str], *, reason: str = "", wait_s: float | None = None, dry_run: bool = False
@@ -198,16 +207,20 @@ class Controller(Asker):
         untold = await audit.tell(self._broker, request.issued.audit, audit.outcome_of(result))
         return replace(result, warnings=[*warnings, *untold])
 
-    async def _pausable(self, kind: PauseKind, targets: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    async def _pausable(
+        self, kind: PauseKind, targets: Sequence[str], *, started: float
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the names to pause or resume (of workers also those behind a glob), and what nobody is called."""
         targets = check_list(f"{kind}s", targets)
         if not targets:
             raise InvalidInputError(f"no {kind} given")
         if kind != "worker":
             return tuple(dict.fromkeys(check_name(kind, name) for name in targets)), ()
-        seen = [worker for worker in await self._broker.presence.workers() if not worker.stopped]
+        workers = await self.look(self._broker.presence.workers, started=started)
+        seen = [worker for worker in workers if not worker.stopped]
         # A worker that is long gone can still be paused by its name, and must be resumable.
-        paused = {pause.target for pause in await self._broker.census.pauses() if pause.kind == "worker"}
+        pauses = await self.look(self._broker.census.pauses, started=started)
+        paused = {pause.target for pause in pauses if pause.kind == "worker"}
         known: dict[str, None] = {}
         unmatched: list[str] = []
         for name in target.check_targets(targets):
@@ -221,9 +234,15 @@ class Controller(Asker):
         return tuple(known), tuple(unmatched)
 
     async def _set(
-        self, command: Command, change: SetPause | ClearPause, unmatched: Sequence[str], wait_s: float | None
+        self,
+        command: Command,
+        change: SetPause | ClearPause,
+        unmatched: Sequence[str],
+        wait_s: float | None,
+        *,
+        started: float,
     ) -> CommandResult:
-        request = await self._issue(command, change, wait_s)
+        request = await self._issue(command, change, wait_s, started=started)
         workers = request.issued.workers
         concerned = parties(
             _audience(target.live(workers), change.kind, change.targets),
@@ -252,7 +271,8 @@ class Controller(Asker):
         wanted = target.check_targets(targets)
         if not wanted and verb != "shutdown":
             raise InvalidInputError(f"no worker given to {verb}")
-        known = await self._broker.presence.workers()
+        started = self._clock.monotonic()
+        known = await self.look(self._broker.presence.workers, started=started)
         there = target.select([*target.live(known), *target.missing(known)], wanted)
         nobody = target.unmatched(there, wanted)
         if dry_run or not there:
@@ -261,7 +281,8 @@ class Controller(Asker):
             alive = len(target.live(there))
             return CommandResult(command_id="", expected=alive, items=items, unmatched=nobody, dry_run=dry_run)
         ids = [seen.heartbeat.id for seen in there]
-        request = await self._issue(self._command(verb, ids, args, reason, wait_s), change(ids), wait_s)
+        command = self._command(verb, ids, args, reason, wait_s)
+        request = await self._issue(command, change(ids), wait_s, started=started)
         now = {seen.heartbeat.id: seen for seen in request.issued.workers}
         there = [now.get(seen.heartbeat.id, seen) for seen in there]
         concerned = parties(target.live(there), [seen for seen in there if seen.lost])
@@ -299,8 +320,17 @@ class Controller(Asker):
             and (party.gone or outcome.disowns(party, item.target))
         ]
         with request.stored():
-            found = await self._broker.statuses(ids, timeline=False) if ids else []
+            found = await self._last_look(ids) if ids else []
         return {status.id: status for status in found if status is not None and status.state.final}
+
+    async def _last_look(self, ids: Sequence[str]) -> list[TaskStatus | None]:
+        try:
+            async with asyncio.timeout(LAST_LOOK_S):
+                return await self._broker.statuses(ids, timeline=False)
+        except TimeoutError as error:
+            raise UnknownOutcomeError(
+                f"the broker at {self._broker.url} did not say in time how tasks ended"
+            ) from error
 
 
 def _audience(workers: Sequence[Seen], kind: PauseKind, names: Sequence[str]) -> list[Seen]:

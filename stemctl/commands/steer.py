@@ -80,10 +80,11 @@ async def pause(
     for_s = None if for_ is None else call.seconds(for_, "--for")
     wait_s = _wait(call, wait)
     async with call.broker() as broker:
-        await _known_queues(broker, kind, targets)
+        controller = call.controller(broker)
+        await controller.look(lambda: _known_queues(broker, kind, targets))
         asks = kind == "task" and not call.options.dry_run  # a dry run sends nothing
         warnings = await _unregistered(call, broker, targets) if asks else []
-        result = await call.controller(broker).pause(
+        result = await controller.pause(
             kind, targets, for_s=for_s, reason=reason, wait_s=wait_s, dry_run=call.options.dry_run
         )
     return _finish(call, result, "worker" if kind == "worker" else "queue", warnings)
@@ -158,13 +159,14 @@ async def shutdown(
         raise exits.usage(f"--mode {mode} is not known", "use warm, soft or hard")
     wait_s = _wait(call, wait)
     async with call.broker() as broker:
-        seen = await broker.presence.workers()
+        controller = call.controller(broker)
+        seen = await controller.look(broker.presence.workers)
         there = live(seen)
         meant = select([*there, *missing(seen)], targets)
         if meant and len(select(there, targets)) == len(there):
             names = ", ".join(worker.heartbeat.name for worker in meant[:5]) + (", …" if len(meant) > 5 else "")
             call.confirm(f"stop all {len(meant)} workers of namespace {broker.namespace} ({names}), mode {mode}?")
-        result = await call.controller(broker).shutdown(
+        result = await controller.shutdown(
             targets,
             mode=mode,  # type: ignore[arg-type]  # checked above
             reason=reason,
@@ -207,7 +209,7 @@ async def _unregistered(call: Call, broker: Broker, names: list[str]) -> list[st
     from stem.control.target import live
     from stem.control.why import registered_names
 
-    alive = live(await broker.presence.workers())
+    alive = live(await call.controller(broker).look(broker.presence.workers))
     if not alive:
         return []
     # Those who do not answer within a second are given the benefit of the doubt.

@@ -66,6 +66,29 @@ def test_a_look_without_an_answer_has_changed_nothing(proxy: ChaosProxy, cli: Cl
     assert "nothing was changed" in ran.err
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["drain", "a"],
+        ["shutdown", "a"],
+        ["pause", "--queue", "a"],
+        ["pause", "--task", "a"],
+        ["resume", "--worker", "a"],
+        ["revoke", "x", "--dry-run"],
+    ],
+)
+def test_a_command_that_needs_a_look_first_is_not_sent_without_one(
+    proxy: ChaosProxy, cli: Cli, argv: list[str]
+) -> None:
+    """The server hangs, for longer than the command was given: it ended with the client library's time-out."""
+    with proxy.having(Loss((), share=1.0, then="silence")):
+        ran = cli(*argv, "--json", "--url", proxy.url, "--timeout", "300ms")
+
+    error = ran.json["error"]
+    assert (ran.code, error["code"]) == (69, "broker-unreachable")
+    assert "did not answer in time: nothing was sent" in error["message"]
+
+
 def test_a_change_without_an_answer_may_have_been_made(proxy: ChaosProxy, cli: Cli) -> None:
     ran = losing(proxy, cli, "issue", "revoke", "x")
 

@@ -43,6 +43,9 @@ class ScriptedBroker:
         issued: commands with their changes, in order; `concluded` the outcomes told to the audit, by row.
     """
 
+    url = "scripted://"
+    namespace = "stem"
+
     def __init__(self, workers: Sequence[Seen] = (), items: Sequence[ChangeItem] = ()) -> None:
         self.now = 0.0
         self.script: list[tuple[float, Reply | Seen]] = []

@@ -474,5 +474,5 @@ async def test_who_may_only_look_gets_nothing_to_command_with() -> None:
 
     public = {name for name in dir(Asker) if not name.startswith("_")}
 
-    assert public == {"ping", "inspect", "stats"}
+    assert public == {"ping", "inspect", "stats", "look"}
     assert {name for name in dir(Controller) if not name.startswith("_")} == public | changes
