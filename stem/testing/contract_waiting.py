@@ -310,6 +310,21 @@ class BrokerContractHandles:
         assert (item.target, item.outcome, item.changed) == ("t-1", "revoked", True)
         assert await state_of(broker_case.broker, "t-1") == "revoked"
 
+    async def test_a_blocking_handle_tells_the_audit_how_it_cancels(self, broker_case: BrokerCase) -> None:
+        """Who reads the audit sees whether what ran was to be ended too."""
+        boss = Operator(broker_case.broker)
+        blocking = await asyncio.to_thread(broker_case.broker.blocking)
+        try:
+            for task_id, args in (("t-1", {"ids": ["t-1"]}), ("t-2", {"ids": ["t-2"], "terminate": True})):
+                await enqueue(broker_case.broker, task_id=task_id)
+                await asyncio.to_thread(blocking.cancel, task_id, boss.command("revoke", args=args))
+        finally:
+            await asyncio.to_thread(blocking.close)
+
+        rows = (await broker_case.broker.census.audit()).items
+
+        assert [(row.targets, row.option) for row in rows] == [(("t-2",), "terminate"), (("t-1",), "")]
+
     async def test_a_clone_works_on_another_event_loop(self, broker_case: BrokerCase) -> None:
         """A clone made here serves a thread with a loop of its own, on the same data."""
         clone = broker_case.broker.clone()

@@ -142,7 +142,8 @@ class BlockingRedisBroker:
             return status_of(task_id, row, timeline=True)
 
     def cancel(self, task_id: str, command: Command) -> ChangeItem:
-        reply = self._run("issue", *issue_args(command, RevokeTasks(ids=[task_id])))
+        terminate = command.args.get("terminate") is True
+        reply = self._run("issue", *issue_args(command, RevokeTasks(ids=[task_id], terminate=terminate)))
         with reading("issue"):
             return items_of(reply[2])[0]
 
