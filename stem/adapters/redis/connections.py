@@ -134,10 +134,22 @@ class Pool(redis.asyncio.BlockingConnectionPool):
             self._waiting += 1
             try:
                 connection = await super().get_connection()  # type: ignore[no-untyped-call] # of redis-py
+            except BaseException:
+                await self._wake_another()
+                raise
             finally:
                 self._waiting -= 1
         await self._keep_closed(connection)
         return connection
+
+    async def _wake_another(self) -> None:
+        """Hand on that one is free: before Python 3.13, whoever is cancelled as it is told so keeps that to itself.
+
+        That is cpython issue 112202. The next one would wait until another connection is given back, or its time ends.
+        """
+        if self.can_get_connection():
+            async with self._condition:
+                self._condition.notify()
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
         """Make it, or make it anew; the library takes one that ended with an error for well."""
