@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from stem.adapters.connect import connect_broker
+from stem.adapters.redis import RedisStreamsBroker
 from stem.adapters.redis import tls as tls_module
 from stem.client import Stem
 from stem.config import StemConfig, TLSConfig
@@ -194,6 +195,7 @@ async def test_no_connection_waits_for_the_goodbye_of_a_server_that_hangs(secure
     """Neither one that was used, nor one on which somebody waited and was cancelled, as a stopping worker does."""
     before = sockets()
     broker = connect_broker(secure.url(), namespace=namespace, tls=secure.good)
+    assert isinstance(broker, RedisStreamsBroker)
     await broker.census.info()
     await broker.control.subscribe()
     waits = asyncio.create_task(broker.control.wake(60))
