@@ -162,8 +162,8 @@ class Dispatcher:
 
         async def prerun_then_start() -> None:
             await self.prerun(job)
-            if job.running:
-                pool.start(job)
+            start = pool.start if job.running else self.dropped  # it may have been given up meanwhile
+            start(job)
 
         task = self._loop.create_task(prerun_then_start(), name=f"{job.id} prerun")
         self._tasks.add(task)
@@ -306,6 +306,8 @@ class Dispatcher:
         self._zombies.remove(job)  # given up on its way to a thread
         if job.settlement is None and not job.abandoned:
             self._end_unbegun(job)
+        else:
+            self._look_again()
 
     def _end_unbegun(self, job: Job) -> None:
         plan = job.plan
@@ -318,10 +320,9 @@ class Dispatcher:
                 self._forget(job)
             case Stop.HARD_LIMIT:
                 self._settle(job, verdict.failure(job.delivery, plan, self._timed_out(job)))
-            case None:  # no thread could be had, and it might come straight back to the same
-                self._settle(job, verdict.hand_back(job.delivery, reason="not started", delay_ms=NO_THREAD_MS))
-            case _:
-                self._settle(job, verdict.hand_back(job.delivery, reason="not started"))
+            case why:  # without a reason no thread could be had, and it might come straight back to the same
+                delay_ms = NO_THREAD_MS if why is None else 0
+                self._settle(job, verdict.hand_back(job.delivery, reason="not started", delay_ms=delay_ms))
 
     def _timed_out(self, job: Job) -> HardTimeLimitExceeded:
         assert job.plan is not None

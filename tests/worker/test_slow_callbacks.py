@@ -1,0 +1,53 @@
+"""Callbacks of signals that take their time: what the worker does meanwhile, and afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from stem.messages.status import TaskState
+from stem.options import TaskOptions
+from stem.signals import StemSignals
+from stem.task import TaskContext
+from stem.worker import dispatch
+from stem.worker.job import Stop
+from tests.waiting import eventually
+from tests.worker.conftest import House
+from tests.worker.handlers import in_thread
+
+
+def plain(context: TaskContext, args: Mapping[str, Any]) -> str:
+    return "ran"
+
+
+@pytest.mark.parametrize("why", [Stop.LOST, Stop.UNRENEWED, Stop.HAND_BACK, Stop.REVOKED, Stop.HARD_LIMIT])
+async def test_a_task_that_is_given_up_before_its_thread_gives_its_slot_back(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch, why: Stop
+) -> None:
+    """It is in no line and in no thread while `task_prerun` is awaited; its slot stayed taken for ever."""
+    monkeypatch.setattr(dispatch, "CANCEL_GRACE_S", 0.05)
+    called, go = asyncio.Event(), asyncio.Event()
+
+    async def prerun(event: object, context: object) -> None:
+        called.set()
+        await go.wait()
+
+    StemSignals.on_task_prerun(prerun, task="first")
+    in_thread(memory_house.registry, "first", plain, TaskOptions(max_retries=0, time_limit=60))
+    in_thread(memory_house.registry, "second", plain)
+    worker = await memory_house.worker(concurrency=1)
+    await memory_house.stem.enqueue("first")
+    await called.wait()
+    second = await memory_house.stem.enqueue("second")
+    (job,) = worker._board.snapshot()
+
+    worker._dispatcher.stop(job, why)
+    await eventually(lambda: worker.stats()["zombie_threads"] == 1, what="it is given up")
+    go.set()
+
+    status = await memory_house.stem.wait_for(second, timeout=10)
+    assert (status.state, status.result) == (TaskState.SUCCEEDED, "ran")
+    await eventually(lambda: worker.stats()["zombie_threads"] == 0 and worker._board.slots_used == 0)
