@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from stem.contracts import Outcome, ResultBackend, SettleAnswer, Settlement
-from stem.errors import DecodeError, StemError
+from stem.errors import DecodeError
 from stem.messages.codec import unpack
 from stem.messages.status import ErrorInfo, TaskState, TaskStatus
 from stem.signals import StemSignals, TaskFailed, TaskRetry, TaskRevoked, TaskSucceeded
@@ -30,7 +30,10 @@ MAX_BATCH: Final = 500
 BATCH_BYTES: Final = 1024 * 1024
 """Of results and errors on their way at a time, though always one outcome: over a slow link they have to arrive before
 their answer is given up."""
+COPY_TRIES: Final = 4
 COPIES_WAITING: Final = 10_000
+COPIES_BYTES: Final = 64 * 1024 * 1024
+"""Of results and errors that wait for the result backend: while it is away, ten thousand large ones are too many."""
 
 COUNTED: Final = {
     Outcome.SUCCEEDED: "succeeded",
@@ -235,24 +238,35 @@ class Copier:
 
     def __init__(self, backend: ResultBackend) -> None:
         self._backend = backend
-        self._queue: asyncio.Queue[tuple[TaskStatus, int]] = asyncio.Queue(COPIES_WAITING)
+        self._queue: asyncio.Queue[tuple[TaskStatus, int, int]] = asyncio.Queue()
+        self._waiting = 0
+        self._waiting_bytes = 0
         self._dropped = 0
 
     def add(self, job: Job, settlement: Settlement, *, worker: str, now_ms: int) -> None:
-        try:
-            self._queue.put_nowait((_status(job, settlement, worker, now_ms), settlement.ttl_ms))
-        except asyncio.QueueFull:
+        size = size_of(job)
+        if self._waiting and (self._waiting >= COPIES_WAITING or self._waiting_bytes + size > COPIES_BYTES):
             self._dropped += 1
             if self._dropped == 1:
                 log.error("results.dropped", extra={"hint": "the result backend does not keep up; the broker has them"})
+            return
+        self._waiting += 1
+        self._waiting_bytes += size
+        self._queue.put_nowait((_status(job, settlement, worker, now_ms), settlement.ttl_ms, size))
 
     async def run(self) -> None:
         while True:
-            status, ttl_ms = await self._queue.get()
+            status, ttl_ms, size = await self._queue.get()
+            stored = False
             try:
-                await self._store(status, ttl_ms)
+                stored = await self._store(status, ttl_ms)
             finally:
+                self._waiting -= 1
+                self._waiting_bytes -= size
                 self._queue.task_done()
+            if stored and self._dropped and not self._waiting:  # it has caught up: the next outage is told of again
+                log.warning("results.copied_again", extra={"dropped": self._dropped})
+                self._dropped = 0
 
     async def flush(self, timeout_s: float) -> bool:
         """Wait until everything is stored; False when time ran out."""
@@ -260,19 +274,21 @@ class Copier:
             async with asyncio.timeout(timeout_s):
                 await self._queue.join()
         except TimeoutError:
+            log.error("results.left", extra={"count": self._waiting, "hint": "not copied; the broker has them"})
             return False
         return True
 
-    async def _store(self, status: TaskStatus, ttl_ms: int) -> None:
-        for attempt in range(4):
+    async def _store(self, status: TaskStatus, ttl_ms: int) -> bool:
+        for attempt in range(COPY_TRIES):
             try:
                 await self._backend.store(status, ttl_ms=ttl_ms)
-                return
-            except StemError as error:
-                if attempt == 3:
-                    log.error("result.not_copied", extra={"task_id": status.id, "error": clean(error, 300)})
-                    return
-            await asyncio.sleep(0.1 * 4**attempt)
+                return True
+            except Exception as error:  # the backend may be anybody's: nothing it raises may end the worker
+                said = f"{type(error).__name__}: {clean(error, 300)}"
+            if attempt + 1 < COPY_TRIES:
+                await asyncio.sleep(0.1 * 4**attempt)
+        log.error("result.not_copied", extra={"task_id": status.id, "error": said})
+        return False
 
 
 def _buried(job: Job, settlement: Settlement) -> Settlement:
