@@ -294,6 +294,14 @@ def signals_to(react: Callable[[int], None]) -> Iterator[None]:
 def write_stacks(
     loop: asyncio.AbstractEventLoop | None, child_stacks: Callable[[], Sequence[Mapping[str, Any]]] = tuple
 ) -> None:
-    """Write what every thread, task and child process is doing to stderr."""
-    sys.stderr.write(stacks.report(loop, child_stacks()))
-    sys.stderr.flush()
+    """Write what every thread, task and child process is doing to stderr, if somebody reads that.
+
+    Never raises: a worker is asked for its stacks where worse has happened, and goes on to save what it holds.
+    """
+    try:
+        report = stacks.report(loop, child_stacks())
+        if sys.stderr is not None:  # the process may have been started without
+            sys.stderr.write(report)
+            sys.stderr.flush()
+    except Exception as error:
+        log.error("worker.no_stacks", extra={"error": f"{type(error).__name__}: {error}"})

@@ -21,7 +21,7 @@ GONE_S: Final = 1.0
 
 
 class Orders:
-    """What the vitals thread may ask of the work loop; implements `vitals.WorkOrders`."""
+    """What the vitals thread may ask of the work loop; implements `steering.WorkOrders`."""
 
     def __init__(
         self,

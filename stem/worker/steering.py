@@ -18,7 +18,7 @@ from stem.worker import stacks
 from stem.worker.beat import Beater
 from stem.worker.board import Board
 from stem.worker.identity import Identity
-from stem.worker.job import Job
+from stem.worker.job import Job, Stop
 from stem.worker.lifecycle import Level, Lifecycle
 from stem.worker.loops import happens
 
@@ -51,6 +51,20 @@ class WorkSide(Protocol):
     def children(self) -> list[dict[str, Any]]: ...
 
     def child_stacks(self) -> list[dict[str, Any]]: ...
+
+
+class WorkOrders(WorkSide, Protocol):
+    """What the vitals thread asks of the work loop; see `orders`."""
+
+    def stop(self, job: Job, why: Stop) -> None: ...
+
+    def lose(self, job: Job) -> None: ...
+
+    def stop_all(self) -> None: ...
+
+    def adopt_soon(self) -> None: ...
+
+    async def kill_children(self) -> None: ...
 
 
 class Steering:

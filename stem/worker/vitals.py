@@ -15,7 +15,7 @@ import random
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from stem.authority import ControlKeys
 from stem.contracts import Broker
@@ -27,7 +27,7 @@ from stem.worker.beat import Beater
 from stem.worker.board import Board
 from stem.worker.health import Health, HealthPort
 from stem.worker.identity import Identity
-from stem.worker.job import Job, Stop
+from stem.worker.job import Job
 from stem.worker.lifecycle import (
     REFUSED_EXIT,
     RESCUE_S,
@@ -42,7 +42,7 @@ from stem.worker.loops import end_all, happens, insist, keep_alive
 from stem.worker.metrics import Metrics
 from stem.worker.outage import RIGHTS, Outages
 from stem.worker.plan import redactions
-from stem.worker.steering import Steering, WorkSide
+from stem.worker.steering import Steering, WorkOrders
 from stem.worker.watchdog import Watchdog
 
 log = logging.getLogger("stem.worker")
@@ -56,20 +56,6 @@ WAKE_S: Final = 5.0
 GOODBYE_S: Final = 2.0
 HOPELESS_GOODBYE_S: Final = 0.5
 ACKNOWLEDGE_S: Final = 2.0
-
-
-class WorkOrders(WorkSide, Protocol):
-    """What the vitals thread asks of the work loop; see `runtime`."""
-
-    def stop(self, job: Job, why: Stop) -> None: ...
-
-    def lose(self, job: Job) -> None: ...
-
-    def stop_all(self) -> None: ...
-
-    def adopt_soon(self) -> None: ...
-
-    async def kill_children(self) -> None: ...
 
 
 class Vitals:
@@ -495,5 +481,6 @@ class Vitals:
         """End the process if the work loop does not: it may be blocked for good."""
         if not self._acknowledged.wait(ACKNOWLEDGE_S):
             for handler in logging.getLogger().handlers + log.handlers:
-                handler.flush()
+                with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+                    handler.flush()
             os._exit(code)

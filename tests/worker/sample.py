@@ -24,6 +24,11 @@ async def nap(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
+@app.task("sample.block")
+async def block(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: ASYNC251
+
+
 @app.task("sample.aside")
 async def aside(seconds: float) -> None:
     await asyncio.to_thread(time.sleep, seconds)

@@ -58,6 +58,52 @@ async def test_what_a_handler_leaves_behind_does_not_keep_the_process(
     assert "Traceback" not in process.log()
 
 
+@contextmanager
+def heard_by(url: str, namespace: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], None]]]:
+    """Run a worker whose stderr somebody reads until the given function is called."""
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "stem.worker.cli", "tests.worker.sample:app", "--url", url),
+            *("--namespace", namespace, "--wedged-timeout", "2s"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=writing,
+        env=environment({}),
+        cwd=ROOT,
+    )
+    os.close(writing)
+    with os.fdopen(reading, "rb") as reader:
+        try:
+            yield process, reader.close
+        finally:
+            process.kill()
+            process.wait(10)
+
+
+async def test_a_wedged_worker_that_nobody_listens_to_counts_its_task_as_a_crash(
+    valkey_url: str, namespace: str
+) -> None:
+    """Its stacks could not be written, and the task was handed back uncounted: so it wedged one worker after another.
+
+    Nor may what its log still holds keep it from its end.
+    """
+    with heard_by(valkey_url, namespace) as (process, go_away):
+        async with Stem.connect(valkey_url, namespace=namespace) as stem:
+            task_id = await stem.enqueue("sample.block", {"seconds": 60})
+
+            async def running() -> bool:
+                return (await stem.status(task_id)).state.value == "running"
+
+            await eventually(running, what="the handler")
+            go_away()
+            await eventually(lambda: process.poll() is not None, what="the end of the process")
+            status = await stem.status(task_id)
+
+    assert (process.returncode, status.state.value, status.crashes) == (70, "queued", 1)
+
+
 POOLED_APP = """
 import atexit, pathlib, time
 from concurrent.futures import ThreadPoolExecutor
