@@ -1,18 +1,22 @@
-"""Which tasks want a child process, whether one could run them, and what children are told first."""
+"""Which tasks want a child process, whether one could run them, and what children are told first; and how many of them,
+of threads and of slots a worker has."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, Final
 
 from stem.errors import ConfigError
 from stem.registry import Registered, TaskRegistry
-from stem.worker import logs
+from stem.worker import host, logs
 from stem.worker.lifecycle import WorkerLifecycleConfig
 from stem.worker.reference import load
 
 log = logging.getLogger("stem.worker")
+
+ASYNC_SLOTS_PER_CORE: Final = 10
+LEAST_THREADS: Final = 4
 
 
 def kind_of(registered: Registered) -> str:
@@ -48,6 +52,27 @@ def check(registry: TaskRegistry, app: str | None, lifecycle: WorkerLifecycleCon
                 f"task {name} wants isolation='process', and the application at {app} has no such task: register it "
                 "where the module is imported, for a child process sees nothing else"
             )
+
+
+def sizes(registry: TaskRegistry, concurrency: int | None) -> tuple[int, int, int]:
+    """Return how many slots, threads and child processes a worker has.
+
+    Raises:
+        ConfigError: fewer than one is asked for.
+    """
+    if concurrency is not None:
+        if concurrency < 1:
+            raise ConfigError(f"concurrency={concurrency}: give at least 1")
+        return concurrency, concurrency, concurrency
+    cores = host.cores()
+    threads = max(LEAST_THREADS, cores)
+    kinds = {kind_of(registry.get(name)) for name in registry.names()}
+    slots = max(ASYNC_SLOTS_PER_CORE * cores, threads)
+    if kinds == {"process"}:
+        slots = cores
+    elif kinds <= {"thread", "process"} and kinds:
+        slots = threads
+    return slots, threads, cores
 
 
 def hello(worker_id: str, worker_name: str) -> dict[str, Any]:

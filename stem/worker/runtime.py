@@ -28,7 +28,7 @@ from stem.registry import TaskRegistry
 from stem.retry import ExponentialJitterRetryStrategy, RetryStrategy
 from stem.signals import StemSignals, WorkerInit, WorkerReady, WorkerShutdown, WorkerStopping
 from stem.signing import PayloadSigner
-from stem.worker import banner, host, isolation, logs
+from stem.worker import banner, isolation, logs
 from stem.worker.board import Board
 from stem.worker.dispatch import Dispatcher
 from stem.worker.executor.processes import ProcessExecutor
@@ -54,8 +54,8 @@ OUT_OF_SLOTS: Final = "every slot, or every thread, is taken by a handler that d
 
 TICK_S: Final = 0.2
 COPIES_S: Final = 3.0
-ASYNC_SLOTS_PER_CORE: Final = 10
-LEAST_THREADS: Final = 4
+SHUTDOWN_S: Final = 5.0
+"""For so long callbacks of `worker_shutdown` are waited for; no signal ends the process then."""
 
 
 class Worker:
@@ -111,7 +111,7 @@ class Worker:
         self._lifecycle = lifecycle or WorkerLifecycleConfig()
         self._retry = retry_strategy or ExponentialJitterRetryStrategy()
         self._identity: Final = new_identity(name or self._config.worker_name)
-        slots, self._threads_size, self._processes_size = _sizes(
+        slots, self._threads_size, self._processes_size = isolation.sizes(
             registry, self._config.worker_concurrency if concurrency is None else concurrency
         )
         self._board: Final = Board(queues=_queues(queue, queues, self._config), concurrency=slots)
@@ -213,7 +213,10 @@ class Worker:
             self._vitals.acknowledge()
             if isinstance(error, Exception) and self._stopped is not None and not self._stopped.done():
                 self._stopped.set_result(1)  # the thread may have ended, and tell nobody
-            await self._clear()
+            try:
+                await self._clear()
+            finally:
+                self._let_go()
             raise
         log.info(
             "worker.ready",
@@ -418,15 +421,26 @@ class Worker:
         self._ending = asyncio.get_running_loop().create_task(self._finish(code), name="stem end")
 
     async def _finish(self, code: int) -> None:
-        if self._finisher.copier is not None:
-            await self._finisher.copier.flush(COPIES_S)
-        await self._clear()
-        log.info("worker.stopped", extra={"worker_id": self.id, "exit_code": code})
+        try:
+            if self._finisher.copier is not None:
+                await self._finisher.copier.flush(COPIES_S)
+            await self._clear()
+            log.info("worker.stopped", extra={"worker_id": self.id, "exit_code": code})
+            await self._say_shutdown(code)
+        finally:
+            self._let_go()
+            assert self._stopped is not None
+            if not self._stopped.done():
+                self._stopped.set_result(code)
+
+    async def _say_shutdown(self, code: int) -> None:
         event = WorkerShutdown(worker=self.id, worker_name=self.name, exit_code=code)
-        await StemSignals.worker_shutdown.emit(event, self)
-        assert self._stopped is not None
-        if not self._stopped.done():
-            self._stopped.set_result(code)
+        emitting = StemSignals.worker_shutdown.emit(event, self)
+        said = asyncio.create_task(emitting, name="stem shutdown")  # of its own: it may not heed a cancellation either
+        await asyncio.wait([said], timeout=SHUTDOWN_S)
+        if not said.done():
+            log.error("worker.callback_left", extra={"hint": f"of worker_shutdown: not done after {SHUTDOWN_S:g} s"})
+            said.cancel()
 
     async def _clear(self) -> None:
         self._intake.close()
@@ -436,6 +450,8 @@ class Worker:
         self._wheel.close()
         if self._client is not None:
             await self._client.close()
+
+    def _let_go(self) -> None:
         self._vitals.join(1.0)
         self._signals.close()
 
@@ -468,23 +484,6 @@ class Worker:
             "signed": self._signer is not None,
             "obeys": None if self._control_keys is None else list(self._control_keys.obeyed),
         }
-
-
-def _sizes(registry: TaskRegistry, concurrency: int | None) -> tuple[int, int, int]:
-    """Return slots, threads and child processes."""
-    if concurrency is not None:
-        if concurrency < 1:
-            raise ConfigError(f"concurrency={concurrency}: give at least 1")
-        return concurrency, concurrency, concurrency
-    cores = host.cores()
-    threads = max(LEAST_THREADS, cores)
-    kinds = {isolation.kind_of(registry.get(name)) for name in registry.names()}
-    slots = max(ASYNC_SLOTS_PER_CORE * cores, threads)
-    if kinds == {"process"}:
-        slots = cores
-    elif kinds <= {"thread", "process"} and kinds:
-        slots = threads
-    return slots, threads, cores
 
 
 def _queues(queue: str | None, queues: Sequence[str] | None, config: StemConfig) -> tuple[str, ...]:

@@ -56,6 +56,8 @@ WAKE_S: Final = 5.0
 GOODBYE_S: Final = 2.0
 HOPELESS_GOODBYE_S: Final = 0.5
 ACKNOWLEDGE_S: Final = 2.0
+ENDING_S: Final = 15.0
+"""More than the work loop may take from there to its end: copies, child processes, callbacks of `worker_shutdown`."""
 
 
 class Vitals:
@@ -110,6 +112,7 @@ class Vitals:
         self._ready: Future[bool] = Future()
         self._thread = threading.Thread(target=self._main, name="stem-vitals", daemon=True)
         self._acknowledged = threading.Event()
+        self._over = threading.Event()
         # Reentrant: a signal handler may interrupt the main thread while it holds it.
         self._guard = threading.RLock()
         self._early: list[Callable[[], None]] = []
@@ -184,7 +187,10 @@ class Vitals:
         self._acknowledged.set()
 
     def join(self, timeout_s: float) -> None:
-        self._thread.join(timeout_s)
+        """Wait for the end of the thread: the work loop is done with everything else."""
+        self._over.set()
+        if self._thread.ident is not None:  # or the system gave none
+            self._thread.join(timeout_s)
 
     def state(self) -> str:
         """Return the worker's state, as heartbeats say it."""
@@ -479,7 +485,7 @@ class Vitals:
 
     def _see_it_end(self, code: int) -> None:
         """End the process if the work loop does not: it may be blocked for good."""
-        if not self._acknowledged.wait(ACKNOWLEDGE_S):
+        if not (self._acknowledged.wait(ACKNOWLEDGE_S) and self._over.wait(ENDING_S)):
             for handler in logging.getLogger().handlers + log.handlers:
                 with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
                     handler.flush()

@@ -58,6 +58,30 @@ async def test_what_a_handler_leaves_behind_does_not_keep_the_process(
     assert "Traceback" not in process.log()
 
 
+BLOCKING_APP = """
+import time
+from stem.adapters.memory import InMemoryBroker
+from stem.client import Stem
+from stem.signals import StemSignals
+from stem.worker import vitals
+
+vitals.ENDING_S = 1.0
+StemSignals.on_worker_shutdown(lambda event, context: time.sleep(60))
+app = Stem(InMemoryBroker())
+"""
+
+
+def test_a_callback_that_blocks_at_the_end_does_not_keep_the_process(tmp_path: Path) -> None:
+    (tmp_path / "blocking_app.py").write_text(BLOCKING_APP)
+    log = tmp_path / "log"
+    with started(tmp_path, "blocking_app:app", stderr=log) as process:
+        wait_until(lambda: "worker.ready" in log.read_text(), what="worker.ready")
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: process.poll() is not None, IN_TIME_S, what="the end of the process")
+
+    assert process.returncode == 0, log.read_text()
+
+
 @contextmanager
 def heard_by(url: str, namespace: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], None]]]:
     """Run a worker whose stderr somebody reads until the given function is called."""

@@ -12,7 +12,7 @@ from stem.messages.status import TaskState
 from stem.options import TaskOptions
 from stem.signals import StemSignals
 from stem.task import TaskContext
-from stem.worker import dispatch
+from stem.worker import dispatch, runtime
 from stem.worker.job import Stop
 from tests.waiting import eventually
 from tests.worker.conftest import House
@@ -51,3 +51,27 @@ async def test_a_task_that_is_given_up_before_its_thread_gives_its_slot_back(
     status = await memory_house.stem.wait_for(second, timeout=10)
     assert (status.state, status.result) == (TaskState.SUCCEEDED, "ran")
     await eventually(lambda: worker.stats()["zombie_threads"] == 0 and worker._board.slots_used == 0)
+
+
+async def test_a_callback_that_does_not_end_keeps_no_worker_from_its_end(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker was gone, its process was not, and no signal ended it but SIGKILL."""
+    monkeypatch.setattr(runtime, "SHUTDOWN_S", 0.05)
+    go = asyncio.Event()
+
+    async def stubborn(event: object, context: object) -> None:
+        while not go.is_set():
+            try:
+                await go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    StemSignals.on_worker_shutdown(stubborn)
+    worker = await memory_house.worker()
+
+    async with asyncio.timeout(5):
+        assert await worker.shutdown() == 0
+
+    assert "worker.callback_left" in caplog.text
+    go.set()
