@@ -106,6 +106,10 @@ class HealthPort:
         """Free the port; answers under way are cut off."""
         if self._server is not None:
             self._server.close()
+        self.release()
+
+    def release(self) -> None:
+        """Free the port, if nothing was ever opened there."""
         self._listener.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

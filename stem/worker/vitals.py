@@ -132,7 +132,12 @@ class Vitals:
         """
         # From now on nobody can cancel it: whoever stops waiting leaves the thread its own end.
         self._ready.set_running_or_notify_cancel()
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system gives none: nobody else frees the port
+            if self._health is not None:
+                self._health.release()
+            raise
         return self._ready
 
     def call(self, function: Callable[..., None], *args: object) -> None:

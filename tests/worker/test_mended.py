@@ -7,6 +7,7 @@ import gc
 import logging
 import math
 import re
+import signal
 import threading
 import time
 import weakref
@@ -25,7 +26,7 @@ from stem.messages.status import TaskState
 from stem.options import TaskOptions
 from stem.retry import FixedRetryStrategy
 from stem.task import TaskContext
-from stem.worker import logs
+from stem.worker import WorkerLifecycleConfig, logs
 from stem.worker.wheel import Wheel
 from tests.waiting import eventually
 from tests.worker.conftest import House
@@ -367,3 +368,21 @@ async def test_a_large_fleet_tells_of_its_tasks_less_often(
     worker = await memory_house.worker(config={"heartbeat_interval_s": 0.1})
 
     await eventually(lambda: worker._board.flush_every_s == every_s)
+
+
+async def test_a_start_without_a_thread_to_be_had_says_so_and_leaves_nothing(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that a thread cannot be joined before it is started, and kept the signals and the port."""
+    before = signal.getsignal(signal.SIGTERM)
+    lifecycle = WorkerLifecycleConfig(install_signal_handlers=True)
+    worker = await memory_house.worker(start=False, health_port=0, lifecycle=lifecycle)
+    monkeypatch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
+
+    with pytest.raises(RuntimeError, match="new thread"):
+        await worker.start()
+
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert worker._health is not None
+    assert worker._health._listener.fileno() == -1
+    assert await worker.wait() == 1
