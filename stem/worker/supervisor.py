@@ -245,11 +245,12 @@ def commands_of(argv: Sequence[str], count: int, *, name: str, health_port: int 
     """
     if not 1 <= count <= MOST:
         raise ConfigError(f"{count} processes: give 1 to {MOST}")
-    base = [sys.executable, "-m", "stem.worker.cli", *argv, "--processes", "1"]
+    end = argv.index("--") if "--" in argv else len(argv)  # behind it stands no option
+    base = [sys.executable, "-m", "stem.worker.cli", *argv[:end], "--processes", "1"]
     commands = []
     for number in range(1, count + 1):
         port = [] if health_port is None else ["--health-port", str(health_port and health_port + number - 1)]
-        commands.append([*base, "--name", f"{name}-{number}", *port])
+        commands.append([*base, "--name", f"{name}-{number}", *port, *argv[end:]])
     return commands
 
 

@@ -16,6 +16,7 @@ from typing import Final
 import pytest
 
 from stem.errors import ConfigError
+from stem.worker import cli
 from stem.worker.supervisor import commands_of
 from tests.waiting import wait_until
 
@@ -139,6 +140,15 @@ def test_every_worker_has_a_name_and_a_port_of_its_own() -> None:
         *("--processes", "1", "--name", "web-1", "--health-port", "9000"),
     ]
     assert second[-3:] == ["web-2", "--health-port", "9001"]
+
+
+def test_an_application_behind_two_dashes_is_the_last_word_of_every_worker() -> None:
+    """What was given to each stood behind them, as a second application: all ended with 2."""
+    (command,) = commands_of(["-c", "3", "--", "m:app"], 1, name="web", health_port=9000)
+
+    args = cli.parser().parse_args(command[3:])
+
+    assert (args.app, args.concurrency, args.processes, args.name, args.health_port) == ("m:app", 3, 1, "web-1", 9000)
 
 
 @pytest.mark.parametrize("count", [0, 513])
