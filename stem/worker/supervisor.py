@@ -39,6 +39,8 @@ PASSED_ON: Final = (*STOPPING, signal.SIGUSR1)
 USAGE_EXIT: Final = 2
 _FOR_GOOD: Final = frozenset({USAGE_EXIT, REFUSED_EXIT})
 """A new start changes nothing about these: the command line, the configuration, the rights at the broker."""
+_NOT_BEGUN: Final = frozenset({-signal.SIGTERM, -signal.SIGINT, -signal.SIGQUIT, 128 + signal.SIGINT})
+"""So ends who is told to stop before it listens, which is before it takes any task."""
 _WORST: Final = (REFUSED_EXIT, USAGE_EXIT)
 
 
@@ -177,7 +179,8 @@ class Supervisor:
         facts: dict[str, Any] = {"slot": slot.number, "pid": pid, "lived_s": round(lived_s, 1), "exit": _shown(code)}
         if self._stopping or code in (0, TASKS_LEFT):
             log.info("supervisor.process_ended", extra=facts)
-            self._exit = _worse(self._exit, code if code >= 0 else TASKS_LEFT)
+            if code not in _NOT_BEGUN:
+                self._exit = _worse(self._exit, code if code >= 0 else TASKS_LEFT)
             return
         if code in _FOR_GOOD:
             log.error("supervisor.process_failed", extra=facts | {"hint": "a new start would change nothing"})

@@ -108,6 +108,15 @@ def test_signals_are_passed_on_once_and_the_third_kills_in_the_end(tmp_path: Pat
         assert "supervisor.process_killed" in path.read_text()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_who_has_not_begun_when_it_is_told_to_stop_has_left_nothing(tmp_path: Path, number: int) -> None:
+    """A worker listens from its first lines on; a stop in the moment before it ended with 1, as if tasks were left."""
+    with supervised(tmp_path, NOTE + "time.sleep(60)") as (process, path):
+        wait_until(lambda: pids(path), what="it is there")
+        process.send_signal(number)
+        assert process.wait(10) == 0
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only on Linux do orphans come to anybody but process 1")
 def test_orphans_are_reaped(tmp_path: Path) -> None:
     """As process 1 it inherits what its children's children leave behind."""
