@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from stem.errors import ConfigError
+from stem.worker.loops import end_all
 
 log = logging.getLogger("stem.worker.health")
 
@@ -90,6 +91,7 @@ class HealthPort:
         self._listener = listener
         self._server: asyncio.Server | None = None
         self._busy = 0
+        self._open: set[asyncio.Task[Any]] = set()
 
     @property
     def port(self) -> int:
@@ -107,12 +109,17 @@ class HealthPort:
         if self._server is not None:
             self._server.close()
         self.release()
+        await asyncio.sleep(0)  # who came a moment ago
+        await end_all(list(self._open))
 
     def release(self) -> None:
         """Free the port, if nothing was ever opened there."""
         self._listener.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
         self._busy += 1
         try:
             if self._busy <= MOST_AT_ONCE:
@@ -120,6 +127,8 @@ class HealthPort:
                     await self._answer(reader, writer)
         except (TimeoutError, OSError, ValueError, EOFError, asyncio.LimitOverrunError):
             pass  # who asks like that gets no answer; there is nothing to learn from it
+        except asyncio.CancelledError:
+            writer.transport.abort()  # the worker ends
         except Exception:
             log.exception("health.failed")
         finally:
@@ -128,6 +137,7 @@ class HealthPort:
             with contextlib.suppress(OSError, asyncio.CancelledError, TimeoutError):
                 async with asyncio.timeout(1.0):
                     await writer.wait_closed()
+            self._open.discard(task)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

@@ -19,7 +19,7 @@ from stem.adapters.redis import RedisStreamsBroker
 from stem.errors import ConfigError
 from stem.task import TaskContext
 from stem.worker import Worker
-from stem.worker.health import MOST_AT_ONCE
+from stem.worker.health import MOST_AT_ONCE, Health, HealthPort, Page, listen
 from stem.worker.lifecycle import Level
 from stem.worker.metrics import MOST_TASKS, NAMES
 from tests.conftest import OwnServer
@@ -329,3 +329,30 @@ async def test_nothing_that_is_sent_to_the_port_hurts_the_worker(memory_house: H
             await writer.wait_closed()
     assert (await get(port, "/livez"))[0] == 200
     assert await memory_house.stem.wait_for(await memory_house.stem.enqueue("quick"), timeout=10)
+
+
+async def test_requests_under_way_end_with_the_port() -> None:
+    """They were left to a loop that was then closed: `Task was destroyed but it is pending`."""
+    before, asked, never = asyncio.all_tasks(), asyncio.Event(), asyncio.Event()
+
+    async def metrics() -> Page:
+        asked.set()
+        await never.wait()
+        return Page("200 OK", b"")
+
+    port = HealthPort(listen(HERE, 0))
+    await port.open(lambda: Health(0.0), metrics)
+    _, silent = await asyncio.open_connection(HERE, port.port)
+    scrape = asyncio.create_task(raw(port.port, b"GET /metrics HTTP/1.1\r\n\r\n"))
+    await asked.wait()
+    await eventually(lambda: port._busy == 2, what="both are under way")
+
+    async with asyncio.timeout(1):
+        await port.close()
+
+    assert asyncio.all_tasks() - before <= {scrape}
+    with contextlib.suppress(OSError):
+        assert await scrape == b""
+    silent.close()
+    with contextlib.suppress(OSError):
+        await silent.wait_closed()
