@@ -308,7 +308,10 @@ def _running(facts: Facts, status: TaskStatus) -> Cause:
 
 _DEAD: Final = {
     "poison": ("its worker was lost under it again and again", "find out what kills the worker, then "),
-    "unregistered": ("for an hour no live worker knew its name", "start a worker that registers it, then "),
+    "unregistered": (
+        "for an hour no worker that took it could run it (its name, its version or its isolation)",
+        "let every worker of its queue register it, then ",
+    ),
     "signature-invalid": ("its signature is missing or wrong", "check STEM_SIGNING_KEYS on both sides, then "),
     "malformed": ("its body cannot be read", "see who wrote it; "),
 }

@@ -179,6 +179,14 @@ def test_final_ones_say_how_and_what_to_do(state: TaskState, reason: str, code: 
     assert fix in found.causes[0].fix
 
 
+def test_an_unregistered_one_may_have_been_known_to_others() -> None:
+    """Who buries it looks at the clock, not at every worker: another that knows it may have been too busy for it."""
+    found = ask(status(TaskState.FAILED, reason="unregistered", finished_at_ms=START_MS - 1_000))
+
+    assert "no worker that took it could run it" in found.causes[0].text
+    assert "every worker of its queue" in found.causes[0].fix
+
+
 def test_registered_names_are_those_of_the_items() -> None:
     data = {"count": 2, "items": [{"name": "a", "kind": "async"}, {"name": "b", "kind": "thread"}]}
 
