@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
@@ -37,8 +38,8 @@ R = TypeVar("R")
 class Stem:
     """An application's hold on its tasks. Make one and keep it; it may be used on several event loops and threads.
 
-    The broker given serves the first event loop that uses it; each further loop gets a clone with connections of its
-    own. Concurrent `enqueue` calls of a loop share round trips.
+    The broker and the result backend given serve the first event loop that uses them; each further loop gets clones
+    with connections of its own. Concurrent `enqueue` calls of a loop share round trips.
 
     Args:
         registry: with tasks in it, names and arguments are checked before anything is sent; empty (the default), tasks
@@ -67,7 +68,8 @@ class Stem:
         patience: Duration = PATIENCE_S,
     ) -> None:
         patience_s = to_seconds("patience", patience, least=0)
-        lanes = Lanes(lambda: broker, lambda: backend, owned=False, patience_s=patience_s)
+        make_backend = None if backend is None else lambda: backend
+        lanes = Lanes(lambda: broker, make_backend, owned=False, patience_s=patience_s)
         self._setup(lanes, broker.namespace, registry, signer, config or StemConfig(), patience_s)
 
     def _setup(
@@ -131,19 +133,20 @@ class Stem:
             resolved = adapters.resolve_url(target, interactive=adapters.interactive())
             return adapters.connect_broker(resolved, namespace=space, limits=chosen.limits(), tls=chosen.tls)
 
-        def make_backend() -> ResultBackend | None:
-            if backend is None or isinstance(backend, str):
-                wanted = chosen.result_backend_url if backend is None else backend
-                return adapters.connect_backend(wanted, namespace=space, tls=chosen.tls)
-            return backend
+        results = chosen.result_backend_url if backend is None else backend
+
+        def make_backend(given: ResultBackend | str) -> ResultBackend:
+            if isinstance(given, str):
+                return adapters.connect_backend(given, namespace=space, tls=chosen.tls)
+            return given
 
         # Starting a server takes a moment, and is not done on the loop.
         slow = target is None or target.startswith("embedded:")
         lanes = Lanes(
             make_broker,
-            make_backend,
+            None if results is None else partial(make_backend, results),
             owned=True,
-            backend_owned=backend is None or isinstance(backend, str),
+            backend_owned=isinstance(results, str),
             slow=slow,
             patience_s=patience_s,
         )
@@ -377,10 +380,6 @@ class Stem:
     def backend(self) -> ResultBackend | None:
         """The result backend of the first event loop, None if there is none."""
         return self._lanes.root_backend
-
-    def new_backend(self) -> ResultBackend | None:
-        """Return a handle of the result backend that the caller closes; the one that was given, where one was."""
-        return self._lanes.new_backend()
 
     async def close(self) -> None:
         """Send what waits to be sent, then close what this application opened itself on this event loop.

@@ -963,4 +963,8 @@ class ResultBackend(Protocol):
 
     async def get(self, task_id: str) -> TaskStatus | None: ...
 
-    async def close(self) -> None: ...
+    def clone(self) -> ResultBackend:
+        """Return another handle on the same results, with connections of its own, for another event loop."""
+
+    async def close(self) -> None:
+        """Close this handle's connections; safe to call twice. Other handles stay open."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from stem.contracts import Broker, ResultBackend
 from stem.outbox import Outbox
+
+H = TypeVar("H", Broker, ResultBackend)
 
 
 class Lane:
@@ -29,10 +32,52 @@ class Lane:
         self.outbox = Outbox(broker, patience_s=patience_s)
 
 
+class _Root(Generic[H]):
+    """The first handle of its kind. It serves the first loop that wants one; every other loop gets a clone of it.
+
+    One that was given stays with that loop also when its lane is closed: it is open still, with connections that no
+    other loop can use.
+    """
+
+    def __init__(self, make: Callable[[], H], *, owned: bool) -> None:
+        self.handle: H | None = None
+        self._make: Callable[[], H] = make
+        self._owned = owned
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def made(self) -> H:
+        if self.handle is None:
+            self.handle = self._make()
+        return self.handle
+
+    def serve(self, loop: asyncio.AbstractEventLoop) -> H:
+        """Return the handle for a new lane on `loop`."""
+        root = self.made()
+        if self._loop is None:
+            self._loop = loop
+        return root if self._loop is loop else root.clone()
+
+    def let_go(self, handle: H) -> H | None:
+        """Take the handle of a lane that ends; return it if it is to be closed."""
+        if handle is not self.handle:
+            return handle
+        if not self._owned:
+            return None
+        self.handle = self._loop = None
+        return handle
+
+    def let_go_bare(self) -> H | None:
+        """Return the handle if it is to be closed and never became anybody's lane."""
+        if self.handle is None or self._loop is not None:
+            return None
+        return self.let_go(self.handle)
+
+
 class Lanes:
     """The lanes of one application. Any thread may ask; a lane is used on its own loop only.
 
     Args:
+        make_backend: None where there is no result backend.
         owned: the broker was made here, so it is closed here; `backend_owned` likewise.
         slow: making the broker may block (it starts a server), so it is not done on the loop.
     """
@@ -40,23 +85,18 @@ class Lanes:
     def __init__(
         self,
         make_broker: Callable[[], Broker],
-        make_backend: Callable[[], ResultBackend | None],
+        make_backend: Callable[[], ResultBackend] | None,
         *,
         owned: bool,
         backend_owned: bool = False,
         slow: bool = False,
         patience_s: float,
     ) -> None:
-        self._make_broker = make_broker
-        self._make_backend = make_backend
-        self._owned = owned
-        self._backend_owned = backend_owned
+        self._broker = _Root(make_broker, owned=owned)
+        self._backend = None if make_backend is None else _Root(make_backend, owned=backend_owned)
         self._slow = slow
         self._patience_s = patience_s
         self._guard = threading.Lock()
-        self._root: Broker | None = None
-        self._root_taken = False
-        self._root_backend: ResultBackend | None = None
         self._lanes: dict[asyncio.AbstractEventLoop, Lane] = {}
         self._latest: Lane | None = None
 
@@ -64,22 +104,19 @@ class Lanes:
     def root(self) -> Broker:
         """The handle for the first loop that asks; made now if nobody asked before."""
         with self._guard:
-            return self._made()
+            return self._broker.made()
 
     @property
     def root_backend(self) -> ResultBackend | None:
         """The result backend of the first loop that asks, if there is one; made now if nobody asked before."""
         with self._guard:
-            return self._made_backend()
-
-    def new_backend(self) -> ResultBackend | None:
-        """Return a handle that no lane has, which the caller closes; the one that was given, where one was."""
-        return self._make_backend()
+            return None if self._backend is None else self._backend.made()
 
     @property
     def where(self) -> str:
         """Where the broker is, for people; makes nothing."""
-        return "not connected" if self._root is None else self._root.url
+        root = self._broker.handle
+        return "not connected" if root is None else root.url
 
     def latest(self) -> Lane | None:
         """Return the running loop's lane if it was the last one used: the quick way."""
@@ -89,7 +126,7 @@ class Lanes:
     async def open(self) -> Lane:
         """Return the running loop's lane; made if there is none."""
         loop = asyncio.get_running_loop()
-        if self._slow and self._root is None:
+        if self._slow and self._broker.handle is None:
             await asyncio.to_thread(lambda: self.root)
         with self._guard:
             lane = self._lanes.get(loop)
@@ -102,59 +139,29 @@ class Lanes:
         """Send what waits on this loop's lane, then close what was made here for it."""
         loop = asyncio.get_running_loop()
         lane = self._lanes.get(loop)
-        if lane is None:
-            await self._close_bare_root()
-            return
-        await lane.outbox.flush()
-        lane.outbox.close()
+        if lane is not None:
+            await lane.outbox.flush()
+            lane.outbox.close()
         with self._guard:
-            if self._lanes.pop(loop, None) is None:
-                return
-            if self._latest is lane:
-                self._latest = None
-            is_root = lane.broker is self._root
-            if is_root:
-                self._root_taken = False
-                if self._owned:
-                    self._root = None
-                if self._backend_owned:
-                    self._root_backend = None
-        if self._owned or not is_root:
-            await lane.broker.close()
-        if self._backend_owned and lane.backend is not None:
-            await lane.backend.close()
-
-    async def _close_bare_root(self) -> None:
-        """Close what was handed out (`Stem.broker`, `Stem.backend`) but never became anybody's lane."""
-        with self._guard:
-            if self._root_taken:
-                return
-            root, backend = self._root if self._owned else None, self._root_backend if self._backend_owned else None
-            if root is not None:
-                self._root = None
-            if backend is not None:
-                self._root_backend = None
-        if root is not None:
-            await root.close()
+            if lane is None:
+                # What was handed out (`Stem.broker`, `Stem.backend`) but never became anybody's lane.
+                broker = self._broker.let_go_bare()
+                backend = None if self._backend is None else self._backend.let_go_bare()
+            else:
+                if self._lanes.pop(loop, None) is None:
+                    return
+                if self._latest is lane:
+                    self._latest = None
+                broker = self._broker.let_go(lane.broker)
+                backend = None if self._backend is None or lane.backend is None else self._backend.let_go(lane.backend)
+        if broker is not None:
+            await broker.close()
         if backend is not None:
             await backend.close()
-
-    def _made(self) -> Broker:
-        if self._root is None:
-            self._root = self._make_broker()
-        return self._root
-
-    def _made_backend(self) -> ResultBackend | None:
-        if self._root_backend is None:
-            self._root_backend = self._make_backend()
-        return self._root_backend
 
     def _new(self, loop: asyncio.AbstractEventLoop) -> Lane:
         # A loop that was closed took its connections with it; nothing can be awaited on it any more.
         for gone in [each for each in self._lanes if each.is_closed()]:
             del self._lanes[gone]
-        root = self._made()
-        if not self._root_taken:
-            self._root_taken = True
-            return Lane(loop, root, self._made_backend(), patience_s=self._patience_s)
-        return Lane(loop, root.clone(), self._make_backend(), patience_s=self._patience_s)
+        backend = None if self._backend is None else self._backend.serve(loop)
+        return Lane(loop, self._broker.serve(loop), backend, patience_s=self._patience_s)

@@ -145,7 +145,7 @@ def test_an_ill_formed_namespace_is_refused() -> None:
 
 
 def test_no_url_for_results_means_no_backend() -> None:
-    assert connect.connect_backend(None) is None
+    assert Stem.connect("memory://").backend is None
 
 
 # --------------------------------------------------------------------------------------------------------- Stem.connect

@@ -99,14 +99,12 @@ def connect_blocking(
     return connect_broker(url, namespace=namespace, limits=limits, tls=tls).blocking()
 
 
-def connect_backend(url: str | None, *, namespace: str = "stem", tls: TLSConfig | None = None) -> ResultBackend | None:
-    """Return a result backend for `url`, None for None; connected on its first call.
+def connect_backend(url: str, *, namespace: str = "stem", tls: TLSConfig | None = None) -> ResultBackend:
+    """Return a result backend for `url`; connected on its first call.
 
     Raises:
         ConfigError: a URL that is not accepted, or of an adapter that does not exist yet.
     """
-    if url is None:
-        return None
     if _checked(url, namespace) == "memory":
         from stem.adapters.memory import InMemoryResultBackend  # each adapter is loaded when it is asked for
 

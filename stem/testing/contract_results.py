@@ -58,6 +58,19 @@ class ResultBackendContract:
         assert await until(gone, what="the result was forgotten")
         assert await result_backend.store(final("t-1", token=1), ttl_ms=60_000) is True
 
+    async def test_a_clone_is_another_handle_on_the_same_results(self, result_backend: ResultBackend) -> None:
+        """And closing it leaves the first one open."""
+        await result_backend.store(final("t-1", token=1, result="first"), ttl_ms=60_000)
+        clone = result_backend.clone()
+
+        seen = await clone.get("t-1")
+        await clone.store(final("t-2", token=1), ttl_ms=60_000)
+        await clone.close()
+
+        assert seen == await result_backend.get("t-1")
+        assert seen is not None
+        assert await result_backend.get("t-2") is not None
+
     async def test_closing_twice_is_safe(self, result_backend: ResultBackend) -> None:
         """As for a broker."""
         await result_backend.store(final("t-1", token=1), ttl_ms=60_000)

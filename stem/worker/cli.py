@@ -330,7 +330,7 @@ async def _work(
         # Python gives up handlers of its own when it ends, and what is ignored stays ignored.
         _ignore_signals()
         await broker.close()
-        if backend is not None and backend is not app.backend:
+        if backend is not None:
             await backend.close()
         await app.close()
 
@@ -340,7 +340,7 @@ def _connections(app: Stem, args: argparse.Namespace, config: StemConfig) -> tup
 
     Handlers that use the application may also close it, and with it the handles that it has.
     """
-    backend = app.new_backend()
+    backend = None if app.backend is None else app.backend.clone()
     if args.url is None:
         return app.broker.clone(), backend
     from stem.adapters.connect import connect_broker  # adapters are loaded by those who connect

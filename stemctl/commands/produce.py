@@ -116,7 +116,8 @@ async def result(
     wait_s = None if wait is None else call.seconds(wait, "--wait")
     config = call.config()
     async with call.broker() as broker:
-        backend = connect_backend(config.result_backend_url, namespace=broker.namespace, tls=config.tls)
+        results = config.result_backend_url
+        backend = None if results is None else connect_backend(results, namespace=broker.namespace, tls=config.tls)
         try:
             async with Stem(broker, None, backend, None, config, patience=0) as stem:
                 status = await (stem.status(task_id) if wait_s is None else stem.wait_for(task_id, wait_s))

@@ -459,15 +459,17 @@ def test_one_application_serves_several_event_loops(broker: CountingBroker) -> N
 def test_closing_closes_clones_and_leaves_the_given_broker_to_its_maker(broker: CountingBroker) -> None:
     stem = Stem(broker=CountingBroker.typed(broker))
 
-    async def use() -> None:
-        async with stem:
-            await stem.enqueue("t")
+    async def use(times: int) -> None:
+        for _ in range(times):
+            async with stem:
+                await stem.enqueue("t")
 
-    asyncio.run(use())
-    asyncio.run(use())
+    asyncio.run(use(2))
+    assert broker.clones == 0, "the loop that had the given handle has it again"
+    asyncio.run(use(1))
 
     assert not broker.closed
-    assert broker.clones == 0, "the given handle is free again after close()"
+    assert broker.clones == 1, "it is open, with connections of the first loop"
 
 
 async def test_close_sends_what_waits_and_can_be_called_twice(stem: Stem, broker: CountingBroker) -> None:

@@ -11,13 +11,19 @@ import pytest
 
 from stem.adapters.redis import RedisResultBackend, RedisStreamsBroker, blocking
 from stem.client import Stem
-from stem.errors import BrokerError, BrokerUnreachableError, UnknownOutcomeError, WaitTimeoutError
+from stem.errors import (
+    BrokerError,
+    BrokerUnreachableError,
+    TaskNotFoundError,
+    UnknownOutcomeError,
+    WaitTimeoutError,
+)
 from stem.messages.status import TaskState
 from stem.signals import StemSignals
 from stem.sync import SyncStem
 from tests.conftest import OwnServer
 from tests.servers import Server
-from tests.waiting import wait_until
+from tests.waiting import eventually, wait_until
 
 
 def script_calls(server: Server) -> int:
@@ -112,6 +118,61 @@ def test_each_event_loop_has_connections_of_its_own(valkey_url: str, namespace: 
         thread.join(20)
 
     assert len(set(ids)) == 6
+
+
+def test_what_was_given_serves_its_first_event_loop_only(valkey_url: str, namespace: str) -> None:
+    """Its connections belong to that loop, also after the loop has ended; they stay open, being somebody else's."""
+    broker = RedisStreamsBroker(valkey_url, namespace=namespace)
+    backend = RedisResultBackend(valkey_url, namespace=namespace)
+    app = Stem(broker=broker, backend=backend)
+    first = asyncio.new_event_loop()
+
+    async def use(number: int) -> str:
+        task_id = await app.enqueue("t")
+        with pytest.raises(TaskNotFoundError):
+            await app.status(f"expired-{number}")
+        await app.close()
+        return task_id
+
+    ids = [first.run_until_complete(use(0))]
+    ids += [asyncio.run(use(number)) for number in range(1, 3)]
+    thread = threading.Thread(target=lambda: ids.append(asyncio.run(use(3))))
+    thread.start()
+    thread.join(20)
+    ids.append(first.run_until_complete(use(4)))
+
+    assert len(set(ids)) == 5
+    assert (app.broker, app.backend) == (broker, backend)
+    first.run_until_complete(broker.close())
+    first.run_until_complete(backend.close())
+    first.close()
+
+
+def test_clones_of_what_was_given_are_closed_with_their_loop(valkey_server: Server, namespace: str) -> None:
+    broker = RedisStreamsBroker(valkey_server.url, namespace=namespace)
+    backend = RedisResultBackend(valkey_server.url, namespace=namespace)
+    app = Stem(broker=broker, backend=backend)
+    first = asyncio.new_event_loop()
+
+    def open_connections() -> list[str]:
+        with valkey_server.client() as client:
+            names = [str(row["name"]) for row in client.client_list()]
+        return sorted(name for name in names if name.startswith(f"stem-{namespace}"))
+
+    async def use() -> list[str]:
+        with pytest.raises(TaskNotFoundError):
+            await app.status("expired")
+        used = open_connections()
+        await app.close()
+        left = [f"stem-{namespace}", f"stem-{namespace}-results"]
+        await eventually(lambda: open_connections() == left, what="the clones' connections are closed")
+        return used
+
+    assert len(first.run_until_complete(use())) == 2
+    assert len(asyncio.run(use())) == 4
+    first.run_until_complete(broker.close())
+    first.run_until_complete(backend.close())
+    first.close()
 
 
 async def test_a_restart_of_the_server_is_waited_out(own_server: OwnServer) -> None:

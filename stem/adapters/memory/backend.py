@@ -45,6 +45,10 @@ class InMemoryResultBackend:
         except DecodeError:
             return None
 
+    def clone(self) -> InMemoryResultBackend:
+        """Return this one: it belongs to no event loop."""
+        return self
+
     async def close(self) -> None:
         """Nothing is open; what is stored stays readable."""
 

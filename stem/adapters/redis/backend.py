@@ -23,6 +23,9 @@ class RedisResultBackend:
     def __init__(self, url: str, *, namespace: str = "stem", tls: TLSConfig | None = None) -> None:
         address = parse_address(url, tls)
         keys = Keys(check_name("namespace", namespace), address.db)
+        self._url = url
+        self._namespace = namespace
+        self._tls = tls
         self._client = RedisClient(address, keys, client_name=f"stem-{namespace}-results")
 
     @classmethod
@@ -50,6 +53,9 @@ class RedisResultBackend:
                 return None if data is None else TaskStatus.decode(data)
             except DecodeError:
                 return None
+
+    def clone(self) -> RedisResultBackend:
+        return RedisResultBackend(self._url, namespace=self._namespace, tls=self._tls)
 
     async def close(self) -> None:
         await to_the_end(self._client.close())
