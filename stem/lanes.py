@@ -136,28 +136,32 @@ class Lanes:
             return lane
 
     async def close(self) -> None:
-        """Send what waits on this loop's lane, then close what was made here for it."""
-        loop = asyncio.get_running_loop()
-        lane = self._lanes.get(loop)
-        if lane is not None:
-            await lane.outbox.flush()
-            lane.outbox.close()
+        """Send what waits on this loop's lane, then close what was made here for it, also when cancelled.
+
+        The lane is taken away first: what is sent from now on goes by another one, and is not waited for.
+        """
         with self._guard:
+            lane = self._lanes.pop(asyncio.get_running_loop(), None)
             if lane is None:
                 # What was handed out (`Stem.broker`, `Stem.backend`) but never became anybody's lane.
                 broker = self._broker.let_go_bare()
                 backend = None if self._backend is None else self._backend.let_go_bare()
             else:
-                if self._lanes.pop(loop, None) is None:
-                    return
                 if self._latest is lane:
                     self._latest = None
                 broker = self._broker.let_go(lane.broker)
                 backend = None if self._backend is None or lane.backend is None else self._backend.let_go(lane.backend)
-        if broker is not None:
-            await broker.close()
-        if backend is not None:
-            await backend.close()
+        try:
+            if lane is not None:
+                await lane.outbox.flush()
+                lane.outbox.close()
+        finally:
+            try:
+                if broker is not None:
+                    await broker.close()
+            finally:
+                if backend is not None:
+                    await backend.close()
 
     def _new(self, loop: asyncio.AbstractEventLoop) -> Lane:
         # A loop that was closed took its connections with it; nothing can be awaited on it any more.

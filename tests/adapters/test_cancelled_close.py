@@ -8,7 +8,8 @@ import itertools
 import pytest
 
 from stem.adapters.redis import RedisStreamsBroker
-from stem.errors import BrokerUnreachableError, UnknownOutcomeError
+from stem.client import Stem
+from stem.errors import BrokerError, BrokerUnreachableError, TaskNotFoundError, UnknownOutcomeError
 from stem.testing.case import enqueue
 from tests.servers import Server
 from tests.waiting import eventually
@@ -63,6 +64,34 @@ async def test_a_subscription_whose_closing_is_cancelled_leaves_no_connection(
             await eventually(lambda: connections(valkey_server, namespace) == [], 2.0)
         except AssertionError:
             pytest.fail(f"cancelled after {turns} turns, {connections(valkey_server, namespace)} is left open")
+
+
+async def test_an_application_whose_closing_is_cancelled_leaves_no_connection(
+    valkey_server: Server, namespace: str
+) -> None:
+    """Whether something is still to be sent, or the broker is being closed, or the result backend."""
+
+    def left() -> list[str]:
+        with valkey_server.client() as client:
+            return [row["name"] for row in client.client_list() if row["name"].startswith(f"stem-{namespace}")]
+
+    for turns in range(1, 16):
+        app = Stem.connect(valkey_server.url, namespace=namespace, backend=valkey_server.url, patience=0.1)
+        with pytest.raises(TaskNotFoundError):
+            await app.status("expired")
+        sending = asyncio.create_task(app.enqueue("t"))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(app.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait({closing, sending})
+
+        try:
+            await eventually(lambda: left() == [], 2.0)
+        except AssertionError:
+            pytest.fail(f"cancelled after {turns} turns, {left()} is left open")
+        assert sending.exception() is None or isinstance(sending.exception(), BrokerError)
 
 
 async def test_a_broker_closed_while_a_call_connects_leaves_no_connection(
