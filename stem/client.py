@@ -270,23 +270,25 @@ class Stem:
             timeout: how long at most; None waits for ever. Cancelling the wait leaves the task alone.
 
         Raises:
-            WaitTimeoutError: it was not final in time (it goes on), or the broker could not tell.
+            WaitTimeoutError: it was not final in time (it goes on), or neither broker nor result backend could tell.
             TaskNotFoundError: neither the broker nor the result backend knows it.
-            BrokerUnreachableError, UnknownOutcomeError: the broker was away for the whole patience (5 s).
+            BrokerUnreachableError, UnknownOutcomeError: one of them was away for the whole patience (5 s).
         """
         check_name("task id", task_id)
         waiting = Waiting(task_id, timeout, self._patience_s)
         while True:
             lane = await self._lanes.open()  # another one where this application was closed meanwhile, and is used on
+            asked = lane.broker.url
             try:
                 async with asyncio.timeout(waiting.limit_s()):
                     status = await lane.broker.wait(task_id, waiting.slice_s())
+                    if status is None:
+                        asked = "the result backend"
+                        return await self._kept(lane, task_id)
             except (BrokerError, TimeoutError) as error:
-                silent = BrokerUnreachableError(f"{lane.broker.url} does not answer")
+                silent = BrokerUnreachableError(f"{asked} does not answer")
                 await asyncio.sleep(waiting.failed(error if isinstance(error, BrokerError) else silent))
                 continue
-            if status is None:
-                return await self._kept(lane, task_id)
             if status.state.final:
                 return status
             await asyncio.sleep(waiting.not_yet(status))

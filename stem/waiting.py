@@ -71,7 +71,7 @@ class Waiting:
             raise error
         if self._deadline is not None and now >= self._deadline:
             raise WaitTimeoutError(
-                f"the broker could not be asked about task {self._task_id} within {self._timeout_s:g} s: {error}"
+                f"the state of task {self._task_id} could not be asked for within {self._timeout_s:g} s: {error}"
             ) from error
         if now - self._away_since >= self._patience_s:
             raise error

@@ -424,6 +424,37 @@ async def test_waiting_outlives_a_short_outage_and_gives_up_on_a_long_one(broker
         await stem.wait_for(task_id, timeout=0.02)
 
 
+async def test_waiting_outlives_a_short_outage_of_the_result_backend_and_keeps_its_time(
+    broker: CountingBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = InMemoryResultBackend()
+    kept = TaskStatus(id="old", task="t", queue="q", state=TaskState.SUCCEEDED, result=5, token=1)
+    await backend.store(kept, ttl_ms=60_000)
+    failures: list[Exception] = [BrokerUnreachableError("away"), UnknownOutcomeError("away")]
+    real = backend.get
+
+    async def flaky(task_id: str) -> TaskStatus | None:
+        if failures:
+            raise failures.pop(0)
+        return await real(task_id)
+
+    async def hanging(task_id: str) -> TaskStatus | None:
+        await asyncio.Event().wait()
+        return None
+
+    monkeypatch.setattr(backend, "get", flaky)
+    stem = Stem(broker=CountingBroker.typed(broker), backend=backend, patience=0.1)
+
+    assert (await stem.wait_for("old")).result == 5
+    failures.extend(BrokerUnreachableError("away for long") for _ in range(1000))
+    with pytest.raises(BrokerUnreachableError, match="away for long"):
+        await stem.wait_for("old")
+    monkeypatch.setattr(backend, "get", hanging)
+    async with asyncio.timeout(5):
+        with pytest.raises(WaitTimeoutError, match=r"could not be asked.*the result backend does not answer"):
+            await stem.wait_for("old", timeout=0.02)
+
+
 async def test_cancel_revokes_what_waits_and_remembers_what_is_unknown(stem: Stem) -> None:
     task_id = await stem.enqueue("t")
 
