@@ -144,6 +144,7 @@ class Run:
             packed = verdict.NONE if result is None else pack(result, what=f"the result of task {self.envelope.task}")
         except StemError as error:
             # The work was done and would be done again by a retry, to the same end.
+            error = verdict.unstorable(result, error, task=self.envelope.task)
             self._tell_failure(error, retried=False, given_up=True)
         else:
             self.ended = "done", {"result": packed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import traceback
@@ -43,10 +44,27 @@ def success(delivery: Delivery, plan: Plan, result: object) -> Settlement:
         packed = NONE if result is None else pack(result, what=f"the result of task {delivery.task}")
     except StemError as error:
         # The work was done and would be done again by a retry, to the same end.
-        return dead(delivery, plan.ttl_ms, error, reason="failed")
+        return dead(delivery, plan.ttl_ms, unstorable(result, error, task=delivery.task), reason="failed")
     return Settlement(
         id=delivery.id, token=delivery.token, outcome=Outcome.SUCCEEDED, result=packed, ttl_ms=plan.ttl_ms
     )
+
+
+def unstorable(result: object, error: StemError, *, task: str) -> StemError:
+    """Return why `result` cannot be stored, where encoding it ended in `error`.
+
+    A coroutine is told as what it is: only the call shows that a plain wrapper hides an `async def`, or does not, and
+    runs it itself.
+    """
+    if not inspect.iscoroutine(result):
+        return error
+    result.close()
+    told = ConfigError(
+        f"task {task} returned a coroutine, of which nothing has run: a decorator hides that its function is "
+        "`async def`. Make the wrapper `async def` too, and await the function in it"
+    )
+    told.__cause__ = error
+    return told
 
 
 def failure(delivery: Delivery, plan: Plan, error: BaseException, veil: Veil = NO_VEIL) -> Settlement:

@@ -161,6 +161,15 @@ async def raise_hopeless() -> None:
     raise KeyError("given up")
 
 
+async def never_run() -> None:
+    raise AssertionError("nobody awaits it")
+
+
+@app.task("p.hidden", isolation="process", max_retries=5)
+def hidden() -> object:
+    return never_run()
+
+
 @app.task("p.reject", isolation="process", max_retries=5)
 def reject() -> None:
     raise Reject("never again")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from stem.adapters.memory import InMemoryBroker
+from stem.client import Stem
 from stem.contracts import NewTask
 from stem.errors import Reject
 from stem.messages.envelope import Envelope, new_task_id
@@ -191,6 +194,33 @@ async def test_a_result_that_cannot_travel_buries_the_task_at_once(memory_house:
     assert (status.state, status.attempt) == (TaskState.FAILED, 0)
     assert status.error is not None
     assert status.error.type == "InvalidArgumentsError"
+
+
+async def test_a_coroutine_that_a_plain_wrapper_returns_is_told_as_what_it_is(memory_house: House) -> None:
+    """And one that the wrapper runs itself has run."""
+
+    async def handler(context: TaskContext) -> int:
+        return 5
+
+    @functools.wraps(handler)
+    def hiding(context: TaskContext) -> object:
+        return handler(context)
+
+    @functools.wraps(handler)
+    def running(context: TaskContext) -> object:
+        return asyncio.run(handler(context))
+
+    app = Stem(InMemoryBroker(), memory_house.registry)
+    app.task("hiding", max_retries=5)(hiding)
+    app.task("running")(running)
+    await memory_house.worker()
+
+    hidden, ran = await run(memory_house, "hiding"), await run(memory_house, "running")
+
+    assert (hidden.state, hidden.attempt, ran.result) == (TaskState.FAILED, 0, 5)
+    assert hidden.error is not None
+    assert hidden.error.type == "ConfigError"
+    assert "Make the wrapper `async def` too" in hidden.error.message
 
 
 async def test_an_error_that_cannot_be_shown_is_still_recorded(memory_house: House) -> None:

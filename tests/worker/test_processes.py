@@ -131,6 +131,7 @@ async def test_failures_are_retried(memory_house: House, name: str, attempt: int
         ("p.given_up", "KeyError", "failed"),
         ("p.reject", "Reject", "rejected"),
         ("p.unstorable", "InvalidArgumentsError", "failed"),
+        ("p.hidden", "ConfigError", "failed"),
         ("p.quit", "SystemExit", "failed"),
         ("p.hungry", "MemoryError", "failed"),
         ("p.soft_raised", "SoftTimeLimitExceeded", "failed"),
