@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, Protocol, TypeVar
 
+from stem.callables import signature_of
 from stem.errors import ConfigError, InvalidNameError, UnknownTaskError
 from stem.messages.names import check_name
 from stem.task import NO_OPTIONS, Parameters, Task, TaskContext, TaskOptions
@@ -169,7 +170,7 @@ def _read(handler: object) -> Registered:
 
 def _check_handler_call(name: str, handler: Callable[..., Any]) -> None:
     try:
-        inspect.signature(handler).bind(None, {})
+        signature_of(handler).bind(None, {})
     except ValueError:
         return  # a call written in C tells nothing of its parameters
     except TypeError as error:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import field
 from datetime import datetime
-from typing import Any, Final, Generic, NoReturn, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, ForwardRef, Generic, NoReturn, ParamSpec, Protocol, TypeVar
 
+from stem.callables import signature_of
 from stem.errors import ConfigError, InvalidArgumentsError, Retry
 from stem.messages.names import check_name
 from stem.options import NO_OPTIONS as NO_OPTIONS
@@ -304,7 +305,7 @@ class Parameters:
 
     def __init__(self, function: Callable[..., Any], *, task: str) -> None:
         try:
-            parameters = list(inspect.signature(function).parameters.values())
+            parameters = list(signature_of(function).parameters.values())
         except (TypeError, ValueError) as error:
             raise ConfigError(f"task {task}: the parameters of {function!r} cannot be read: {error}") from error
         self.takes_context = bool(parameters) and _is_context(function, parameters[0])
@@ -361,6 +362,8 @@ def _is_context(function: Callable[..., Any], parameter: inspect.Parameter) -> b
     if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
         return False
     annotation = parameter.annotation
+    if isinstance(annotation, ForwardRef):
+        annotation = annotation.__forward_arg__
     if annotation is parameter.empty or annotation is Any:
         return parameter.name == "context"
     if isinstance(annotation, str):

@@ -26,7 +26,7 @@ LONG_MODULES: Final = {
 
 # The rooms of the house, the deepest first. A module belongs to the room with the longest prefix of its name.
 ROOMS: Final[dict[str, tuple[str, ...]]] = {
-    "python": ("stem.record", "stem.startup", "stem.streams"),
+    "python": ("stem.callables", "stem.record", "stem.startup", "stem.streams"),
     "errors": ("stem.errors",),
     "clock": ("stem.clock",),
     "text": ("stem.text", "stem.redaction"),

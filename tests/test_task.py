@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
-from typing import Any
+from typing import Any, ForwardRef
 
 import pytest
 
@@ -366,6 +367,15 @@ def by_name(context, a):  # type: ignore[no-untyped-def]  # what untyped program
     ...
 
 
+def by_forward_reference(job: Any, a: int) -> None: ...
+def by_name_only_checked(context: Any, a: int) -> None: ...
+
+
+# As Python 3.14 gives what is imported for type checkers alone.
+by_forward_reference.__annotations__["job"] = ForwardRef("stem.TaskContext")
+by_name_only_checked.__annotations__["context"] = ForwardRef("Any")
+
+
 def optional(job: TaskContext | None, a: int) -> None: ...
 def not_a_context(context: str, a: int) -> None: ...
 def second_place(a: int, context: TaskContext) -> None: ...
@@ -377,6 +387,8 @@ def second_place(a: int, context: TaskContext) -> None: ...
         (by_annotation, True, ("a",)),
         (by_alias, True, ("a",)),
         (by_name, True, ("a",)),
+        (by_forward_reference, True, ("a",)),
+        (by_name_only_checked, True, ("a",)),
         (optional, True, ("a",)),
         (not_a_context, False, ("context", "a")),
         (second_place, False, ("a", "context")),
@@ -388,6 +400,24 @@ def test_the_context_is_the_first_parameter_named_or_annotated_so(
     parameters = Parameters(function, task="t")
 
     assert (parameters.takes_context, parameters.names) == (takes, names)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated when the function is made")
+def test_annotations_may_name_what_only_type_checkers_import(app: Stem) -> None:
+    source = """
+def build(job: TaskContext, invoice: Invoice) -> Receipt: ...
+
+class Handler:
+    name = "handler"
+    def __call__(self, context: TaskContext, args: Arguments) -> Receipt: ...
+"""
+    home: dict[str, Any] = {}
+    exec(compile(source, "tasks.py", "exec", dont_inherit=True), home)
+
+    task: Any = app.task("build")(home["build"])
+    app.registry.register(home["Handler"]())
+
+    assert (task.parameters.takes_context, task.parameters.names) == (True, ("invoice",))
 
 
 def test_types_of_a_task_are_known_to_the_type_checker(app: Stem) -> None:
