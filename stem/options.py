@@ -73,7 +73,7 @@ class TaskOptions:
     """How a task is run. Every field left out is *unset*: what the producer leaves unset the handler's options decide,
     and what those leave unset the configuration.
 
-    Durations are a timedelta or seconds; once made, the fields hold seconds.
+    Durations are a timedelta or seconds; once made, the fields hold seconds, to the millisecond.
 
     Attributes:
         queue: where it waits.
@@ -110,7 +110,8 @@ class TaskOptions:
         for name in _DURATIONS:
             value = getattr(self, name)
             if value is not UNSET:
-                object.__setattr__(self, name, to_seconds(name, value))
+                # In whole milliseconds, as they travel: two that are told apart here must be so there.
+                object.__setattr__(self, name, round(to_seconds(name, value) * 1000) / 1000)
         if self.isolation is not UNSET and self.isolation != "process":
             raise InvalidInputError(f'isolation={shown(self.isolation)}: give "process", or leave it out')
         if self.retry_strategy is not UNSET and not isinstance(self.retry_strategy, RetryStrategy):
@@ -165,7 +166,7 @@ class TaskOptions:
                 plain[name] = value
         for name, key in _TRAVEL_MS.items():
             if (value := getattr(self, name)) is not UNSET:
-                plain[key] = max(1, round(value * 1000))
+                plain[key] = round(value * 1000)
         if self.redact is not UNSET:
             plain["redact"] = list(self.redact)
         for name in ("retry_on", "give_up_on"):

@@ -67,6 +67,17 @@ def test_a_soft_limit_that_never_comes_is_refused() -> None:
         TaskOptions(soft_time_limit=5, time_limit=5)
 
 
+def test_limits_are_compared_as_they_travel() -> None:
+    """In whole milliseconds; a soft limit that arrived as long as the hard one would bury the task."""
+    with pytest.raises(InvalidInputError, match="soft_time_limit=1 is not shorter than time_limit=1"):
+        TaskOptions(soft_time_limit=1.0001, time_limit=1.0004)
+    close = TaskOptions(soft_time_limit=1.0004, time_limit=1.0006)
+
+    assert TaskOptions.from_travelled(close.travelling()) == close
+    crossed = TaskOptions(soft_time_limit=1.0001).over(TaskOptions(time_limit=1.0004))
+    assert TaskOptions.from_travelled(crossed.travelling()) == TaskOptions(soft_time_limit=1)
+
+
 def test_what_is_set_wins_and_the_rest_stays() -> None:
     handler = TaskOptions(queue="slow", max_retries=5, retry_on=(OSError,))
 
