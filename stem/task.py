@@ -301,7 +301,7 @@ class Parameters:
         required: names without a default.
     """
 
-    __slots__ = ("_allowed", "_any_keyword", "_text", "names", "required", "takes_context")
+    __slots__ = ("_allowed", "_any_keyword", "_given", "_text", "names", "required", "takes_context")
 
     def __init__(self, function: Callable[..., Any], *, task: str) -> None:
         try:
@@ -321,6 +321,9 @@ class Parameters:
         self.required = tuple(each.name for each in named if each.default is each.empty)
         self._allowed = frozenset(each.name for each in named)
         self._any_keyword = len(named) < len(rest)
+        # By place only, the context leaves its name to **kwargs.
+        by_name = self.takes_context and parameters[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        self._given = {parameters[0].name} if by_name else set()
         shown = [each.name if each.default is each.empty else f"{each.name}=…" for each in named]
         self._text = "(" + ", ".join([*shown, "**kwargs"] if self._any_keyword else shown) + ")"
 
@@ -346,11 +349,12 @@ class Parameters:
     def check(self, task: str, args: Mapping[str, Any]) -> None:
         """Raise `InvalidArgumentsError` unless the function can be called with `args` as keywords."""
         missing = [name for name in self.required if name not in args]
-        extra = [] if self._any_keyword else [name for name in args if name not in self._allowed]
+        if self._any_keyword:
+            extra, wrong = [name for name in self._given if name in args], "is the worker's to give"
+        else:
+            extra, wrong = [name for name in args if name not in self._allowed], "unknown"
         if missing or extra:
-            parts = [
-                f"{names} {word}" for names, word in ((_list(missing), "missing"), (_list(extra), "unknown")) if names
-            ]
+            parts = [f"{_list(names)} {word}" for names, word in ((missing, "missing"), (extra, wrong)) if names]
             raise InvalidArgumentsError(f"{task} takes {self._text}: {'; '.join(parts)}")
 
 

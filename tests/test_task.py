@@ -358,6 +358,23 @@ def test_calls_that_do_not_fit_are_refused_before_anything_is_sent(app: Stem) ->
         wrong.signature("x", page=3)
 
 
+def test_the_contexts_name_is_no_argument_where_any_keyword_is_taken(app: Stem) -> None:
+    @app.task("open")
+    def takes_any(context: TaskContext, **rest: int) -> None: ...
+
+    @app.task("by-place")
+    def by_place(context: TaskContext, /, **rest: int) -> None: ...
+
+    called: Any = takes_any
+    placed: Any = by_place
+    with pytest.raises(InvalidArgumentsError, match="'context' is the worker's to give"):
+        called.signature(context=1, other=2)
+    with pytest.raises(InvalidArgumentsError, match="'context' is the worker's to give"):
+        app.registry.get("open").validate({"context": 1})
+    assert called.signature(other=2).args == {"other": 2}
+    assert placed.signature(context=1).args == {"context": 1}
+
+
 def test_a_variant_carries_how_it_is_enqueued(app: Stem) -> None:
     @app.task("t", queue="own")
     def task(a: int) -> None: ...
