@@ -197,7 +197,7 @@ async def test_a_worker_whose_slots_are_all_lost_leaves(
 async def test_slots_that_come_back_a_little_late_are_waited_for(
     memory_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zombies, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(zombies, "PATIENCE_S", 2.0)
 
     release = threading.Event()
 
@@ -213,7 +213,7 @@ async def test_slots_that_come_back_a_little_late_are_waited_for(
         release.set()
         await eventually(lambda: worker.stats()["zombie_threads"] == 0)
 
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(2.2)
     assert worker.stats()["state"] == "running"
 
 
@@ -248,21 +248,27 @@ async def test_a_slot_that_is_lost_is_not_free(memory_house: House, monkeypatch:
 
 async def test_a_lease_is_renewed_while_the_handler_runs(house: House) -> None:
     starts = []
+    began = 0.0
+    past_its_first_term = asyncio.Event()
 
     async def long(context: TaskContext, args: Mapping[str, Any]) -> str:
+        nonlocal began
+        began = time.monotonic()
         starts.append(context.token)
-        await asyncio.sleep(1.5)
+        await past_its_first_term.wait()
         return "done"
 
-    on_loop(house.registry, "long", long, TaskOptions(visibility_timeout=0.5))
+    # Two thirds of it without a beat end the run: no less than a machine may stall for.
+    on_loop(house.registry, "long", long, TaskOptions(visibility_timeout=3.0))
     await house.worker()
     await house.worker(clone=True)
     task_id = await house.stem.enqueue("long")
 
     await eventually(lambda: starts)
-    for _ in range(10):
+    while time.monotonic() < began + 3.5:
         await house.broker.sweep(["default"])
         await asyncio.sleep(0.1)
+    past_its_first_term.set()
 
     status = await house.stem.wait_for(task_id, timeout=10)
     assert (status.result, starts) == ("done", [1])

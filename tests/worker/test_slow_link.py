@@ -52,7 +52,7 @@ async def test_a_batch_that_would_not_arrive_in_time_comes_in_parts(far: House, 
     ids = await near.stem.enqueue_many([("where", {"data": bytes(400_000)})] * 8)
 
     with proxy.having(Fault(bytes_per_s=2_000_000, sides=DOWN)):
-        await far.worker(concurrency=16)
+        await far.worker(concurrency=16, config={"visibility_timeout_s": 60.0})  # how long a lease holds is no matter
         statuses = [await near.stem.wait_for(task_id, timeout=15) for task_id in ids]
 
     assert [(status.state, status.token) for status in statuses] == [(TaskState.SUCCEEDED, 1)] * 8
@@ -93,8 +93,8 @@ async def test_results_that_would_not_arrive_together_leave_in_parts(
     ids = await near.stem.enqueue_many([("grow", {})] * 16)
 
     with proxy.having(Fault(bytes_per_s=2_000_000, sides=UP)):
-        worker = await far.worker(concurrency=16)
-        await eventually(lambda: worker.stats()["counters"]["succeeded"] == 16, 12, what="the worker knows of all ends")
+        worker = await far.worker(concurrency=16, config={"visibility_timeout_s": 60.0})
+        await eventually(lambda: worker.stats()["counters"]["succeeded"] == 16, 20, what="the worker knows of all ends")
 
     statuses = [await near.stem.status(task_id) for task_id in ids]
     assert [(status.state, status.token) for status in statuses] == [(TaskState.SUCCEEDED, 1)] * 16

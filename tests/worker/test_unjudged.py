@@ -57,14 +57,14 @@ async def test_a_result_that_cannot_be_looked_at_is_a_failure(
     register(memory_house.registry, "gives", gives if register is on_loop else lambda context, args: value)
     worker = await memory_house.worker()
 
-    status = await memory_house.stem.wait_for(await memory_house.stem.enqueue("gives"), timeout=2)
+    status = await memory_house.stem.wait_for(await memory_house.stem.enqueue("gives"), timeout=10)
 
     assert (status.state, status.reason) == (TaskState.FAILED, "failed")
     assert status.error is not None
     assert status.error.type == error
     assert says in status.error.message
     assert "hunter2" not in status.error.message + status.error.traceback
-    await eventually(lambda: worker.stats()["in_flight"] == 0, 2)
+    await eventually(lambda: worker.stats()["in_flight"] == 0)
 
 
 async def test_a_retry_of_a_class_of_ones_own_waits_as_the_policy_says(memory_house: House) -> None:
@@ -76,7 +76,7 @@ async def test_a_retry_of_a_class_of_ones_own_waits_as_the_policy_says(memory_ho
     on_loop(memory_house.registry, "later", later, TaskOptions(max_retries=1))
     await memory_house.worker()
 
-    status = await memory_house.stem.wait_for(await memory_house.stem.enqueue("later"), timeout=2)
+    status = await memory_house.stem.wait_for(await memory_house.stem.enqueue("later"), timeout=10)
 
     assert (status.state, status.result) == (TaskState.SUCCEEDED, 1)
 
@@ -88,10 +88,10 @@ async def test_a_retry_that_cannot_be_planned_is_a_failure(memory_house: House) 
     on_loop(memory_house.registry, "soon", soon)
     worker = await memory_house.worker()
 
-    status = await memory_house.stem.wait_for(await memory_house.stem.enqueue("soon"), timeout=2)
+    status = await memory_house.stem.wait_for(await memory_house.stem.enqueue("soon"), timeout=10)
 
     assert status.state is TaskState.FAILED
-    await eventually(lambda: worker.stats()["in_flight"] == 0, 2)
+    await eventually(lambda: worker.stats()["in_flight"] == 0)
 
 
 def test_a_value_that_changes_while_it_is_packed_is_refused() -> None:
