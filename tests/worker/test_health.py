@@ -8,8 +8,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
@@ -114,38 +113,38 @@ async def test_drained_and_paused_workers_are_live_but_not_ready(house: House) -
         await get(port, "/livez")
 
 
-@asynccontextmanager
-async def blocked(house: House, seconds: float) -> AsyncIterator[threading.Event]:
-    begun = threading.Event()
+async def test_a_work_loop_that_stands_still_is_not_live_within_five_seconds(memory_house: House) -> None:
+    began: list[float] = []
+    begun, over = threading.Event(), threading.Event()
 
     async def blocks(context: TaskContext, args: Mapping[str, Any]) -> None:
+        began.append(time.monotonic())
         begun.set()
-        time.sleep(seconds)  # noqa: ASYNC251 - what this is about
+        over.wait(30)  # blocks the loop, until the last probe is answered
 
-    on_loop(house.registry, "blocks", blocks)
-    yield begun
+    on_loop(memory_house.registry, "blocks", blocks)
+    worker = await memory_house.worker(health_port=0, config={"health_host": HERE})
+    port = port_of(worker)
+    heard: list[tuple[float, float, int]] = []
 
-
-async def test_a_work_loop_that_stands_still_is_not_live_within_five_seconds(memory_house: House) -> None:
-    async with blocked(memory_house, 6.0) as begun:
-        worker = await memory_house.worker(health_port=0, config={"health_host": HERE})
-        port = port_of(worker)
-        heard: list[tuple[float, int]] = []
-
-        def probe() -> None:
+    def probe() -> None:
+        try:
             begun.wait(10)
-            began = time.monotonic()
-            while time.monotonic() < began + 5.5:
-                heard.append((time.monotonic() - began, asyncio.run(get(port, "/livez"))[0]))
+            while time.monotonic() < began[0] + 5.5:
+                asked = time.monotonic() - began[0]
+                status, _ = asyncio.run(get(port, "/livez"))
+                heard.append((asked, time.monotonic() - began[0], status))
                 time.sleep(0.1)
+        finally:
+            over.set()
 
-        probing = threading.Thread(target=probe)
-        probing.start()
-        await memory_house.stem.enqueue("blocks")
-        await asyncio.to_thread(probing.join)
+    probing = threading.Thread(target=probe)
+    probing.start()
+    await memory_house.stem.enqueue("blocks")
+    await asyncio.to_thread(probing.join)
 
-    assert [status for at, status in heard if at < 3.0] == [200] * sum(at < 3.0 for at, _ in heard)
-    assert [status for at, status in heard if at > 5.0] == [503] * sum(at > 5.0 for at, _ in heard)
+    assert {status for _, answered, status in heard if answered < 3.0} == {200}
+    assert {status for asked, _, status in heard if asked > 5.0} == {503}
     assert len(heard) > 10
     await eventually(lambda: worker._board.loop_age_s() < 1.0)
     assert (await get(port, "/livez"))[0] == 200

@@ -10,6 +10,7 @@ from typing import Any
 
 from stem.contracts import Logged
 from stem.control.controller import Controller
+from stem.control.diagnose import WEDGED_AFTER_MS
 from stem.errors import SoftTimeLimitExceeded
 from stem.messages.command import Command
 from stem.messages.envelope import new_task_id
@@ -34,23 +35,26 @@ async def test_ping_is_answered_by_each_worker_at_once(house: House) -> None:
     controller = house.controller
     await controller.ping()
 
-    result = await controller.ping()
+    results = [await controller.ping() for _ in range(5)]
 
-    assert sorted(worker.id for worker in result.workers) == sorted(worker.id for worker in workers)
-    assert not result.silent
-    assert result.elapsed_ms < 500
+    for result in results:
+        assert sorted(worker.id for worker in result.workers) == sorted(worker.id for worker in workers)
+        assert not result.silent
+    # The best of five: the promise is about Stem, not about what else runs on this machine.
+    assert min(result.elapsed_ms for result in results) < 500
 
 
 async def test_a_blocked_work_loop_still_answers_and_shows_where_it_blocks(house: House) -> None:
-    in_handler = threading.Event()
+    in_handler, asked = threading.Event(), threading.Event()
     seen: dict[str, Any] = {}
 
     async def blocks(context: TaskContext, args: Mapping[str, Any]) -> str:
         in_handler.set()
-        time.sleep(3.0)  # noqa: ASYNC251 - what this test is about
+        asked.wait(30)  # blocks the loop: what this test is about
         return "once"
 
-    on_loop(house.registry, "blocks", blocks)
+    # A long lease: the question is who answers.
+    on_loop(house.registry, "blocks", blocks, TaskOptions(visibility_timeout=60))
     worker = await house.worker()
     task_id = await house.stem.enqueue("blocks")
 
@@ -60,21 +64,23 @@ async def test_a_blocked_work_loop_still_answers_and_shows_where_it_blocks(house
             controller = Controller(broker, timeout_s=5.0)
             try:
                 await controller.ping()
-                time.sleep(max(0.0, began + 2.3 - time.monotonic()))  # noqa: ASYNC251 - nothing else runs here
-                seen["ping"] = await controller.ping()
+                await eventually(lambda: worker._board.loop_age_s() > WEDGED_AFTER_MS / 1000 + 0.1)
+                seen["pings"] = [await controller.ping() for _ in range(5)]
                 seen["stack"] = await controller.inspect("stack")
             finally:
                 await broker.close()
 
-        in_handler.wait(10)
-        began = time.monotonic()
-        asyncio.run(asking())
+        try:
+            in_handler.wait(10)
+            asyncio.run(asking())
+        finally:
+            asked.set()
 
     await asyncio.to_thread(ask)
 
-    assert seen["ping"].elapsed_ms < 500
-    assert seen["ping"].workers[0].diagnosis == "wedged"
-    assert "time.sleep(3.0)" in str(seen["stack"])
+    assert min(ping.elapsed_ms for ping in seen["pings"]) < 500
+    assert [ping.workers[0].diagnosis for ping in seen["pings"]] == ["wedged"] * 5
+    assert "asked.wait(30)" in str(seen["stack"])
     status = await house.stem.wait_for(task_id, timeout=10)
     assert (status.result, status.token) == ("once", 1)
     assert worker.stats()["counters"]["started"] == 1
