@@ -26,7 +26,7 @@ from stem.messages.status import TaskState
 from stem.options import TaskOptions
 from stem.retry import FixedRetryStrategy
 from stem.task import TaskContext
-from stem.worker import WorkerLifecycleConfig, logs
+from stem.worker import WorkerLifecycleConfig, logs, zombies
 from stem.worker.wheel import Wheel
 from tests.waiting import eventually
 from tests.worker.conftest import House
@@ -126,7 +126,7 @@ async def test_the_limit_of_a_plain_handler_runs_from_its_start(memory_house: Ho
     """Sixteen may wait for four threads; what has not run is not ended at its time limit."""
     release = threading.Event()
     in_thread(memory_house.registry, "held", hold(release))
-    in_thread(memory_house.registry, "short", lambda context, args: "ran", TaskOptions(time_limit=0.2, max_retries=0))
+    in_thread(memory_house.registry, "short", lambda context, args: "ran", TaskOptions(time_limit=1.0, max_retries=0))
     on_loop(memory_house.registry, "other", lambda context, args: asyncio.sleep(0))
     worker = await memory_house.worker(concurrency=None)
     threads = worker._threads.size
@@ -134,14 +134,17 @@ async def test_the_limit_of_a_plain_handler_runs_from_its_start(memory_house: Ho
         await memory_house.stem.enqueue("held")
     waiting = await memory_house.stem.enqueue("short")
     await eventually(lambda: waiting in worker._board.jobs)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(1.5)
     release.set()
 
     status = await memory_house.stem.wait_for(waiting, timeout=10)
     assert (status.state, status.result) == (TaskState.SUCCEEDED, "ran")
 
 
-async def test_a_worker_without_a_thread_left_leaves_for_another(memory_house: House) -> None:
+async def test_a_worker_without_a_thread_left_leaves_for_another(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zombies, "PATIENCE_S", 0.3)
     release = threading.Event()
     in_thread(memory_house.registry, "held", hold(release), TaskOptions(time_limit=0.1, max_retries=0))
     on_loop(memory_house.registry, "other", lambda context, args: asyncio.sleep(0))

@@ -279,7 +279,7 @@ async def test_a_child_that_does_not_get_ready_is_one_that_cannot_start(
     memory_house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Isolated tasks waited for it without end, their leases renewed all the time."""
-    monkeypatch.setattr(processes, "READY_WITHIN_S", 2.0)
+    monkeypatch.setattr(processes, "READY_WITHIN_S", 0.5)
     monkeypatch.setenv(isolated.HANGS, "yes")
     worker = await worker_of(memory_house)
 
@@ -289,7 +289,7 @@ async def test_a_child_that_does_not_get_ready_is_one_that_cannot_start(
     after = await outcome(memory_house, "p.add", left=1, right=1)
 
     assert status.error is not None
-    assert "no child process can start: it was not ready after 2 s" in status.error.message
+    assert "no child process can start: it was not ready after 0.5 s" in status.error.message
     assert after.state is TaskState.SUCCEEDED
     assert worker._processes.counters["unusable"] == processes.START_TRIES
     assert worker._processes.counters["crashed"] == 0

@@ -26,8 +26,9 @@ import ctypes, logging, sys
 logging.basicConfig(level="INFO", stream=sys.stderr, format="%(message)s")
 if sys.platform == "linux":  # orphans come to this process, as they do to process 1 of a container
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
-from stem.worker.supervisor import Supervisor
-sys.exit(Supervisor([[sys.executable, "-c", program] for program in sys.argv[1:]]).run())
+from stem.worker import supervisor
+supervisor.LAST_WORDS_S = 3.0
+sys.exit(supervisor.Supervisor([[sys.executable, "-c", program] for program in sys.argv[1:]]).run())
 """
 NOTE: Final = "import os, sys, time, signal\nprint(os.getpid(), flush=True)\n"
 WAITS: Final = NOTE + "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\ntime.sleep(60)"
@@ -70,7 +71,9 @@ def test_a_process_that_dies_is_started_again_ever_later_and_the_others_live_on(
 
 @pytest.mark.parametrize("code", [2, 78])
 def test_what_a_new_start_cannot_mend_ends_all(tmp_path: Path, code: int) -> None:
-    with supervised(tmp_path, WAITS, NOTE + f"time.sleep(0.2); sys.exit({code})") as (process, path):
+    # Not before the other one has begun: else that would not be counted.
+    both = f"while sum(map(str.isdecimal, open({str(tmp_path / 'said')!r}).read().split())) < 2: time.sleep(0.01)\n"
+    with supervised(tmp_path, WAITS, NOTE + both + f"sys.exit({code})") as (process, path):
         assert process.wait(10) == code
 
     assert len(pids(path)) == 2
