@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pytest
 
 from stem.adapters.memory import InMemoryBroker, InMemoryResultBackend
+from stem.adapters.memory import broker as memory
 from stem.adapters.memory.waiting import Bells, LoopWaiter, ThreadWaiter
 from stem.contracts import (
     Beat,
@@ -29,12 +30,12 @@ from stem.messages.event import Event
 from stem.messages.status import TaskState, TaskStatus
 from stem.testing import FakeClock
 from tests.adapters.hands import ask, heartbeat, task
-from tests.waiting import wait_until
+from tests.waiting import eventually, wait_until
 
 T = TypeVar("T")
 
 
-PROMPT_S = 1.0
+PROMPT_S = 10.0
 """Far below every timeout used here: who returns within it was woken, and did not time out."""
 
 
@@ -49,6 +50,11 @@ class Elsewhere:
 
     def close(self) -> None:
         self._pool.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _idle_as_long_as_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MAX_IDLE_S", 20.0)
 
 
 @pytest.fixture
@@ -127,7 +133,7 @@ async def test_an_idle_worker_in_another_loop_is_woken_by_an_enqueue_here(
     other = broker.clone()
 
     async def work() -> tuple[float, int]:
-        await other.idle(["q"], 2.0)
+        await other.idle(["q"], 20.0)
         woken = time.monotonic()
         return woken, len((await other.exchange("w-1", (), ask())).deliveries)
 
@@ -143,13 +149,18 @@ async def test_an_idle_worker_in_another_loop_is_woken_by_an_enqueue_here(
 
 async def test_one_new_task_wakes_one_idle_worker(broker: InMemoryBroker) -> None:
     """The others sleep on; a second task wakes the next."""
-    idle = [asyncio.create_task(broker.idle(["q", "r"], 2.0)) for _ in range(3)]
+    idle = [asyncio.create_task(broker.idle(["q", "r"], 20.0)) for _ in range(3)]
     await waiters_of(broker, 3)
 
+    async def woken(least: int) -> int:
+        await eventually(lambda: sum(one.done() for one in idle) >= least)
+        await asyncio.sleep(0.1)
+        return sum(one.done() for one in idle)
+
     await broker.enqueue([task("t-1")])
-    after_one = len((await asyncio.wait(idle, timeout=0.1))[0])
+    after_one = await woken(1)
     await broker.enqueue([task("t-2", queue="r")])
-    after_two = len((await asyncio.wait(idle, timeout=0.1))[0])
+    after_two = await woken(2)
     for one in idle:
         one.cancel()
     await asyncio.gather(*idle, return_exceptions=True)
@@ -160,10 +171,10 @@ async def test_one_new_task_wakes_one_idle_worker(broker: InMemoryBroker) -> Non
 async def test_a_worker_that_leaves_work_behind_wakes_the_next(broker: InMemoryBroker) -> None:
     """A batch rings once; whoever took what fits rings again."""
     other = broker.clone()
-    idle = asyncio.create_task(other.idle(["q"], 2.0))
+    idle = asyncio.create_task(other.idle(["q"], 20.0))
     await broker.enqueue([task("t-1"), task("t-2")])
     await idle
-    second = asyncio.create_task(broker.idle(["q"], 2.0))
+    second = asyncio.create_task(broker.idle(["q"], 20.0))
     await waiters_of(broker, 1)
 
     answer = await other.exchange("w-1", (), ask(1))
@@ -174,7 +185,7 @@ async def test_a_worker_that_leaves_work_behind_wakes_the_next(broker: InMemoryB
 
 async def test_a_cancelled_idle_passes_its_wake_up_on(broker: InMemoryBroker) -> None:
     """A wake-up that met a cancelled waiter is not lost: the next one has it."""
-    idle = asyncio.create_task(broker.idle(["q"], 2.0))
+    idle = asyncio.create_task(broker.idle(["q"], 20.0))
     await waiters_of(broker, 1)
     # The enqueue wakes it; it is cancelled before its loop has run it.
     broker.blocking().enqueue([task("t-1")])
@@ -183,7 +194,7 @@ async def test_a_cancelled_idle_passes_its_wake_up_on(broker: InMemoryBroker) ->
         await idle
     began = time.monotonic()
 
-    await broker.idle(["q"], 2.0)
+    await broker.idle(["q"], 20.0)
 
     assert time.monotonic() - began < PROMPT_S
 
@@ -212,7 +223,7 @@ async def test_a_thread_without_a_loop_is_told_of_the_end(broker: InMemoryBroker
     blocking = broker.blocking()
     blocking.enqueue([task("t-1")])
     (delivery,) = (await broker.exchange("w-1", (), ask())).deliveries
-    waiting = asyncio.create_task(asyncio.to_thread(blocking.wait, "t-1", 8.0))
+    waiting = asyncio.create_task(asyncio.to_thread(blocking.wait, "t-1", 20.0))
     await asyncio.to_thread(wait_until, lambda: bool(blocking._handle._waiters))
     began = time.monotonic()
 
@@ -248,10 +259,10 @@ async def test_wake_replies_events_and_ends_cross_loops(broker: InMemoryBroker, 
     cursor = await broker.events.tail()
     await handles[0].control.subscribe()
     waits = (
-        elsewhere(lambda: handles[0].control.wake(8.0)),
-        elsewhere(lambda: handles[1].control.replies("c-1", timeout_s=8.0)),
-        elsewhere(lambda: handles[2].events.read(cursor, timeout_s=8.0)),
-        elsewhere(lambda: handles[3].wait("t-1", 8.0)),
+        elsewhere(lambda: handles[0].control.wake(20.0)),
+        elsewhere(lambda: handles[1].control.replies("c-1", timeout_s=20.0)),
+        elsewhere(lambda: handles[2].events.read(cursor, timeout_s=20.0)),
+        elsewhere(lambda: handles[3].wait("t-1", 20.0)),
     )
     for handle in handles:
         await waiters_of(handle, 1)
@@ -314,9 +325,9 @@ async def test_closing_a_handle_releases_who_waits_through_it(broker: InMemoryBr
     other = broker.clone()
     await other.control.subscribe()
     waits = (
-        asyncio.create_task(other.wait("t-1", 8.0)),
-        asyncio.create_task(other.control.wake(8.0)),
-        asyncio.create_task(other.idle(["r"], 2.0)),
+        asyncio.create_task(other.wait("t-1", 20.0)),
+        asyncio.create_task(other.control.wake(20.0)),
+        asyncio.create_task(other.idle(["r"], 20.0)),
     )
     await waiters_of(other, 3)
     began = time.monotonic()
