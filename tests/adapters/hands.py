@@ -1,4 +1,4 @@
-"""Short ways to make what the tests of the in-memory adapter send."""
+"""Short ways to make what the tests of adapters send, and to see who is connected."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from stem.contracts import FetchRequest, NewTask
 from stem.messages.heartbeat import Heartbeat
+from tests.servers import Server
 
 
 def task(task_id: str, **fields: Any) -> NewTask:
@@ -29,3 +30,9 @@ def heartbeat(worker: str, **fields: Any) -> Heartbeat:
             **fields,
         }
     )
+
+
+def connections(server: Server, namespace: str) -> list[str]:
+    """Return what each connection of this namespace has sent last."""
+    with server.client() as client:
+        return [row["cmd"] for row in client.client_list() if row["name"] == f"stem-{namespace}"]

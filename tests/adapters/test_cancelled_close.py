@@ -11,13 +11,9 @@ from stem.adapters.redis import RedisStreamsBroker
 from stem.client import Stem
 from stem.errors import BrokerError, BrokerUnreachableError, TaskNotFoundError, UnknownOutcomeError
 from stem.testing.case import enqueue
+from tests.adapters.hands import connections
 from tests.servers import Server
 from tests.waiting import eventually
-
-
-def connections(server: Server, namespace: str) -> list[str]:
-    with server.client() as client:
-        return [row["cmd"] for row in client.client_list() if row["name"] == f"stem-{namespace}"]
 
 
 @pytest.mark.parametrize("rings", [False, True], ids=["cancelled", "cancelled-as-it-rings"])

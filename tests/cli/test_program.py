@@ -20,10 +20,12 @@ import pytest
 from stem.adapters.redis.keys import Keys
 from stem.contracts import Outcome
 from stemctl.main import MODULES, SECTIONS, main
+from tests.adapters.hands import connections
 from tests.cli.conftest import Cli, Hire
 from tests.cli.work import settle
 from tests.flow.running import program
 from tests.servers import Server
+from tests.waiting import wait_until
 
 STEMCTL = [sys.executable, "-m", "stemctl"]
 
@@ -95,22 +97,22 @@ def test_a_command_off_a_terminal_loads_neither_rich_nor_pydantic(environment: d
 def test_start_up_is_quick(environment: dict[str, str], hire: Hire) -> None:
     """Bounds for the processor time, which is nearly all of the time of an idle machine; tests share theirs.
 
-    They are those of a machine on which Python alone starts in `BARE_S`; where it takes longer just now, so may they.
+    They are those of a machine on which Python alone starts in `BARE_S`; where it takes longer just then, so may they.
     """
     hire("web")
 
-    def best(*line: str) -> float:
-        times = []
-        for _ in range(5):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run(line, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=True)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        return min(times)
+    def took_s(*line: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(line, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    slower = max(1.0, best(sys.executable, "-c", "pass") / BARE_S)
-    assert best(*STEMCTL, "--help") < 0.35 * slower
-    assert best(*STEMCTL, "ping") < 0.6 * slower
+    for argv, bound_s in (("--help", 0.35), ("ping", 0.6)):
+        took: list[float] = []  # in seconds of such a machine; the best of five counts
+        while len(took) < 5 and not (took and min(took) < bound_s):
+            bare_s = took_s(sys.executable, "-c", "pass")
+            took.append(took_s(*STEMCTL, argv) / max(1.0, bare_s / BARE_S))
+        assert min(took) < bound_s, (argv, took)
 
 
 # ---------------------------------------------------------------------------------------------------- real processes
@@ -184,16 +186,18 @@ def test_ctrl_c_ends_with_130_and_gives_the_watch_back(environment: dict[str, st
     assert (process.returncode, out, err) == (130, "", "")
 
 
-def test_with_json_an_interruption_is_one_object_too(environment: dict[str, str], cli: Cli) -> None:
+def test_with_json_an_interruption_is_one_object_too(
+    environment: dict[str, str], cli: Cli, valkey_server: Server
+) -> None:
     task_id = cli("enqueue", "mail.send").out.strip()
     process = subprocess.Popen(
-        [*STEMCTL, "result", task_id, "--wait", "20s", "--json"],
+        [*STEMCTL, "result", task_id, "--wait", "60s", "--json"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(3)  # nothing tells from outside that it waits
+    wait_until(lambda: "subscribe" in connections(valkey_server, environment["STEM_NAMESPACE"]), 20, what="it waits")
 
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=10)
