@@ -34,6 +34,13 @@ def broker() -> CountingBroker:
 
 @pytest.fixture
 async def stem(broker: CountingBroker) -> AsyncIterator[Stem]:
+    async with Stem(broker=CountingBroker.typed(broker), patience=10) as app:
+        yield app
+
+
+@pytest.fixture
+async def hasty(broker: CountingBroker) -> AsyncIterator[Stem]:
+    """A client that gives up soon."""
     async with Stem(broker=CountingBroker.typed(broker), patience=0.3) as app:
         yield app
 
@@ -127,11 +134,11 @@ async def test_a_queue_of_batches_is_no_outage(broker: CountingBroker) -> None:
     real = broker.inner.enqueue
 
     async def slow(tasks: Any) -> Any:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)
         return await real(tasks)
 
     broker.inner.enqueue = slow  # type: ignore[method-assign]  # a server that takes its time
-    async with Stem(broker=CountingBroker.typed(broker), patience=0.3) as stem:
+    async with Stem(broker=CountingBroker.typed(broker), patience=1.2) as stem:
         ids = await stem.enqueue_many([("t", {})] * 500 * 8)
 
     assert len(ids) == 4000
@@ -202,21 +209,23 @@ async def test_a_lost_answer_of_a_unique_task_gives_its_own_id(stem: Stem, broke
     assert await stem.enqueue("t", unique_key="k", task_id="mine") == "mine"
 
 
-async def test_an_outage_past_the_patience_is_an_error_that_says_what_to_do(stem: Stem, broker: CountingBroker) -> None:
+async def test_an_outage_past_the_patience_is_an_error_that_says_what_to_do(
+    hasty: Stem, broker: CountingBroker
+) -> None:
     broker.failures = [BrokerUnreachableError("connection refused") for _ in range(1000)]
 
     with pytest.raises(BrokerUnreachableError, match=r"id-1: not enqueued.*0\.3 s.*STEM_BROKER_URL"):
-        await stem.enqueue("t", task_id="id-1")
+        await hasty.enqueue("t", task_id="id-1")
 
     assert 2 < len(broker.batches) < 40
 
 
-async def test_one_unknown_try_makes_the_outcome_unknown(stem: Stem, broker: CountingBroker) -> None:
+async def test_one_unknown_try_makes_the_outcome_unknown(hasty: Stem, broker: CountingBroker) -> None:
     away: list[Exception] = [BrokerUnreachableError("connection refused") for _ in range(1000)]
     broker.failures = [UnknownOutcomeError("no answer"), *away]
 
     with pytest.raises(UnknownOutcomeError, match=r"id-1.*may or may not be enqueued.*same task_id"):
-        await stem.enqueue("t", task_id="id-1")
+        await hasty.enqueue("t", task_id="id-1")
 
 
 async def test_a_refusal_is_heard_at_once(stem: Stem, broker: CountingBroker) -> None:
@@ -286,7 +295,7 @@ async def test_a_broker_that_neither_answers_nor_fails_costs_no_more_than_the_pa
         return await real(tasks)
 
     broker.inner.enqueue = frozen  # type: ignore[method-assign]  # a server that is frozen
-    async with Stem(broker=CountingBroker.typed(broker), patience=0.1) as stem:
+    async with Stem(broker=CountingBroker.typed(broker), patience=1) as stem:
         first = asyncio.create_task(stem.enqueue("t", task_id="sent"))
         await eventually(lambda: broker.batches)
         second = asyncio.create_task(stem.enqueue("t", task_id="kept-back"))
@@ -336,14 +345,14 @@ async def test_a_refusal_between_two_batches_says_what_is_enqueued(
 
 
 async def test_an_outage_between_two_batches_says_what_is_enqueued(
-    stem: Stem, broker: CountingBroker, monkeypatch: pytest.MonkeyPatch
+    hasty: Stem, broker: CountingBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And so of a batch that ends at a megabyte."""
     fail_from(broker, monkeypatch, 2, BrokerUnreachableError("connection refused"))
     third = "x" * (outbox.BATCH_BYTES // 3)
 
     with pytest.raises(UnknownOutcomeError, match=r"2 of 3 tasks are enqueued.*connection refused") as it:
-        await stem.enqueue_many([Signature(name="t", args={"text": third}, task_id=f"id-{n}") for n in range(3)])
+        await hasty.enqueue_many([Signature(name="t", args={"text": third}, task_id=f"id-{n}") for n in range(3)])
 
     assert it.value.enqueued == ("id-0", "id-1")
     assert isinstance(it.value.__cause__, BrokerUnreachableError)

@@ -46,7 +46,7 @@ def broker() -> CountingBroker:
 
 @pytest.fixture
 async def stem(broker: CountingBroker) -> AsyncIterator[Stem]:
-    async with Stem(broker=CountingBroker.typed(broker), patience=0.3) as app:
+    async with Stem(broker=CountingBroker.typed(broker), patience=10) as app:
         yield app
 
 

@@ -253,7 +253,7 @@ async def test_a_task_is_enqueued_although_another_one_leaves_the_application_me
     async def before(event: object, sender: object) -> None:
         await left.wait()
 
-    async with Stem.connect(valkey_url, namespace=namespace, patience=0.5) as app:
+    async with Stem.connect(valkey_url, namespace=namespace, patience=10) as app:
         await app.enqueue("other")
         connection = StemSignals.on_before_task_publish(before, task="t")
         try:
@@ -285,11 +285,11 @@ async def test_a_wait_on_a_frozen_server_keeps_its_time(own_server: OwnServer, t
         with pytest.raises(WaitTimeoutError, match="could not be asked") as caught:
             await app.wait_for(task_id, timeout=0.5)
 
-        assert 0.5 <= time.monotonic() - began < 1.5
+        assert 0.5 <= time.monotonic() - began < 4
         assert isinstance(caught.value.__cause__, BrokerError)
         server.sigcont()
         with pytest.raises(WaitTimeoutError, match="still queued"):
-            await app.wait_for(await app.enqueue("t"), timeout=0.05)
+            await app.wait_for(await app.enqueue("t"), timeout=0.5)
 
 
 @FROZEN
@@ -306,11 +306,11 @@ def test_a_blocking_wait_on_a_frozen_server_keeps_its_time(
         with pytest.raises(WaitTimeoutError, match="could not be asked") as caught:
             sync.wait_for(task_id, timeout=0.5)
 
-        assert 0.5 <= time.monotonic() - began < 1.5
+        assert 0.5 <= time.monotonic() - began < 4
         assert isinstance(caught.value.__cause__, BrokerError)
         server.sigcont()
         with pytest.raises(WaitTimeoutError, match="still queued"):
-            sync.wait_for(sync.enqueue("t"), timeout=0.05)
+            sync.wait_for(sync.enqueue("t"), timeout=0.5)
 
 
 def test_a_long_blocking_wait_notices_a_frozen_server_no_later(

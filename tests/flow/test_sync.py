@@ -171,7 +171,7 @@ def test_a_full_queue_says_which_were_refused() -> None:
     assert caught.value.refused == ("b",)
 
 
-def flaky(patience: float = 0.2) -> tuple[Flaky, SyncStem]:
+def flaky(patience: float = 10) -> tuple[Flaky, SyncStem]:
     broker = Flaky(InMemoryBroker().blocking())
     return broker, SyncStem(broker, patience=patience)
 
@@ -185,7 +185,7 @@ def test_an_outage_shorter_than_the_patience_is_not_heard_of() -> None:
 
 
 def test_an_outage_past_the_patience_is_an_error_that_says_what_to_do() -> None:
-    broker, sync = flaky()
+    broker, sync = flaky(patience=0.2)
     broker.failures = [BrokerUnreachableError("away") for _ in range(1000)]
     with pytest.raises(BrokerUnreachableError, match=r"mine: not enqueued.*STEM_BROKER_URL"):
         sync.enqueue("t", task_id="mine")
