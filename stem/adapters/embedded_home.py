@@ -34,6 +34,8 @@ from stem.record import record
 SOCKET: Final = "valkey.sock"
 MAX_SOCKET_PATH: Final = 103
 """Bytes that fit into `sockaddr_un` everywhere: 107 on Linux, 103 on macOS."""
+STOPS: Final = ((None, 5.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0))
+"""How a server is ended: asked, then by signals; and how long each is waited for."""
 _LOG_LIMIT: Final = 1_000_000
 _OPTIONS: Final = (
     *("--port", "0"),
@@ -291,7 +293,7 @@ class Home:
             BrokerUnreachableError: it is still there after all.
         """
         record, path = self.record(), self.socket_path()
-        for step, patience_s in ((None, 5.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0)):
+        for step, patience_s in STOPS:
             if not self.running():
                 break
             # Not through the socket of a folder that has taken the place of ours: another server may listen there.

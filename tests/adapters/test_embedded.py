@@ -226,7 +226,9 @@ def test_a_crashed_server_is_started_again_on_the_same_url_with_its_data(folder:
     assert not EmbeddedServer.status(folder).running
 
 
-def test_a_frozen_server_is_ended_by_stop(folder: Path) -> None:
+def test_a_frozen_server_is_ended_by_stop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ask, _), (term, _), kill = embedded_home.STOPS
+    monkeypatch.setattr(embedded_home, "STOPS", ((ask, 0.5), (term, 0.5), kill))
     held = EmbeddedServer.acquire(folder)
     os.kill(pid_of(folder), signal.SIGSTOP)
 
