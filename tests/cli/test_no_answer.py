@@ -19,6 +19,15 @@ from tests.faults.rules import Command, Loss, Watch
 from tests.servers import Server
 from tests.waiting import wait_until
 
+SOON_TIRED = """
+import sys
+from stem.adapters.redis import client
+client.REPLY_TIMEOUT_S = 2.0
+from stemctl.main import main
+sys.exit(main())
+"""
+"""stemctl that waits for an answer for two seconds, not for seven: interrupted, it still waits for what it has sent."""
+
 
 @pytest.fixture
 def proxy(valkey_server: Server, tmp_path: Path) -> Iterator[ChaosProxy]:
@@ -104,8 +113,8 @@ def test_an_enqueue_that_is_interrupted_names_its_task_too(
         process = subprocess.Popen(
             [
                 sys.executable,
-                "-m",
-                "stemctl",
+                "-c",
+                SOON_TIRED,
                 "enqueue",
                 "mail.send",
                 "--url",
@@ -120,7 +129,7 @@ def test_an_enqueue_that_is_interrupted_names_its_task_too(
         )
         wait_until(lambda: proxy.lost["enqueue"] > 0)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=20)
 
     (found,) = cli("tasks", "ls", "--state", "queued", "--json").data["items"]
     assert process.returncode == 130

@@ -72,6 +72,7 @@ def test_an_error_that_cannot_be_written_as_json_is_said_all_the_same(environmen
     assert ran.stderr.count("\n") == 2
 
 
+@pytest.mark.parametrize("environment", [""], indirect=True)
 @pytest.mark.parametrize("line", ["queues purge default <&-", "shutdown <&-", "shutdown <&- >&-"])
 def test_with_a_closed_stdin_there_is_nobody_to_ask(
     environment: dict[str, str], cli: Cli, hire: Hire, line: str
@@ -86,6 +87,7 @@ def test_with_a_closed_stdin_there_is_nobody_to_ask(
     assert "add --yes" in ran.stderr
 
 
+@pytest.mark.parametrize("environment", [""], indirect=True)
 def test_arguments_from_a_closed_stdin_are_wrong_usage(environment: dict[str, str]) -> None:
     ran = shell("enqueue mail.send --json-args - <&-", environment)
 

@@ -70,16 +70,18 @@ def some_commands(count: int) -> list[Command]:
     ]
 
 
-@pytest.mark.timeout(120)  # some 100 000 verifications
+@pytest.mark.timeout(120)  # some 60 000 verifications
 @pytest.mark.parametrize("kind", ["hmac", "ed25519"])
 def test_fifty_commands_are_obeyed_as_they_are_and_not_one_with_a_flipped_bit(kind: str) -> None:
     operator, worker = keys_of(kind)
-    for command in some_commands(50):
+    for number, command in enumerate(some_commands(50)):
         whole = signed(operator, command)
         assert said_to(guard_of(worker), whole) == "yes"
         strict = guard_of(worker)
         size = len(whole.command)
-        for bit in range((size + len(whole.signature)) * 8):
+        # Ed25519 takes ten times as long: there each seventh bit, which are other places from command to command.
+        every = 7 if kind == "ed25519" else 1
+        for bit in range(number % every, (size + len(whole.signature)) * 8, every):
             flipped = bytearray(whole.command + whole.signature)
             flipped[bit // 8] ^= 1 << bit % 8
             spoilt = replace(whole, command=bytes(flipped[:size]), signature=bytes(flipped[size:]))

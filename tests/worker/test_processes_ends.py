@@ -17,6 +17,7 @@ from stem.options import TaskOptions
 from stem.signals import StemSignals
 from stem.worker import Worker, WorkerLifecycleConfig, lifecycle
 from stem.worker.dispatch import COOPERATIVE_GRACE_S, SOFT_GRACE_S
+from stem.worker.executor import processes
 from stem.worker.executor.processes import TERM_GRACE_S
 from tests.waiting import eventually
 from tests.worker.conftest import House
@@ -60,8 +61,11 @@ async def all_gone(pids: list[int]) -> None:
 # ------------------------------------------------------------------------------------------------------------ limits
 
 
-async def test_the_hard_limit_ends_the_child_and_what_it_started(memory_house: House, tmp_path: Path) -> None:
+async def test_the_hard_limit_ends_the_child_and_what_it_started(
+    memory_house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also a loop in Python that swallows what is raised in it, and C code that holds the interpreter lock."""
+    monkeypatch.setattr(processes, "TERM_GRACE_S", 0.3)
     await worker_of(memory_house, concurrency=2)
     paths = {name: tmp_path / name for name in ("p.spin", "p.stubborn")}
 
@@ -178,8 +182,11 @@ async def test_a_handler_in_a_child_sees_that_it_is_revoked(memory_house: House,
     assert status.state is TaskState.REVOKED
 
 
-async def test_what_waits_for_a_child_and_is_revoked_never_starts(memory_house: House, tmp_path: Path) -> None:
+async def test_what_waits_for_a_child_and_is_revoked_never_starts(
+    memory_house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And a revoke of what runs does not wait until the waiting has begun."""
+    monkeypatch.setattr(processes, "TERM_GRACE_S", 0.3)
     worker = await worker_of(memory_house, concurrency=3)
     worker._processes._size = 1
     path, mark = tmp_path / "pids", tmp_path / "mark"
