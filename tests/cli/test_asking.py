@@ -36,12 +36,12 @@ def test_ping_as_json_has_the_documented_fields(cli: Cli, hire: Hire) -> None:
 def test_ping_with_nobody_there_ends_at_once_with_3(cli: Cli) -> None:
     started = time.monotonic()
 
-    ran = cli("ping", "--json")
+    ran = cli("ping", "--json", "--timeout", "25s")
 
     assert ran.code == 3
     assert ran.json["ok"] is False
     assert (ran.data["expected"], ran.json["error"]["code"]) == (0, "no-worker")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_a_deaf_worker_is_named_and_the_exit_code_is_4(cli: Cli, hire: Hire) -> None:
