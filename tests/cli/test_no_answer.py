@@ -40,7 +40,7 @@ def proxy(valkey_server: Server, tmp_path: Path) -> Iterator[ChaosProxy]:
 def losing(proxy: ChaosProxy, cli: Cli, lost: str | tuple[str, ...], *argv: str) -> Ran:
     """Run a command that gets no answer to what is named."""
     with proxy.having(Loss(lost, share=1.0)):
-        return cli(*argv, "--url", proxy.url, "--timeout", "1s")
+        return cli(*argv, "--url", proxy.url, "--timeout", "2s")
 
 
 def test_a_task_that_may_be_enqueued_is_named_and_can_be_sent_again_once(proxy: ChaosProxy, cli: Cli) -> None:
@@ -146,7 +146,7 @@ def test_a_change_that_is_stored_when_the_server_leaves_is_an_unknown_outcome(
         await asyncio.to_thread(proxy.refuse)
 
     with proxy.having(Watch("issue", after=cut_off)):
-        ran = cli("pause", "--queue", "default", "--json", "--url", proxy.url, "--timeout", "500ms")
+        ran = cli("pause", "--queue", "default", "--json", "--url", proxy.url, "--timeout", "2s")
 
     error = ran.json["error"]
     assert (ran.code, error["code"]) == (69, "unknown-outcome")
@@ -159,7 +159,7 @@ def test_a_retry_of_many_that_breaks_says_how_many_were_done(proxy: ChaosProxy, 
     ids = [done, *(f"none-{n}" for n in range(700))]
 
     with proxy.having(Loss("revive", nth=range(2, 100))):
-        ran = cli("tasks", "retry", *ids, "--json", "--url", proxy.url, "--timeout", "500ms")
+        ran = cli("tasks", "retry", *ids, "--json", "--url", proxy.url, "--timeout", "2s")
 
     error = ran.json["error"]
     assert (ran.code, error["code"]) == (69, "unknown-outcome")
