@@ -23,7 +23,7 @@ LOOK_AGAIN_S: Final = 0.5
 AGAIN_S: Final = 0.1
 """Between two tries when the connection to the broker is lost."""
 LAST_LOOK_S: Final = 1.0
-"""For a look after the deadline: at presence, and at how tasks ended."""
+"""For a look after the deadline: at presence, and at how tasks ended; and for the broker to say that nothing came."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -163,7 +163,7 @@ class Request:
                     raise trouble
                 return
             try:
-                async with asyncio.timeout(left + AGAIN_S):
+                async with asyncio.timeout(left + LAST_LOOK_S):
                     replies = await self._broker.control.replies(self.command.id, timeout_s=min(left, LOOK_AGAIN_S))
                     self._take(replies, by_id, accept)
                     if self._clock.monotonic() - looked >= LOOK_AGAIN_S and not self.complete(enough):

@@ -12,7 +12,7 @@ from stem.control.controller import Controller
 from stem.errors import BrokerUnreachableError, UnknownOutcomeError
 from tests.faults.chaos import ChaosProxy
 from tests.faults.fleet import World
-from tests.faults.rules import Command, Loss, Watch
+from tests.faults.rules import Command, Fault, Loss, Watch
 from tests.servers import Server
 
 
@@ -96,3 +96,20 @@ async def test_a_change_that_is_stored_is_not_reported_as_impossible(
         await Controller(operator._broker, timeout_s=1.0).pause("queue", ["default"])
 
     assert [pause.target for pause in await world.broker.census.pauses()] == ["default"]
+
+
+async def test_over_a_slow_line_who_is_silent_is_named_all_the_same(
+    world: World, proxy: ChaosProxy, operator: Controller
+) -> None:
+    """The broker says after the deadline that nothing came: a line's length later. That is no silence of the broker."""
+    worker = await world.worker("w1")
+    worker.freeze()
+    await operator.ping(["nobody"])  # the connection is there
+    patient = Controller(operator._broker, timeout_s=2.0)
+
+    with proxy.having(Fault(latency_s=0.15)):
+        ping = await patient.ping()
+        paused = await patient.pause("queue", ["default"])
+
+    assert (ping.expected, [one.name for one in ping.silent]) == (1, ["w1"])
+    assert ([item.changed for item in paused.items], [one.name for one in paused.silent]) == ([True], ["w1"])
