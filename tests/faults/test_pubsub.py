@@ -16,12 +16,13 @@ from stem.messages.status import TaskState
 from tests.conftest import OwnServer
 from tests.faults.chaos import ChaosProxy
 from tests.faults.conftest import Worlds
+from tests.faults.fleet import World
 from tests.faults.rules import Fault
 from tests.servers import Server
 from tests.waiting import eventually
 
 BEAT_S = 1.0
-SLACK_S = 1.0
+SLACK_S = 3.0
 """For a loaded machine."""
 
 
@@ -137,6 +138,8 @@ async def test_without_pubsub_messages_commands_arrive_within_one_heartbeat(
 
     assert proxy.messages >= 6
     assert [ping.replied for ping in pings] == [1, 1, 1]
+    # The best of three tells what Stem does, the worst what else runs on this machine.
+    assert min(ping.elapsed_ms for ping in pings) < 1000 * (BEAT_S + 1.0)
     assert max(ping.elapsed_ms for ping in pings) < 1000 * (BEAT_S + SLACK_S)
     assert paused.applied == 1
     assert paused_s < BEAT_S + SLACK_S
@@ -144,6 +147,10 @@ async def test_without_pubsub_messages_commands_arrive_within_one_heartbeat(
     assert revoked_s < BEAT_S + 0.5 + SLACK_S  # half a second of grace for handlers that look themselves
     assert await world.state(nap) is TaskState.REVOKED
     assert stopped.applied == 1
+
+
+async def _stored(world: World, epoch: int) -> bool:
+    return (await world.broker.control.read(0)).epoch > epoch
 
 
 @pytest.mark.parametrize("what", ["queue", "task", "worker", "drain"])
@@ -156,24 +163,25 @@ async def test_a_pause_that_pubsub_lost_holds_from_the_moment_it_is_stored(
         # A heartbeat so rare that nothing but the fence can keep the task back.
         world = worlds(server.url, beat_s=8.0, STEM_BROKER_URL=proxy.url)
         await world.worker("w1")
-        at_once = Controller(world.broker, timeout_s=0.1)
-
-        match what:
-            case "queue":
-                result = await at_once.pause("queue", ["default"])
-            case "task":
-                result = await at_once.pause("task", ["fault.quick"])
-            case "worker":
-                result = await at_once.pause("worker", ["w1"])
-            case _:
-                result = await at_once.drain(["w1"])
+        patient = Controller(world.broker, timeout_s=20.0)
+        orders = {
+            "queue": lambda: patient.pause("queue", ["default"]),
+            "task": lambda: patient.pause("task", ["fault.quick"]),
+            "worker": lambda: patient.pause("worker", ["w1"]),
+            "drain": lambda: patient.drain(["w1"]),
+        }
+        before = (await world.broker.control.read(0)).epoch
+        given = asyncio.create_task(orders[what]())
+        await eventually(lambda: _stored(world, before), what="the order is stored")
         held = await world.enqueue("quick")
         # The bell of this task wakes the worker, and it tries to fetch: one of its next calls was that attempt.
         before = _scripts(server)
         await eventually(lambda: _scripts(server) >= before + 4, what="the worker has tried to fetch")
+        result = await given  # whoever is fenced off reads the order, and confirms it
 
         assert proxy.messages >= 1
         assert [item.changed for item in result.items] == [True]
+        assert (result.applied, list(result.silent)) == (1, [])
         assert world.ledger.read().starts(held) == []
         assert await world.state(held) is TaskState.QUEUED
 
@@ -187,6 +195,6 @@ async def test_killed_subscriptions_come_back_and_no_command_is_lost(own_server:
         server.command("CLIENT", "KILL", "TYPE", "pubsub")
         result = await world.controller.ping()
         assert (result.expected, result.replied) == (2, 2)
-        assert result.elapsed_ms < 1000 * (0.4 + 2 * SLACK_S)
+        assert result.elapsed_ms < 1000 * (0.4 + SLACK_S)
 
     await eventually(lambda: _subscribers(server) == 2, what="both are subscribed again")
