@@ -20,6 +20,7 @@ from stem.client import Stem
 from stem.retry import FixedRetryStrategy
 from stem.signals import StemSignals
 from stem.task import TaskContext
+from tests.faults import gates
 from tests.faults.ledger import LEDGER_VARIABLE, Ledger
 from tests.faults.orphan import end_with_tests
 
@@ -98,6 +99,29 @@ async def nap_first(context: TaskContext, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
+@app.task("fault.nap_until")
+@accounted
+async def nap_until(context: TaskContext, gate: str) -> None:
+    """Sleep as a good handler does, until a gate is open."""
+    await gates.pass_gate(gate)
+
+
+@app.task("fault.thread_nap_until")
+@accounted_plain
+def thread_nap_until(context: TaskContext, gate: str) -> None:
+    """Do the same in a thread."""
+    while gates.shut(gate):
+        time.sleep(0.02)
+
+
+@app.task("fault.thread_nap_first")
+@accounted_plain
+def thread_nap_first(context: TaskContext, seconds: float) -> None:
+    """Sleep in a thread at the first start; later starts return at once."""
+    if context.token == 1:
+        time.sleep(seconds)
+
+
 @app.task("fault.thread_nap")
 @accounted_plain
 def thread_nap(context: TaskContext, seconds: float) -> None:
@@ -130,6 +154,13 @@ async def block(context: TaskContext, seconds: float) -> None:
     time.sleep(seconds)  # noqa: ASYNC251  # the fault under test
 
 
+@app.task("fault.block_until")
+@accounted
+async def block_until(context: TaskContext, lock: str) -> None:
+    """Block the work loop in one call until a lock is opened."""
+    gates.wait_at_lock(lock)
+
+
 @app.task("fault.block_forever")
 @accounted
 async def block_forever(context: TaskContext) -> None:
@@ -148,11 +179,34 @@ async def hold_gil(context: TaskContext, seconds: float, then: float = 0.0) -> N
         await asyncio.sleep(then)
 
 
+@app.task("fault.hold_gil_until")
+@accounted
+async def hold_gil_until(context: TaskContext, lock: str, gate: str) -> None:
+    """Do the same at the first start until a lock is opened; later starts sleep until a gate is open."""
+    if context.token == 1:
+        gates.wait_at_lock_with_gil(lock)
+    else:
+        await gates.pass_gate(gate)
+
+
 @app.task("fault.late", retry_strategy=FixedRetryStrategy(0.1))
 @accounted
 async def late(context: TaskContext, seconds: float, end: str) -> None:
     """Go on whatever happens, then return, raise or ask for a retry at the first start; later starts return."""
     await _in_spite_of_all(seconds)
+    _end_late(context, end)
+
+
+@app.task("fault.late_until", retry_strategy=FixedRetryStrategy(0.1))
+@accounted
+async def late_until(context: TaskContext, gate_of: list[str], end: str) -> None:
+    """Do the same; each start goes on until its own gate is open."""
+    while gates.shut(gate_of[context.token - 1]):
+        await _in_spite_of_all(0.02)
+    _end_late(context, end)
+
+
+def _end_late(context: TaskContext, end: str) -> None:
     if context.token == 1 and end == "raise":
         raise ValueError("the first start fails")
     if context.token == 1 and end == "retry":
@@ -175,11 +229,11 @@ async def stubborn(context: TaskContext, seconds: float) -> None:
     await _in_spite_of_all(seconds)
 
 
-@app.task("fault.slow_failure", retry_strategy=FixedRetryStrategy(0.1))
+@app.task("fault.fail_at", retry_strategy=FixedRetryStrategy(0.1))
 @accounted
-async def slow_failure(context: TaskContext, seconds: float) -> None:
-    """Raise after a while, every time."""
-    await asyncio.sleep(seconds)
+async def fail_at(context: TaskContext, gate: str) -> None:
+    """Raise once a gate is open, every time."""
+    await gates.pass_gate(gate)
     raise ConnectionError("it never works")
 
 

@@ -11,6 +11,15 @@ from tests.faults.fleet import World
 
 Worlds = Callable[..., World]
 
+TIMEOUT_S = 90.0
+"""For a test that has no mark of its own: on a loaded machine a worker alone may take as long as `READY_S`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
 
 @pytest.fixture
 async def worlds(namespace: str, tmp_path: Path) -> AsyncIterator[Worlds]:

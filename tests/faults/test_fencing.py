@@ -7,6 +7,7 @@ import pytest
 from stem.adapters.redis.backend import RedisResultBackend
 from stem.messages.status import TaskState
 from tests.faults.conftest import Worlds
+from tests.faults.gates import open_gate
 from tests.waiting import eventually
 
 SECOND_DB = "?db=1"
@@ -20,14 +21,17 @@ async def test_a_worker_frozen_past_its_lease_settles_nothing(
     env = {"STEM_RESULT_BACKEND_URL": valkey_url + SECOND_DB} if separate else {}
     world = worlds(valkey_url, **env)
     old = await world.worker("old")
-    task_id = await world.enqueue("late", seconds=0.5, end=end, lease=1.0)
+    gates = [world.fleet.folder / "old", world.fleet.folder / "new"]
+    task_id = await world.enqueue("late_until", gate_of=[str(gate) for gate in gates], end=end, lease=1.0)
     await world.started(task_id)
     old.freeze()
     new = await world.worker("new")
+    open_gate(gates[1])
 
     status = await world.reaches(task_id, TaskState.SUCCEEDED)
     await world.ledger.wait_for("final:succeeded", task_id)
     old.thaw()
+    open_gate(gates[0])
     await world.ledger.wait_for("done" if end == "return" else "failed", task_id, count=2 if end == "return" else 1)
     # What the old one sends now goes out before or with these, and it is taking work again.
     more = await world.enqueue_some(50, "quick")
@@ -62,14 +66,19 @@ async def test_a_worker_thawed_while_the_new_owner_still_works_cannot_end_the_ta
 ) -> None:
     world = worlds(valkey_url)
     old = await world.worker("old")
-    task_id = await world.enqueue("late", seconds=2.0, end="return", lease=1.0)
+    gates = [world.fleet.folder / "old", world.fleet.folder / "new"]
+    task_id = await world.enqueue("late_until", gate_of=[str(gate) for gate in gates], end="return", lease=2.0)
     await world.started(task_id)
     old.freeze()
     new = await world.worker("new")
     await world.ledger.wait_for("start", task_id, count=2)
     old.thaw()
+    open_gate(gates[0])
 
-    await world.ledger.wait_for("done", task_id, count=1)
+    (early,) = await world.ledger.wait_for("done", task_id)
+    await eventually(lambda: "late_result_refused" in old.log() or "lease_lost" in old.log(), what="the old one knows")
+    assert (early.pid, await world.state(task_id)) == (old.pid, TaskState.RUNNING)
+    open_gate(gates[1])
     status = await world.reaches(task_id, TaskState.SUCCEEDED)
     await world.ledger.wait_for("final:succeeded", task_id)
 

@@ -23,8 +23,8 @@ async def test_the_tasks_of_a_killed_worker_run_elsewhere_within_lease_and_five_
     await world.controller.drain(["heir"], wait_s=5)
     victim = await world.worker("victim")
     tasks = [
-        *await world.enqueue_some(4, "nap", seconds=1.0, lease=LEASE_S),
-        *await world.enqueue_some(2, "thread_nap", seconds=1.0, lease=LEASE_S),
+        *await world.enqueue_some(4, "nap_first", seconds=60.0, lease=LEASE_S),
+        *await world.enqueue_some(2, "thread_nap_first", seconds=60.0, lease=LEASE_S),
     ]
     await world.started(*tasks)
     await world.controller.undrain(["heir"], wait_s=5)
@@ -100,7 +100,7 @@ async def test_a_task_that_kills_three_workers_is_buried_as_poison(worlds: World
 @pytest.mark.parametrize("signalled", [True, False], ids=["frozen-and-killed", "killed"])
 async def test_a_killed_worker_leaves_no_lease_and_is_named_lost(world: World, signalled: bool) -> None:
     victim = await world.worker("victim")
-    task_id = await world.enqueue("nap", seconds=20.0, lease=1.0)
+    task_id = await world.enqueue("nap", seconds=60.0, lease=3.0)
     await world.started(task_id)
     if signalled:
         victim.freeze()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
 
 import pytest
 
+from stem.control.answer import CommandResult
 from stem.messages.envelope import new_task_id
 from stem.messages.status import TaskState
 from tests.faults.fleet import World
+from tests.faults.gates import make_lock, open_gate, open_lock
 from tests.waiting import eventually
+
+LATER_S = 3.0
+"""Until something would be due that is revoked first; what is enqueued after the revoke with this delay is later."""
 
 
 async def _others_run(world: World, *, delay: float | None = None) -> None:
@@ -18,13 +25,28 @@ async def _others_run(world: World, *, delay: float | None = None) -> None:
     await world.reaches(marker, TaskState.SUCCEEDED)
 
 
+async def _while_revoked(world: World, task_id: str, then: Callable[[], None], *, terminate: bool) -> CommandResult:
+    """Revoke a running task; do something once that is stored, and return how it ended."""
+    before = (await world.broker.control.read(0)).epoch
+
+    async def stored() -> bool:
+        return (await world.broker.control.read(0)).epoch > before
+
+    revoking = asyncio.create_task(world.controller.revoke([task_id], terminate=terminate, wait_s=20))
+    await eventually(stored, what="the revoke is stored")
+    then()
+    return await revoking
+
+
 async def test_a_waiting_task_never_starts(world: World) -> None:
     await world.worker(concurrency=1)
-    running = await world.enqueue("nap", seconds=1.0)
+    gate = world.fleet.folder / "gate"
+    running = await world.enqueue("nap_until", gate=str(gate), lease=30)
     await world.started(running)
     task_id = await world.enqueue("quick")
 
     result = await world.controller.revoke([task_id], wait_s=5)
+    open_gate(gate)
 
     (item,) = result.items
     assert (task_id, "revoked", "effect", True) == (item.target, item.outcome, item.stage, item.changed)
@@ -35,25 +57,25 @@ async def test_a_waiting_task_never_starts(world: World) -> None:
 
 async def test_a_delayed_task_never_starts(world: World) -> None:
     await world.worker()
-    task_id = await world.enqueue("quick", delay=0.5)
+    task_id = await world.enqueue("quick", delay=LATER_S)
 
     result = await world.controller.revoke([task_id])
 
     assert [item.outcome for item in result.items] == ["revoked"]
-    await _others_run(world, delay=0.8)
+    await _others_run(world, delay=LATER_S)
     assert await world.state(task_id) is TaskState.REVOKED
     assert world.ledger.read().starts(task_id) == []
 
 
 async def test_a_retrying_task_never_starts_again(world: World) -> None:
     await world.worker()
-    task_id = await world.enqueue("again", countdown=1.0)
+    task_id = await world.enqueue("again", countdown=LATER_S)
     await world.reaches(task_id, TaskState.RETRYING)
 
     result = await world.controller.revoke([task_id])
 
     assert [item.outcome for item in result.items] == ["revoked"]
-    await _others_run(world, delay=1.3)
+    await _others_run(world, delay=LATER_S)
     assert await world.state(task_id) is TaskState.REVOKED
     assert len(world.ledger.read().starts(task_id)) == 1
 
@@ -68,7 +90,7 @@ async def test_a_retrying_task_never_starts_again(world: World) -> None:
 )
 async def test_a_running_task_is_ended_and_the_command_says_how(world: World, handler: str, how: set[str]) -> None:
     worker = await world.worker()
-    task_id = await world.enqueue(handler, seconds=20.0)
+    task_id = await world.enqueue(handler, seconds=60.0, lease=30)
     await world.started(task_id)
 
     result = await world.controller.revoke([task_id], terminate=True, wait_s=10)
@@ -91,7 +113,7 @@ async def test_a_running_task_is_ended_and_the_command_says_how(world: World, ha
 
 async def test_stemctl_revoke_waits_and_prints_how_each_ended(world: World) -> None:
     await world.worker()
-    running = await world.enqueue("nap", seconds=20.0)
+    running = await world.enqueue("nap", seconds=60.0, lease=30)
     await world.started(running)
     waiting = await world.enqueue("quick", delay=60)
 
@@ -106,7 +128,7 @@ async def test_stemctl_revoke_waits_and_prints_how_each_ended(world: World) -> N
 
 async def test_a_thread_that_nothing_ends_is_reported_and_does_not_start_again(world: World) -> None:
     await world.worker()
-    task_id = await world.enqueue("deaf_thread", seconds=3.0)
+    task_id = await world.enqueue("deaf_thread", seconds=3.0, lease=30)
     await world.started(task_id)
 
     result = await world.controller.revoke([task_id], terminate=True, wait_s=10)
@@ -120,10 +142,11 @@ async def test_a_thread_that_nothing_ends_is_reported_and_does_not_start_again(w
 
 async def test_a_running_task_that_fails_after_a_polite_revoke_is_not_retried(world: World) -> None:
     await world.worker()
-    task_id = await world.enqueue("slow_failure", seconds=0.8)
+    gate = world.fleet.folder / "gate"
+    task_id = await world.enqueue("fail_at", gate=str(gate), lease=30)
     await world.started(task_id)
 
-    result = await world.controller.revoke([task_id], wait_s=10)
+    result = await _while_revoked(world, task_id, lambda: open_gate(gate), terminate=False)
 
     assert [item.stage for item in result.items] == ["effect"]
     status = await world.reaches(task_id, TaskState.REVOKED)
@@ -134,7 +157,7 @@ async def test_a_running_task_that_fails_after_a_polite_revoke_is_not_retried(wo
 
 async def test_a_polite_revoke_waits_for_the_end_of_a_task_that_looks(world: World) -> None:
     await world.worker()
-    task_id = await world.enqueue("polite_thread", seconds=20.0)
+    task_id = await world.enqueue("polite_thread", seconds=60.0, lease=30)
     await world.started(task_id)
 
     result = await world.controller.revoke([task_id], wait_s=10)
@@ -210,12 +233,13 @@ async def test_revoked_on_a_frozen_worker_it_ends_when_that_one_thaws(world: Wor
 
 async def test_a_revoke_of_a_task_behind_a_blocked_work_loop_is_carried_out_once_it_is_free(world: World) -> None:
     await world.worker()
-    nap = await world.enqueue("nap", seconds=20.0)
+    lock = world.fleet.folder / "lock"
+    nap = await world.enqueue("nap", seconds=60.0, lease=30)
     await world.started(nap)
-    blocker = await world.enqueue("block", seconds=2.0)
+    blocker = await world.enqueue("block_until", lock=make_lock(lock), lease=30)
     await world.started(blocker)
 
-    result = await world.controller.revoke([nap], terminate=True, wait_s=10)
+    result = await _while_revoked(world, nap, lambda: open_lock(lock), terminate=True)
 
     assert [(item.stage, item.outcome) for item in result.items] == [("effect", "cancelled")]
     assert await world.state(nap) is TaskState.REVOKED

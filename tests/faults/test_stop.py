@@ -13,6 +13,7 @@ from stem.messages.status import TaskState
 from tests.conftest import OwnServer
 from tests.faults.conftest import Worlds
 from tests.faults.fleet import WorkerProcess, World
+from tests.faults.gates import open_gate
 from tests.waiting import eventually
 
 SOFT_S = 3.0
@@ -63,12 +64,17 @@ async def test_sigterm_of_an_idle_worker_ends_it_at_once_with_zero(world: World)
 
 async def test_sigterm_finishes_what_runs_and_takes_nothing_more(world: World) -> None:
     worker = await world.worker()
-    running = [await world.enqueue("nap", seconds=1.5), await world.enqueue("thread_nap", seconds=1.5)]
+    gate = world.fleet.folder / "gate"
+    running = [
+        await world.enqueue("nap_until", gate=str(gate), lease=30),
+        await world.enqueue("thread_nap_until", gate=str(gate), lease=30),
+    ]
     await world.started(*running)
 
     await _stops(worker, signal.SIGTERM)
     later = await world.enqueue("quick")
     answered = await world.controller.ping()
+    open_gate(gate)
     code = await worker.exit_code()
 
     assert code == 0
@@ -90,7 +96,10 @@ async def test_sigterm_finishes_what_runs_and_takes_nothing_more(world: World) -
 )
 async def test_soft_cancels_what_runs_and_hands_it_back(world: World, signals: list[signal.Signals]) -> None:
     worker = await world.worker()
-    running = [await world.enqueue("nap", seconds=30.0), await world.enqueue("thread_nap", seconds=30.0)]
+    running = [
+        await world.enqueue("nap", seconds=60.0, lease=30),
+        await world.enqueue("thread_nap", seconds=60.0, lease=30),
+    ]
     await world.started(*running)
     begun = time.monotonic()
 
@@ -106,7 +115,10 @@ async def test_soft_cancels_what_runs_and_hands_it_back(world: World, signals: l
 
 async def test_soft_hands_back_after_the_grace_time_what_does_not_end(world: World) -> None:
     worker = await world.worker()
-    running = [await world.enqueue("stubborn", seconds=30.0), await world.enqueue("deaf_thread", seconds=30.0)]
+    running = [
+        await world.enqueue("stubborn", seconds=60.0, lease=30),
+        await world.enqueue("deaf_thread", seconds=60.0, lease=30),
+    ]
     await world.started(*running)
     begun = time.monotonic()
 
@@ -166,7 +178,7 @@ async def test_hard_hands_back_also_from_under_a_blocked_work_loop(world: World)
 async def test_a_warm_stop_becomes_soft_when_the_drain_timeout_has_passed(worlds: Worlds, valkey_url: str) -> None:
     world = worlds(valkey_url, STEM_DRAIN_TIMEOUT="1s")
     worker = await world.worker()
-    running = await world.enqueue("nap", seconds=30.0)
+    running = await world.enqueue("nap", seconds=60.0, lease=30)
     await world.started(running)
     begun = time.monotonic()
 
@@ -248,11 +260,13 @@ async def test_a_drained_worker_takes_nothing_and_answers_until_it_is_undrained(
 
 async def test_sigusr1_writes_all_stacks_and_stops_nothing(world: World) -> None:
     worker = await world.worker()
-    running = await world.enqueue("nap", seconds=1.5)
+    gate = world.fleet.folder / "gate"
+    running = await world.enqueue("nap_until", gate=str(gate), lease=30)
     await world.started(running)
 
     worker.send(signal.SIGUSR1)
-    await eventually(lambda: "in nap" in worker.log(), what="the stack of the handler on stderr")
+    await eventually(lambda: "in nap_until" in worker.log(), what="the stack of the handler on stderr")
+    open_gate(gate)
 
     assert running in worker.log()
     assert await world.reaches(running, TaskState.SUCCEEDED)
@@ -268,7 +282,7 @@ async def test_sigterm_while_the_server_is_away_ends_in_time(
     world = worlds(server.url, STEM_DRAIN_TIMEOUT="1s")
     worker = await world.worker()
     if busy:
-        await world.started(await world.enqueue("nap", seconds=30.0))
+        await world.started(await world.enqueue("nap", seconds=60.0, lease=30))
     if away == "gone":
         server.kill9()
     else:
