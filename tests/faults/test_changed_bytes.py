@@ -21,10 +21,12 @@ from tests.servers import Server
 async def test_no_byte_of_an_answer_may_change_and_acknowledge_another_task(
     valkey_server: Server, tmp_path: Path, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    plain = RedisStreamsBroker(valkey_server.url, namespace=namespace)
+    await plain.enqueue([NewTask(id="t-0", task="x", queue="default", body=b"b")])  # the server has the script then
+    await plain.close()
     monkeypatch.setattr(client, "REPLY_TIMEOUT_S", 0.2)
     async with ChaosProxy(valkey_server.url, tmp_path / "p", seed=1) as proxy:
         broker = RedisStreamsBroker(proxy.url, namespace=namespace)
-        await broker.enqueue([NewTask(id="t-0", task="x", queue="default", body=b"b")])
         acknowledged = 0
         # The answer is *4 $5 t-000 $6 queued $5 t-001 $6 queued: 4 + 2 * (4 + 7 + 4 + 8) bytes.
         for k in range(1, 51):

@@ -14,6 +14,8 @@ from tests.servers import Server
 from tests.waiting import eventually
 
 FIVE = ("w1", "w2", "w3", "w4", "w5")
+PATIENCE_S = 3.0
+"""How long four workers may take to answer together while a fifth one does not."""
 
 
 async def _lost(world: World, worker: WorkerProcess) -> None:
@@ -41,20 +43,20 @@ async def test_a_worker_frozen_a_moment_ago_is_named_silent_and_the_others_still
 ) -> None:
     world = worlds(valkey_url, beat_s=2.0)
     workers = await world.workers(*FIVE)
-    patient = Controller(world.broker, timeout_s=1.0)
+    patient = Controller(world.broker, timeout_s=PATIENCE_S)
     assert (await patient.ping()).replied == 5
 
     workers[2].freeze()
-    result = await patient.ping()
+    result, (code, out, err) = await asyncio.gather(
+        patient.ping(), world.stemctl("ping", "--json", "--timeout", f"{PATIENCE_S}s")
+    )
 
     assert (result.expected, result.replied) == (5, 4)
     (silent,) = result.silent
     assert (workers[2].id, "w3") == (silent.id, silent.name)
     assert silent.diagnosis in ("deaf", "lost")
     assert silent.last_heartbeat_ms > 0
-    assert result.elapsed_ms < 1000 * 1.0 + 1000
-
-    code, out, err = await world.stemctl("ping", "--json", "--timeout", "500ms")
+    assert result.elapsed_ms < 1000 * (PATIENCE_S + 2.0)
     data = json.loads(out)["data"]
     assert code == 4, err
     assert [one["name"] for one in data["silent"]] == ["w3"]
