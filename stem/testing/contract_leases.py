@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from stem.contracts import Outcome
+from stem.contracts import Limits, Outcome
 from stem.messages.codec import pack
 from stem.testing.case import (
     FLEET,
@@ -25,6 +25,8 @@ from stem.testing.case import (
 
 SOON: int = FLEET.lost_after_ms // 3
 """The beat interval that belongs to `FLEET`, in milliseconds."""
+SLOW_FLEET = Limits(lost_after_ms=1_500)
+"""For what is only so until workers have had two beats: more time than a busy machine needs for two calls."""
 SUSPECT_DELAY_S: float = 1.05
 """A little longer than a fetch puts off what may not run beside another."""
 
@@ -192,12 +194,13 @@ class BrokerContractReclaim:
 
     async def test_after_an_outage_nobody_is_robbed_at_once(self, broker_case: BrokerCase) -> None:
         """When the whole fleet was silent nobody could renew: a sweep waits until workers had two beats to do so."""
-        broker = broker_case.limits(FLEET)
-        owner, other = Hand(broker=broker, id="owner", interval_ms=SOON), Hand(broker=broker, id="other")
+        broker = broker_case.limits(SLOW_FLEET)
+        interval_ms = SLOW_FLEET.lost_after_ms // 3
+        owner, other = Hand(broker=broker, id="owner", interval_ms=interval_ms), Hand(broker=broker, id="other")
         await enqueue(broker)
         await owner.beat()
         delivery = await owner.take(lease_ms=20)
-        await broker_case.advance(FLEET.lost_after_ms / 1_000 * 1.5)
+        await broker_case.advance(SLOW_FLEET.lost_after_ms / 1_000 * 1.5)
 
         during = await broker.sweep([QUEUE], worker="other")
         await other.beat()
