@@ -26,8 +26,9 @@ INSPECT: Final = ("active", "reserved", "revoked", "registered", "queues", "chil
 class Asker:
     """Asks workers, and reports who answered.
 
-    Every method returns as soon as the last worker that must answer has, and at the latest after `timeout_s`. Workers
-    that are silent are named in the result, never an exception. Belongs to the event loop of its broker.
+    Every method returns as soon as the last worker that must answer has, and at the latest after `timeout_s`; where the
+    broker itself says nothing, a second later. Workers that are silent are named in the result, never an exception.
+    Belongs to the event loop of its broker.
 
     Args:
         actor: who is asking; kept with what a command stores.

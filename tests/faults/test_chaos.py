@@ -30,10 +30,8 @@ from tests.faults.rules import DOWN, UP, Command, Fault, Kind, Loss, Watch, of_k
 from tests.servers import Server
 from tests.waiting import eventually
 
-QUIET_S = 0.3
-"""For so long nothing comes where nothing may. What is to arrive has ten seconds."""
-TIMEOUT_S = 2.0
-"""After which clients give up of which one answer arrives and another does not."""
+QUIET_S = 0.3  # for so long nothing comes where nothing may; what is to arrive has ten seconds
+TIMEOUT_S = 2.0  # after which clients give up of which one answer arrives and another does not
 
 
 @pytest.fixture
