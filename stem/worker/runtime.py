@@ -426,7 +426,13 @@ class Worker:
                 await self._finisher.copier.flush(COPIES_S)
             await self._clear()
             log.info("worker.stopped", extra={"worker_id": self.id, "exit_code": code})
-            await self._say_shutdown(code)
+            # A task of its own: it may not heed a cancellation either.
+            said = asyncio.create_task(self._say_shutdown(code), name="stem shutdown")
+            await asyncio.wait([said], timeout=SHUTDOWN_S)
+            if not said.done():
+                hint = f"of worker_shutdown: not done after {SHUTDOWN_S:g} s"
+                log.error("worker.callback_left", extra={"hint": hint})
+                said.cancel()
         finally:
             self._let_go()
             assert self._stopped is not None
@@ -435,12 +441,7 @@ class Worker:
 
     async def _say_shutdown(self, code: int) -> None:
         event = WorkerShutdown(worker=self.id, worker_name=self.name, exit_code=code)
-        emitting = StemSignals.worker_shutdown.emit(event, self)
-        said = asyncio.create_task(emitting, name="stem shutdown")  # of its own: it may not heed a cancellation either
-        await asyncio.wait([said], timeout=SHUTDOWN_S)
-        if not said.done():
-            log.error("worker.callback_left", extra={"hint": f"of worker_shutdown: not done after {SHUTDOWN_S:g} s"})
-            said.cancel()
+        await StemSignals.worker_shutdown.emit(event, self)
 
     async def _clear(self) -> None:
         self._intake.close()

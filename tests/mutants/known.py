@@ -236,9 +236,9 @@ WORKERS: Final = (
         edits=[
             Edit(
                 "stem/worker/vitals.py",
-                "        self._thread.start()\n        return self._ready\n",
-                "        loop = asyncio.get_running_loop()\n        self._here = loop.create_task(self._serve(loop))\n"
-                "        return self._ready\n",
+                "            self._thread.start()\n",
+                "            loop = asyncio.get_running_loop()\n"
+                "            self._here = loop.create_task(self._serve(loop))\n",
             ),
             Edit("stem/worker/vitals.py", "        self._thread.join(timeout_s)\n", "        return None\n"),
         ],
