@@ -88,12 +88,12 @@ async def test_three_kills_of_the_server_lose_nothing_acknowledged(
 
     async with _load(world) as counts:
         for _ in range(3):
-            await _more_done(world, 60, timeout=BACK_S)
+            await _more_done(world, 60, timeout=20)
             server.kill9()
             await _gone_for_a_moment(world)
             server.start()
             await _work_goes_on(world, now_ns())
-        await _more_done(world, 60, timeout=BACK_S)
+        await _more_done(world, 60, timeout=20)
     acked = sorted(world.ledger.read().ids("acked"))
     statuses = await world.all_final(acked, timeout=15)
 

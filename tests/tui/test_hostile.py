@@ -122,7 +122,8 @@ async def test_the_whole_corpus_in_every_field_of_every_list_and_detail() -> Non
         for mode in "234":
             await pilot.press(mode)
             for _ in range(len(texts) // 16):
-                await pilot.press(*"jjjjjjjjjjjjjjjj", "enter")
+                app.screen.query_one(Grid).action_move(16)
+                await pilot.press("enter")
                 await pilot.pause()
                 harmless(app, 160)
                 await pilot.press("escape")

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from stem.adapters.connect import connect_broker
 from stem.contracts import ListState, QueueRow, Seen
@@ -35,6 +36,7 @@ from stem.observe.feed import Feed
 from stem.observe.state import ClusterState
 from stem_tui.app import StemTUI
 from stem_tui.session import Session
+from stem_tui.widgets.command import CommandLine
 from tests.conftest import OwnServer
 from tests.faults.fleet import World
 from tests.servers import Server
@@ -302,10 +304,23 @@ class Stage:
     async def open(self, kind: str, name: str = "") -> None:
         """Open the details of a queue, worker or task, or the screen of a key."""
         self.watched = [name] if kind == "task" else []
-        type_at_once(self.app, f":{kind} {name}\n" if name else kind)
+        if name:
+            await self._command(f"{kind} {name}")
+        else:
+            type_at_once(self.app, kind)
         titles = {"2": "─ QUEUES ", "3": "─ WORKERS ", "4": "  all ", "task": f"   id          {name}"}
         shown = "\n" + titles.get(kind, f"─ {kind.upper()} {name} ")
-        await eventually(lambda: shown in text_of(self.app), what=f"{kind} {name} is open")
+        until_s = time.monotonic() + SETTLED_S
+        while shown not in text_of(self.app):
+            assert time.monotonic() < until_s, f"{kind} {name} is not open\n{text_of(self.app)}"
+            await asyncio.sleep(PACE_S)
+
+    async def _command(self, line: str) -> None:
+        """Give a command line that somebody pasted: key by key an id takes a second."""
+        type_at_once(self.app, ":")
+        await eventually(lambda: isinstance(self.app.focused, Input) and isinstance(self.app.screen, CommandLine))
+        self.app.screen.query_one(Input).value = line
+        type_at_once(self.app, "\n")
 
     async def to_tab(self, tab: str) -> None:
         while tabs(text_of(self.app))[0] != tab:
