@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -22,8 +23,19 @@ _SHARED: list[Server] = []
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, else one process is still at it when the others have nothing left to do."""
-    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ("slow", "timeout")))
+    """Begin with what takes long, else one process is still at it when the others have nothing left to do.
+
+    Of `-n` processes each is given as many items as the others, in their order, and whoever is done takes from the end
+    of what another has: so each begins with its share of the long ones.
+    """
+    long = [item for item in items if any(item.get_closest_marker(name) for name in ("slow", "timeout"))]
+    short = [item for item in items if not any(item.get_closest_marker(name) for name in ("slow", "timeout"))]
+    shares = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items[:] = [item for share in range(shares) for kind in (long, short) for item in _share(kind, share, shares)]
+
+
+def _share(items: list[pytest.Item], share: int, shares: int) -> list[pytest.Item]:
+    return items[share * len(items) // shares : (share + 1) * len(items) // shares]
 
 
 @pytest.fixture(scope="session", autouse=True)
