@@ -58,6 +58,17 @@ async def test_what_a_handler_leaves_behind_does_not_keep_the_process(
     assert "Traceback" not in process.log()
 
 
+def run_until_sigterm(folder: Path, application: str) -> tuple[int | None, str]:
+    """Run a worker of an application, stop it once it is ready, and return its exit code and its log."""
+    (folder / "own_app.py").write_text(application)
+    log = folder / "log"
+    with started(folder, "own_app:app", stderr=log) as process:
+        wait_until(lambda: "worker.ready" in log.read_text(), what="worker.ready")
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: process.poll() is not None, IN_TIME_S, what="the end of the process")
+    return process.returncode, log.read_text()
+
+
 BLOCKING_APP = """
 import time
 from stem.adapters.memory import InMemoryBroker
@@ -72,14 +83,9 @@ app = Stem(InMemoryBroker())
 
 
 def test_a_callback_that_blocks_at_the_end_does_not_keep_the_process(tmp_path: Path) -> None:
-    (tmp_path / "blocking_app.py").write_text(BLOCKING_APP)
-    log = tmp_path / "log"
-    with started(tmp_path, "blocking_app:app", stderr=log) as process:
-        wait_until(lambda: "worker.ready" in log.read_text(), what="worker.ready")
-        process.send_signal(signal.SIGTERM)
-        wait_until(lambda: process.poll() is not None, IN_TIME_S, what="the end of the process")
+    code, log = run_until_sigterm(tmp_path, BLOCKING_APP)
 
-    assert process.returncode == 0, log.read_text()
+    assert code == 0, log
 
 
 @contextmanager
@@ -146,14 +152,9 @@ app = Stem(InMemoryBroker())
 
 
 def test_what_an_application_does_at_its_exit_is_not_cut_short_by_an_idle_pool(tmp_path: Path) -> None:
-    (tmp_path / "pooled_app.py").write_text(POOLED_APP)
-    log = tmp_path / "log"
-    with started(tmp_path, "pooled_app:app", stderr=log) as process:
-        wait_until(lambda: "worker.ready" in log.read_text(), what="worker.ready")
-        process.send_signal(signal.SIGTERM)
-        wait_until(lambda: process.poll() is not None, IN_TIME_S, what="the end of the process")
+    code, log = run_until_sigterm(tmp_path, POOLED_APP)
 
-    assert process.returncode == 0, log.read_text()
+    assert code == 0, log
     assert (tmp_path / "farewell").exists()
 
 
