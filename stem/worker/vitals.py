@@ -376,11 +376,13 @@ class Vitals:
                     listening = True
                     await self._responder.catch_up()
                     outage.over()
-                if await control.wake(WAKE_S):
-                    epoch = self._responder.epoch
-                    await self._responder.catch_up()
-                    if self._responder.epoch == epoch:
-                        self._beater.poke()  # not a command: somebody begins to watch
+                woken = await control.wake(WAKE_S)
+                if woken is None or (woken.question is not None and self._responder.answer(woken.question)):
+                    continue
+                epoch = self._responder.epoch
+                await self._responder.catch_up()
+                if self._responder.epoch == epoch:
+                    self._beater.poke()  # not a command: somebody begins to watch
             except BrokerError as error:
                 listening = False
                 await asyncio.sleep(outage.failed(error))

@@ -23,6 +23,7 @@ from stem.contracts import (
     ResultBackend,
     RevokeTasks,
     Settlement,
+    WakeUp,
 )
 from stem.errors import BrokerUnreachableError, InvalidInputError, InvalidNameError
 from stem.messages.command import Command, Reply
@@ -356,7 +357,7 @@ async def test_a_wake_up_that_nobody_waited_for_is_kept(broker: InMemoryBroker) 
     await broker.control.issue(Command(id="c-1", type="ping"))
     await broker.control.issue(Command(id="c-2", type="ping"))
 
-    assert [await broker.control.wake(0.01), await broker.control.wake(0.01)] == [True, False]
+    assert [await broker.control.wake(0.01), await broker.control.wake(0.01)] == [WakeUp(), None]
 
 
 # -------------------------------------------------------------------------------------------------- bytes, not objects

@@ -77,11 +77,13 @@ def test_every_script_may_run_when_memory_is_full_but_those_that_take_new_tasks_
     assert heads["emit"] == heads["enqueue"] == "#!lua"
 
 
-def test_a_wake_up_on_the_control_channel_carries_no_command() -> None:
-    """It says "look": what is acted on is the log."""
+def test_a_wake_up_on_the_control_channel_carries_no_change() -> None:
+    """It says "look": what is acted on is the log. Only a question, which changes nothing, is said along."""
     sent = [line for _, line in uses(r"C \.\. 'control'")]
 
     assert sorted(sent) == [
         "if others == 0 then redis.call('PUBLISH', C .. 'control', 'watch') end",
-        "redis.call('PUBLISH', C .. 'control', epoch)",
+        "redis.call('PUBLISH', C .. 'control', carried or epoch)",
     ]
+    (carried,) = [line for _, line in uses("local carried")]
+    assert carried.startswith("local carried = asks and change == '' and ")

@@ -309,19 +309,19 @@ WORKERS: Final = (
         ],
         tests=[VALKEY + "test_commands_are_logged_in_order"],
         how="nearest",
-        note="a message of the control channel carries no command that could be acted on (M14b keeps it so)",
+        note="a message of the control channel carries no change that could be acted on (M14b keeps it so)",
     ),
     Mutant(
         id="M14b",
-        bug="commands travel in the pub/sub message",
+        bug="commands that change something travel in the pub/sub message",
         edits=[
             Edit(
                 LUA + "issue.lua",
-                "redis.call('PUBLISH', C .. 'control', epoch)",
+                "redis.call('PUBLISH', C .. 'control', carried or epoch)",
                 "redis.call('PUBLISH', C .. 'control', command)",
             )
         ],
-        tests=[RULES + "test_a_wake_up_on_the_control_channel_carries_no_command"],
+        tests=[RULES + "test_a_wake_up_on_the_control_channel_carries_no_change"],
     ),
     Mutant(
         id="M15",

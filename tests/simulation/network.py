@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from stem.adapters.memory import InMemoryBroker
-from stem.contracts import Broker
+from stem.contracts import Broker, WakeUp
 from stem.errors import BrokerUnreachableError, UnknownOutcomeError
 from tests.simulation.loop import Process, SimLoop
 
@@ -126,7 +126,7 @@ class Network:
             else:
                 reply_s += delay_s
         elif weather.false_wake and what in ("idle", "control.wake") and rng.random() < weather.false_wake:
-            self._at(now + quick, self._answer, future, True)
+            self._at(now + quick, self._answer, future, True if what == "idle" else WakeUp())
             return future
         call = _Call(process, what, args, make, future, deadline, reply_s, lost)
         if now + request_s > deadline:

@@ -9,7 +9,7 @@ from stem.adapters.memory.core import Core
 from stem.adapters.memory.desired import LOG_PAGE
 from stem.adapters.memory.handle import Handle
 from stem.adapters.memory.waiting import LoopWaiter, Subscription
-from stem.contracts import Change, ChangeItem, Desired, Issued, RevokeTasks
+from stem.contracts import Change, ChangeItem, Desired, Issued, RevokeTasks, WakeUp
 from stem.errors import BrokerUnreachableError
 from stem.messages.audit import AuditOutcome, Deed
 from stem.messages.command import Command, Reply
@@ -85,14 +85,14 @@ class InMemoryControl:
                 self._handle.subscription = Subscription()
                 self._core.subscriptions[self._handle.subscription] = None
 
-    async def wake(self, timeout_s: float) -> bool:
+    async def wake(self, timeout_s: float) -> WakeUp | None:
         waiter = LoopWaiter()
         with self._core.lock:
             subscription = self._handle.subscription
             if subscription is None:
                 raise BrokerUnreachableError("not subscribed to the control channel of this broker: call subscribe()")
             if subscription.take():
-                return True
+                return WakeUp()
             subscription.add(waiter)
         taken = False
         try:
@@ -106,7 +106,7 @@ class InMemoryControl:
                     subscription.ring()  # cancelled with the wake-up in hand: leave it to the next
         if self._handle.subscription is not subscription:
             raise BrokerUnreachableError("the handle of this broker was closed")
-        return waiter.fired
+        return WakeUp() if waiter.fired else None
 
     async def reply(self, reply: Reply, *, keep_ms: int) -> None:
         data = reply.encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Final
 
 import redis
@@ -14,12 +15,13 @@ from stem.adapters.redis.client import LONGEST_BLOCK_S, RedisClient, translate
 from stem.adapters.redis.reading import MISREAD, raw, reading, whole
 from stem.adapters.redis.record import number, pauses_of, text
 from stem.adapters.redis.subscription import Subscription
-from stem.contracts import Change, Desired, Issued, Logged
+from stem.contracts import Change, Desired, Issued, Logged, WakeUp
 from stem.errors import BrokerUnreachableError, DecodeError
 from stem.messages.audit import AuditOutcome, Deed
 from stem.messages.command import Command, Reply
 from stem.text import clean
 
+_CARRIES: Final = re.compile(rb"(\d{1,15}) (\d{1,15}) (\d{1,4}) ")
 READ_AT_ONCE: Final = 100
 """Commands whose replies are read at the same time by one handle."""
 
@@ -87,11 +89,11 @@ class RedisControl:
             raise
         self._subscription = subscription
 
-    async def wake(self, timeout_s: float) -> bool:
+    async def wake(self, timeout_s: float) -> WakeUp | None:
         if self._subscription is None:
             raise BrokerUnreachableError("the control subscription is closed: subscribe again")
         try:
-            return await self._subscription.message(timeout_s) is not None
+            message = await self._subscription.message(timeout_s)
         except (redis.RedisError, OSError, RuntimeError) as error:
             await self.close()
             raise BrokerUnreachableError(
@@ -100,6 +102,7 @@ class RedisControl:
         except MISREAD as error:
             await self.close()
             raise _garbage(self._client.address) from error
+        return None if message is None else WakeUp(question=_question(message))
 
     async def reply(self, reply: Reply, *, keep_ms: int) -> None:
         await self._client.run("reply", reply.command_id, reply.encode(), keep_ms)
@@ -130,6 +133,16 @@ class RedisControl:
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await subscription.close()
+
+
+def _question(message: bytes) -> Logged | None:
+    """Return the question that a wake-up carries: its epoch, time, length of its signature, signature and command."""
+    head = _CARRIES.match(message)
+    if head is None:
+        return None
+    begin = head.end()
+    end = begin + int(head[3])
+    return Logged(epoch=int(head[1]), issued_at_ms=int(head[2]), command=message[end:], signature=message[begin:end])
 
 
 def _garbage(address: Address) -> BrokerUnreachableError:

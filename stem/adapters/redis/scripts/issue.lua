@@ -98,7 +98,8 @@ else
   for _, old in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 20)) do
     if now - num(old[2][4]) > 86400000 then redis.call('XDEL', log, old[1]) end
   end
-  if kind_of ~= 'ping' and kind_of ~= 'inspect' and kind_of ~= 'stats' then
+  local asks = kind_of == 'ping' or kind_of == 'inspect' or kind_of == 'stats'
+  if not asks then
     local counts = {}
     for outcome, n in pairs(did) do counts[#counts + 1] = outcome .. ':' .. n end
     audit = add_audit(id, kind_of, actor, reason, said, meant, kind, option, epoch, table.concat(counts, ' '))
@@ -111,7 +112,9 @@ else
   redis.call('PEXPIRE', request, 600000)
   write_history()
   write_counts()
-  redis.call('PUBLISH', C .. 'control', epoch)
+  -- The wake-up of a question carries it: a worker that has read all before it answers without a look at the log.
+  local carried = asks and change == '' and #command <= 4096 and epoch .. ' ' .. now .. ' ' .. #signature .. ' ' .. signature .. command
+  redis.call('PUBLISH', C .. 'control', carried or epoch)
 end
 local present = {}
 local seen = redis.call('ZRANGE', P .. 'workers', 0, -1, 'WITHSCORES')
