@@ -230,13 +230,22 @@ class Channel:
         with self.client.pipeline(transaction=True) as pipeline:
             for _ in range(count):
                 if self.mutator.random.random() < 0.25:
-                    pipeline.execute_command("PUBLISH", self.wake, self.mutator.binary())  # type: ignore[no-untyped-call]
+                    pipeline.execute_command("PUBLISH", self.wake, self.false(epoch))  # type: ignore[no-untyped-call]
                     continue
                 epoch += 1
                 pipeline.execute_command("SET", f"{self.prefix}epoch", epoch)  # type: ignore[no-untyped-call]
                 pipeline.execute_command("XADD", f"{self.prefix}control:log", f"{epoch}-0", *self.entry())  # type: ignore[no-untyped-call]
                 pipeline.execute_command("PUBLISH", self.wake, str(epoch))  # type: ignore[no-untyped-call]
             pipeline.execute()
+
+    def false(self, epoch: int) -> bytes:
+        """Return a wake-up that says nothing true: noise, or a broken question of an epoch that nobody logged yet."""
+        random = self.mutator.random
+        if random.random() < 0.5:
+            return self.mutator.binary()
+        carried = self.mutator.message(unpack(Command(id=new_task_id(), type="ping", args={"nonce": "n"}).encode()))
+        at, stamp = epoch + random.choice((0, 1, 1, 1, 2)), time.time_ns() // 1_000_000
+        return f"{at} {stamp} {random.choice((0, 0, 5, 9_999))} ".encode() + carried
 
     def entry(self) -> list[Any]:
         """Return the fields of one broken entry of the log."""
