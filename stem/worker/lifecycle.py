@@ -3,7 +3,7 @@ that drive it. It acts at once, whatever the work loop does.
 
     warm   takes nothing more, finishes what runs; after the drain timeout: soft
     soft   handlers are cancelled or told; after the soft timeout: hard
-    hard   everything still in flight is handed back now
+    hard   everything still in flight is handed back now; what runs on a wedged work loop counts as a crash
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ class Lifecycle:
         stop_handlers: asks the work loop to stop everything that runs; `hand_back_waiting` what has not begun.
         kill_children: kills the child processes, before what they run is handed back.
         under_way: says whether an answer of the broker that may carry tasks is still to come.
+        wedged: says whether the work loop is wedged.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Lifecycle:
         hand_back_waiting: Callable[[], None],
         kill_children: Callable[[], Awaitable[None]],
         under_way: Callable[[], bool],
+        wedged: Callable[[], bool],
     ) -> None:
         self._board = board
         self._worker_id = worker_id
@@ -129,6 +131,7 @@ class Lifecycle:
         self._hand_back_waiting = hand_back_waiting
         self._kill_children = kill_children
         self._under_way = under_way
+        self._wedged = wedged
         self._changed = asyncio.Event()
         self.level = Level.NONE
         self.asked = asyncio.Event()
@@ -180,11 +183,19 @@ class Lifecycle:
         await self._until_answered()
         if self._board.jobs:
             await self._kill_children()
-            left = await rescue(broker, self._board, self._worker_id, crashed=False, timeout_s=HAND_BACK_S)
+            left = await rescue(broker, self._board, self._worker_id, crashed=self._blamed(), timeout_s=HAND_BACK_S)
             if left:
                 log.error("worker.tasks_left", extra={"count": left, "hint": "their leases will run out"})
                 return self.exit_code or TASKS_LEFT
         return self.exit_code
+
+    def _blamed(self) -> Callable[[Job], bool]:
+        """Return which jobs of a rescue count as a crash: those that may be what blocks the work loop.
+
+        Handed back uncounted, a task that blocks would wedge one worker after another, as often as they are restarted.
+        """
+        wedged = self._wedged()
+        return lambda job: wedged and job.began and job.on_loop
 
     async def _until_answered(self) -> None:
         """Wait for what the broker was asked before the stop: tasks that come with it are handed back.
@@ -207,17 +218,20 @@ class Lifecycle:
             await happens(self._changed, min(left, 0.25))
 
 
-async def rescue(broker: Broker, board: Board, worker_id: str, *, crashed: bool, timeout_s: float) -> int:
+async def rescue(
+    broker: Broker, board: Board, worker_id: str, *, crashed: Callable[[Job], bool], timeout_s: float
+) -> int:
     """Settle everything in flight from this thread, on this broker; return how many are left.
 
-    What has ended keeps its outcome. What has not is handed back, or counts as a crash; whatever its handler still
-    brings is ignored. The work loop may be settling the same ones: by token, the first one counts.
+    What has ended keeps its outcome. What has not is handed back, or counts as a crash where `crashed` says so;
+    whatever its handler still brings is ignored. The work loop may be settling the same ones: by token, the first one
+    counts.
 
     They leave in parts that arrive over a slow link too, the light ones first.
     """
     deadline = time.monotonic() + timeout_s
     while waiting := board.snapshot():
-        given = {job: _settlement(board, job, crashed=crashed) for job in waiting}
+        given = {job: _settlement(board, job, crashed=crashed(job)) for job in waiting}
         jobs = _part([job for job in waiting if size_of(job) <= LIGHT_BYTES] or waiting)
         settlements = [given[job] for job in jobs]
         try:

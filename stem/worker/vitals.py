@@ -240,6 +240,7 @@ class Vitals:
             hand_back_waiting=work.hand_back_unbegun,
             kill_children=work.kill_children,
             under_way=lambda: work.busy_before(work.serial),
+            wedged=lambda: self._watchdog.wedged(),
         )
         self._steering = Steering(
             identity=self._identity,
@@ -487,7 +488,7 @@ class Vitals:
         )
         self._board.stopping = True
         await self._work.kill_children()
-        await rescue(self._broker, self._board, self._identity.id, crashed=True, timeout_s=RESCUE_S)
+        await rescue(self._broker, self._board, self._identity.id, crashed=lambda job: True, timeout_s=RESCUE_S)
         self._lifecycle.fail("the work loop is wedged")
 
     def _see_it_end(self, code: int) -> None:

@@ -68,6 +68,12 @@ class Watchdog:
             if await self._check_loop(now):
                 return
 
+    def wedged(self) -> bool:
+        """Say whether the work loop stands still now: not with the whole process, nor because it is closed."""
+        now = time.monotonic()
+        frozen = now - self._looked_at > FROZEN_S  # and not seen yet, if we have just thawed
+        return not self._loop_closed() and not frozen and self._age_s(now) >= WEDGED_S
+
     def _check_leases(self, now: float) -> None:
         for job in self._board.snapshot():
             if job.settlement is None and not job.lost and job.unrenewed(now):
@@ -88,7 +94,7 @@ class Watchdog:
         if self._loop_closed():
             self._abandoned()
             return False
-        age_s = min(self._board.loop_age_s(), now - self._thawed_at)
+        age_s = self._age_s(now)
         if age_s < WEDGED_S:
             if self._wedged:
                 self._wedged = False
@@ -108,6 +114,10 @@ class Watchdog:
             return False
         await self._give_up(age_s)
         return True
+
+    def _age_s(self, now: float) -> float:
+        """Return for how long the work loop has stood still while this thread went on."""
+        return min(self._board.loop_age_s(), now - self._thawed_at)
 
     def _limit_s(self) -> float:
         """Return how long it may stand still: the longest hard limit of what runs on it, else the timeout."""

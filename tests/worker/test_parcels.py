@@ -86,7 +86,7 @@ async def test_what_is_rescued_leaves_in_parts_and_the_light_ones_first() -> Non
             job.settlement = Settlement(id=job.id, token=1, outcome=Outcome.SUCCEEDED, result=bytes(size))
     sent.clear()
 
-    left = await rescue(broker, board, "w", crashed=False, timeout_s=5)
+    left = await rescue(broker, board, "w", crashed=lambda job: False, timeout_s=5)
 
     assert left == 0
     assert sent == [["runs1", "runs2"], ["big1", "big2"], ["big3"]]

@@ -131,7 +131,7 @@ async def test_what_is_buried_by_a_worker_that_stands_still_counts_as_failed(mem
     board = Board(queues=["default"], concurrency=1)
     board.jobs[task_id] = Job(delivery, Mock(), confirmed_at=0.0)
 
-    left = await rescue(house.broker, board, "w", crashed=True, timeout_s=5)
+    left = await rescue(house.broker, board, "w", crashed=lambda job: True, timeout_s=5)
 
     assert left == 0
     assert (board.counters["failed"], board.counters["handed_back"]) == (1, 0)

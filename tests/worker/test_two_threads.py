@@ -128,7 +128,7 @@ async def test_what_ends_while_a_rescue_gives_it_up_keeps_its_end(
 
     monkeypatch.setattr(verdict, "hand_back", ends_meanwhile)
 
-    left = await lifecycle.rescue(memory_house.broker, worker._board, worker.id, crashed=False, timeout_s=5)
+    left = await lifecycle.rescue(memory_house.broker, worker._board, worker.id, crashed=lambda job: False, timeout_s=5)
 
     status = await memory_house.stem.wait_for(job.id, timeout=10)
     assert (left, status.state, status.result) == (0, TaskState.SUCCEEDED, "done")
