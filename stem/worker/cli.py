@@ -1,9 +1,10 @@
 """`stem-worker`: one worker as a process of its own.
 
 Exit codes: 0 all tasks settled or handed back, 1 some were not, 2 usage or configuration, 69 the broker is of no use
-(one that is away is waited for), 70 the worker broke (its loop stood still, or one of its parts kept dying), 78 the
-broker does not let the worker in (user, password, rights, a newer keyspace), at the start or later. With several
-processes: 78 or 2 if one of them ended so, else 1 if tasks were left, else 0.
+(one that is away is waited for), 70 the worker broke (its loop stood still, one of its parts kept dying, or the
+application's own code failed while it was imported, perhaps of a database that is away), 78 the broker does not let the
+worker in (user, password, rights, a newer keyspace), at the start or later. With several processes: 78 or 2 if one of
+them ended so, else 1 if tasks were left, else 0.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from stem.signing import PayloadSigner
 from stem.text import clean
 from stem.worker import host, logs
 from stem.worker.identity import stem_version
-from stem.worker.lifecycle import REFUSED_EXIT, STOPPING, WorkerLifecycleConfig, stopping_here
+from stem.worker.lifecycle import REFUSED_EXIT, STOPPING, WEDGED_EXIT, WorkerLifecycleConfig, stopping_here
 from stem.worker.outage import RIGHTS
-from stem.worker.reference import load
+from stem.worker.reference import ApplicationFailedError, load
 from stem.worker.runtime import Worker
 from stem.worker.supervisor import Supervisor, commands_of, follow_life
 
@@ -104,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             shut_out = isinstance(error, BrokerRefusedError) and error.code in RIGHTS
             return _complain(error, REFUSED_EXIT if shut_out else EXIT_UNAVAILABLE, debug=args.debug)
         except StemError as error:
-            return _complain(error, EXIT_USAGE, debug=args.debug)
+            code = WEDGED_EXIT if isinstance(error, ApplicationFailedError) else EXIT_USAGE
+            return _complain(error, code, debug=args.debug)
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
 

@@ -15,10 +15,15 @@ from stem.text import clean
 _REFERENCE: Final = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?")
 
 
+class ApplicationFailedError(ConfigError):
+    """The application's own code failed while it was imported: perhaps of something that is only away for a moment."""
+
+
 def load(reference: str) -> Stem:
     """Import `package.module:attribute` (`:app` may be left out) and return the application.
 
     Raises:
+        ApplicationFailedError: its own code raised something that another start may not meet.
         ConfigError: it cannot be imported, or is no `Stem`.
     """
     if not _REFERENCE.fullmatch(reference):
@@ -36,7 +41,8 @@ def load(reference: str) -> Stem:
     except StemError:
         raise
     except Exception as error:
-        raise ConfigError(f"{module_name} cannot be imported: {type(error).__name__}: {clean(error, 300)}") from error
+        kind = ConfigError if isinstance(error, ImportError | SyntaxError) else ApplicationFailedError
+        raise kind(f"{module_name} cannot be imported: {type(error).__name__}: {clean(error, 300)}") from error
     for part in (attribute or "app").split("."):
         if not hasattr(found, part):
             raise ConfigError(f"{module_name} has no attribute {part!r}: use package.module:attribute")

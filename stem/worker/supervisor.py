@@ -46,13 +46,16 @@ _WORST: Final = (REFUSED_EXIT, USAGE_EXIT)
 
 @dataclass(slots=True)
 class _Slot:
-    """A place for one worker. `pid` 0 means that none runs there; `due` is when the next one is to start."""
+    """A place for one worker. `pid` 0 means that none runs there; `due` is when the next one is to start; `proven` that
+    one has lived there for long.
+    """
 
     number: int
     pid: int = 0
     due: float | None = 0.0
     began: float = 0.0
     deaths: int = 0
+    proven: bool = False
     ended: int | None = None
     command: list[str] = field(default_factory=list)
 
@@ -62,7 +65,8 @@ class Supervisor:
 
     A worker that ends by itself with 0 or 1 was told to (`stemctl shutdown`): it is not started again, and when all of
     them have ended so, this ends too. One that ends with 2 or 78 takes the others with it, because they would fare
-    alike. Any other end is a death: the worker is started again after 0.2 s, then ever later, up to 30 s.
+    alike; not with 2 where one has lived for a minute before, which says that the call is right and something else is
+    not, for the moment. Any other end is a death: the worker is started again after 0.2 s, then ever later, up to 30 s.
 
     Args:
         commands: the command line of each worker.
@@ -182,7 +186,8 @@ class Supervisor:
             if code not in _NOT_BEGUN:
                 self._exit = _worse(self._exit, code if code >= 0 else TASKS_LEFT)
             return
-        if code in _FOR_GOOD:
+        slot.proven = slot.proven or lived_s >= LIVED_S
+        if code in _FOR_GOOD and not (code == USAGE_EXIT and slot.proven):
             log.error("supervisor.process_failed", extra=facts | {"hint": "a new start would change nothing"})
             self._exit = _worse(self._exit, code)
             self._stops = 1

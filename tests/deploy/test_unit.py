@@ -267,6 +267,15 @@ def test_a_start_that_cannot_change_anything_is_not_tried_again(
         assert len(service.log.splitlines()) == 1, service.log
 
 
+def test_an_application_that_fails_for_a_moment_is_started_again(machine: Machine) -> None:
+    """Its own code looks for a database, say, while it is imported: that is none of the mistakes that stay."""
+    (machine.unit.folder / "tasks.py").write_text("raise ConnectionRefusedError('the database is away')\n")
+    with started(machine.unit) as service:
+        assert service.ended() == WEDGED_EXIT, service.log
+
+    assert machine.unit.starts_again(WEDGED_EXIT)
+
+
 def test_a_server_that_is_away_is_waited_for_and_ends_no_start(machine: Machine) -> None:
     machine.configure(STEM_BROKER_URL="redis://127.0.0.1:1")
     with started(machine.unit) as service:

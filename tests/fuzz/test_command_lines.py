@@ -20,6 +20,7 @@ from stem.messages.event import Event, encode_events
 from stem.messages.heartbeat import Heartbeat, RunningTask
 from stem.worker import cli as worker_cli
 from stem.worker import logs
+from stem.worker.lifecycle import WEDGED_EXIT
 from stemctl import exits
 from stemctl.main import MODULES, main
 from tests.conftest import OwnServer
@@ -202,7 +203,7 @@ def test_a_traceback_of_an_application_that_does_not_load_is_harmless(
     code = worker_cli.main(["spoilt_app:app", "--debug"])
     said = capsys.readouterr().err
 
-    assert code == worker_cli.EXIT_USAGE
+    assert code == WEDGED_EXIT
     assert "Traceback" in said
     assert r"RuntimeError: \x1b[2J a\u202eb" in said
     assert RAW.search(said) is None

@@ -35,9 +35,12 @@ MEANINGS: Final = {
 WORKER_EXITS: Final = {
     0: "stopped as asked, everything settled or handed back",
     1: "stopped, and something could be neither settled nor handed back",
-    2: "usage: an option, a setting or an application that cannot be used",
+    2: "usage: an option, a setting or an application that cannot be used; no new start would mend it",
     69: "the embedded server does not start; one that is away, or refuses us but for rights, is waited for",
-    lifecycle.WEDGED_EXIT: "the work loop stood still for too long, or the worker could not go on",
+    lifecycle.WEDGED_EXIT: (
+        "the work loop stood still for too long, the worker could not go on, or the application's own code failed "
+        "while it was imported (other than by `ImportError` or `SyntaxError`): a new start may help"
+    ),
     lifecycle.REFUSED_EXIT: "the server takes its user's rights or password away, or its data are of a newer Stem",
     130: "interrupted before it had started",
 }

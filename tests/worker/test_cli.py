@@ -81,6 +81,29 @@ def test_a_wrong_call_is_one_clear_line_and_exit_2(args: list[str], extra: dict[
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("raise ConnectionRefusedError('the database is away')", 70),
+        ("raise RuntimeError('the database is away')", 70),
+        ("raise ImportError('the database is away')", 2),
+        ("the database is away", 2),  # a SyntaxError
+    ],
+)
+def test_an_application_that_fails_while_it_is_imported_is_started_again_where_that_may_help(
+    tmp_path: Path, line: str, code: int
+) -> None:
+    """A database that was away for a second, while Django was set up, ended the service for ever."""
+    (tmp_path / "shaky.py").write_text(line + "\n")
+
+    done = call("shaky:app", STEM_BROKER_URL="memory://", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("stem-worker: shaky cannot be imported: ")
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
 def test_a_wrong_password_is_one_clear_line_and_exit_78(own_server: OwnServer) -> None:
     server = own_server(tcp=True, aof=False)
     server.command("CONFIG", "SET", "requirepass", "right")

@@ -22,12 +22,13 @@ from tests.waiting import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 RUN: Final = """
-import ctypes, logging, sys
+import ctypes, logging, os, sys
 logging.basicConfig(level="INFO", stream=sys.stderr, format="%(message)s")
 if sys.platform == "linux":  # orphans come to this process, as they do to process 1 of a container
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 from stem.worker import supervisor
 supervisor.LAST_WORDS_S = 3.0
+supervisor.LIVED_S = float(os.environ.get("LIVED_S", supervisor.LIVED_S))
 sys.exit(supervisor.Supervisor([[sys.executable, "-c", program] for program in sys.argv[1:]]).run())
 """
 NOTE: Final = "import os, sys, time, signal\nprint(os.getpid(), flush=True)\n"
@@ -35,12 +36,17 @@ WAITS: Final = NOTE + "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\nti
 
 
 @contextmanager
-def supervised(tmp_path: Path, *programs: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def supervised(tmp_path: Path, *programs: str, **extra: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """Run a supervisor; what its children print, and it logs, goes to a file."""
     path = tmp_path / "said"
     with path.open("wb") as said:
         process = subprocess.Popen(
-            [sys.executable, "-c", RUN, *programs], stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=ROOT
+            [sys.executable, "-c", RUN, *programs],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            cwd=ROOT,
+            env={**os.environ, **extra},
         )
     try:
         yield process, path
@@ -77,6 +83,25 @@ def test_what_a_new_start_cannot_mend_ends_all(tmp_path: Path, code: int) -> Non
         assert process.wait(10) == code
 
     assert len(pids(path)) == 2
+
+
+def test_a_start_that_fails_where_one_has_lived_before_costs_the_others_nothing(tmp_path: Path) -> None:
+    """What the start needs may be away for a moment, or be replaced: the others were stopped, and all was down."""
+    began = str(tmp_path / "began")
+    program = f"""
+with open({began!r}, "a") as note: note.write("x")
+turn = len(open({began!r}).read())
+if turn == 1: time.sleep(0.3); os.kill(os.getpid(), 9)
+if turn == 2: sys.exit(2)
+"""
+    with supervised(tmp_path, WAITS, NOTE + program + WAITS, LIVED_S="0.3") as (process, path):
+        wait_until(lambda: path.read_text().count("supervisor.process_started") == 4, what="it is tried once more")
+        wait_until(lambda: len(set(pids(path))) == 4, what="it is there")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+    assert path.read_text().count("supervisor.process_died") == 2
+    assert "supervisor.process_failed" not in path.read_text()
 
 
 def test_who_was_told_to_stop_is_not_started_again(tmp_path: Path) -> None:
