@@ -63,7 +63,7 @@ class Board:
         self.tallies: dict[tuple[str, str], Tally] = {}
         self.progress: dict[str, bytes] = {}
         self.events: deque[Event] = deque(maxlen=2 * (ROUTINE_PER_SECOND + OTHERS_PER_SECOND))
-        self.ticked_at = time.monotonic()
+        self.ticked_at: float | None = None
         self.epoch = 0
         self.stopping = False
         self.draining = False
@@ -98,8 +98,11 @@ class Board:
         return time.time_ns() // 1_000_000 + self.clock_offset_ms
 
     def loop_age_s(self) -> float:
-        """Return for how long the work loop has not ticked."""
-        return time.monotonic() - self.ticked_at
+        """Return for how long the work loop has not ticked; 0 before its first tick.
+
+        Until then it may be waiting for the broker, which no new start would bring back.
+        """
+        return 0.0 if self.ticked_at is None else time.monotonic() - self.ticked_at
 
     @property
     def accepting(self) -> bool:

@@ -332,8 +332,7 @@ class Vitals:
             self._see_it_end(code)
 
     def _healthy(self) -> Health:
-        # Before it takes work nobody ticks: it may be waiting for the broker, which no new start would bring back.
-        return Health(self._board.loop_age_s() if self._begun else 0.0, self._unready())
+        return Health(self._board.loop_age_s(), self._unready())
 
     def _unready(self) -> tuple[str, ...]:
         state = self.state()

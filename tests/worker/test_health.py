@@ -195,6 +195,8 @@ async def test_a_worker_that_never_found_its_broker_is_live(own_server: OwnServe
         await asyncio.sleep(0.3)
         assert (await get(port, "/livez"))[0] == 200
         assert await get(port, "/readyz") == (503, "this worker is starting\n")
+        assert "\nstem_worker_loop_age_seconds 0.0\n" in (await get(port, "/metrics"))[1]
+        assert worker._vitals._beater.heartbeat("starting").loop_age_ms == worker.stats()["loop_age_ms"] == 0
         worker._vitals.ask(Level.HARD, "the test is over")
         await starting
     finally:
