@@ -181,8 +181,14 @@ def _settings(app: Stem, args: argparse.Namespace) -> StemConfig:
     that it loads), so that is read again.
 
     Raises:
-        ConfigError: the worker would obey everybody, or run what nobody signed, although keys are there.
+        ConfigError: the worker would obey everybody, or run what nobody signed, although keys are there; or it would
+            work in another namespace than the command line names.
     """
+    if args.namespace is not None and args.url is None and app.namespace != args.namespace:
+        raise ConfigError(
+            f"--namespace {args.namespace}: {args.app} was made with namespace {app.namespace}, and its worker would "
+            "work there: make it with Stem.connect(), without namespace=, or give --url too, or leave --namespace out"
+        )
     here = StemConfig.from_environment()
     if here.control != ControlConfig() and app.config.control == ControlConfig():
         raise ConfigError(

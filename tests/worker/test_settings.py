@@ -80,6 +80,15 @@ def test_control_keys_that_the_application_does_not_know_are_not_passed_over(mon
         settings(app)
 
 
+def test_a_namespace_that_is_not_the_applications_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker took the tasks of another installation, without a word."""
+    with pytest.raises(ConfigError, match=r"--namespace other: .* was made with namespace stem,.*Stem\.connect\(\)"):
+        settings(app, "--namespace", "other")
+
+    assert settings(app, "--namespace", "stem") == app.config
+    assert settings(app, "--namespace", "other", "--url", "memory://") == app.config  # its own broker, and there
+
+
 def test_signing_keys_that_the_application_does_not_know_are_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEM_SIGNING_KEYS", f"k1:{KEY.rpartition(':')[2]}")
 
