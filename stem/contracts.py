@@ -643,6 +643,7 @@ class ServerInfo:
     Attributes:
         policy: what it does when memory is full; anything but `noeviction` loses tasks.
         persistent: an append-only file is on.
+        refusal: what it said to a write that it refused; empty where it is `writable`.
     """
 
     kind: str
@@ -657,6 +658,7 @@ class ServerInfo:
     uptime_s: int = 0
     now_ms: int = 0
     writable: bool = True
+    refusal: str = ""
 
 
 @record

@@ -26,7 +26,12 @@ async def health(call: Call) -> int:
     wedged = [seen.heartbeat.name for seen in workers if diagnose(seen) == "wedged"]
     checks: list[tuple[str, bool, str, str]] = [
         ("reachable", True, f"{info.kind} {info.version} at {info.url}", ""),
-        ("writable", info.writable, "it takes writes" if info.writable else "it takes no writes", "is it a replica?"),
+        (
+            "writable",
+            info.writable,
+            "it takes writes" if info.writable else info.refusal or "it takes no writes",
+            "see why: stemctl doctor",
+        ),
         (
             "policy",
             info.policy == "noeviction",

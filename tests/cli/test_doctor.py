@@ -131,6 +131,18 @@ def nearly_full(ward: Ward) -> None:
     ward.server.command("CONFIG", "SET", "maxmemory", int(used * 1.1))
 
 
+def test_health_says_why_the_server_takes_no_writes(ward: Ward) -> None:
+    """Full memory was told as "is it a replica?"."""
+    with ward.hire():
+        ward.server.command("CONFIG", "SET", "maxmemory", "1")
+        ran = ward.cli("health", "--json")
+
+    (found,) = [check for check in ran.data["checks"] if not check["ok"]]
+    assert (ran.code, ran.json["error"]["code"], found["name"]) == (1, "unhealthy-writable", "writable")
+    assert "refused SET: command not allowed when used memory > 'maxmemory'" in found["found"].replace("OOM ", "")
+    assert "replica" not in str(ran.json)
+
+
 def small_buffers(ward: Ward) -> None:
     ward.server.command("CONFIG", "SET", "client-output-buffer-limit", "pubsub 1024 512 1")
 

@@ -213,11 +213,11 @@ class RedisCensus:
 
     async def info(self) -> ServerInfo:
         raw, time = await self._client.commands([("INFO",), ("TIME",)])
-        writable = True
+        refusal = ""
         try:
             await self._client.command("SET", self._client.keys.probe, "1", "PX", 1000)
-        except BrokerRefusedError:
-            writable = False
+        except BrokerRefusedError as error:
+            refusal = str(error)
         with reading("INFO"):
             said = _parse_info(text(raw))
             valkey = "valkey_version" in said
@@ -233,7 +233,8 @@ class RedisCensus:
                 clients=int(said.get("connected_clients", 0)),
                 uptime_s=int(said.get("uptime_in_seconds", 0)),
                 now_ms=int(time[0]) * 1000 + int(time[1]) // 1000,
-                writable=writable,
+                writable=not refusal,
+                refusal=refusal,
             )
 
 
