@@ -135,7 +135,10 @@ installed: Installed | None = None
 
 
 def install(*, style: str | None, level: str, worker: str, stream: TextIO | None = None) -> None:
-    """Send this process's logs to `stream` (stderr). `style` None means console on a terminal, else JSON."""
+    """Send this process's logs to `stream` (stderr). `style` None means console on a terminal, else JSON.
+
+    Handlers of the application's on the root logger that write elsewhere, to a file or a collector, stay there.
+    """
     global installed
     target = sys.stderr if stream is None else stream
     chosen = style or ("console" if target.isatty() else "json")
@@ -143,7 +146,10 @@ def install(*, style: str | None, level: str, worker: str, stream: TextIO | None
     handler = logging.StreamHandler(target)
     handler.setFormatter(ConsoleFormatter(worker) if chosen == "console" else JsonFormatter(worker))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
-    # The level is Stem's; libraries tell what they do at info, which is not what an operator asked for.
-    root.setLevel(logging.WARNING if level in ("debug", "info") else level.upper())
+    told = [each for each in (target, sys.stderr, sys.stdout) if each is not None]  # where each line would stand twice
+    root.handlers[:] = [handler, *(other for other in root.handlers if getattr(other, "stream", None) not in told)]
+    # The level is Stem's; libraries tell what they do at info, which is not what an operator asked for. An application
+    # that wants that of its own, or of all, has given its logger or the root logger a level.
+    if level not in ("debug", "info"):
+        root.setLevel(level.upper())
     logging.getLogger("stem").setLevel(level.upper())

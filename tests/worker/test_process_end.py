@@ -88,6 +88,29 @@ def test_a_callback_that_blocks_at_the_end_does_not_keep_the_process(tmp_path: P
     assert code == 0, log
 
 
+LOGGING_APP = """
+import logging, pathlib, sys
+from stem.adapters.memory import InMemoryBroker
+from stem.client import Stem
+from stem.signals import StemSignals
+
+file = logging.FileHandler(pathlib.Path(__file__).with_name("own_log"))
+logging.basicConfig(level=LEVEL, handlers=[logging.StreamHandler(), logging.StreamHandler(sys.stdout), file])
+StemSignals.on_worker_ready(lambda event, context: logging.getLogger("shop").info("shop.open"))
+app = Stem(InMemoryBroker())
+"""
+
+
+@pytest.mark.parametrize(("level", "times"), [("INFO", 1), ("WARNING", 0)])
+def test_an_application_keeps_its_own_logs_beside_those_of_the_worker(tmp_path: Path, level: str, times: int) -> None:
+    """Its handlers on the root logger were dropped, and the level that it had given it was raised."""
+    _, log = run_until_sigterm(tmp_path, LOGGING_APP.replace("LEVEL", repr(level)))
+    own = (tmp_path / "own_log").read_text()
+
+    assert (log.count("shop.open"), own.count("shop.open")) == (times, times)
+    assert (log.count("worker.ready"), own.count("worker.ready")) == (1, 1)
+
+
 @contextmanager
 def heard_by(url: str, namespace: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], None]]]:
     """Run a worker whose stderr somebody reads until the given function is called."""
