@@ -1,8 +1,8 @@
 -- Included: reading, ending and forgetting what a record stands for.
--- A length of time in ms, at most a year; `otherwise` for what is none.
+-- A length of time in ms, at most ten years, as options and settings have it; `otherwise` for what is none.
 local function length_of(value, otherwise)
   local n = num(value)
-  return n >= 1 and n <= 31622400000 and n or otherwise
+  return n >= 1 and n <= 315360000000 and n or otherwise
 end
 
 -- Whether a stored time is less than `ms` ago. One that lies ahead is long ago: the clock was set back since.
