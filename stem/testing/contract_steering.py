@@ -387,19 +387,19 @@ class BrokerContractRevoke:
         assert await hand.end(delivery, Outcome.REVOKED) == "applied"
         assert await state_of(broker, "t-1") == "revoked"
 
-    @pytest.mark.parametrize("outcome", [Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED])
+    @pytest.mark.parametrize("outcome", [Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED, Outcome.DEAD])
     async def test_a_revoked_running_task_does_not_come_back(self, broker_case: BrokerCase, outcome: Outcome) -> None:
-        """Whatever would have started it again makes it `revoked` instead."""
+        """Whatever would have started it again, or let it be replayed, makes it `revoked` instead."""
         broker = broker_case.broker
         hand = Hand(broker=broker, id="w-1")
         await enqueue(broker, task_id="t-1")
         delivery = await hand.take()
         await Operator(broker).issue("revoke", RevokeTasks(ids=["t-1"]))
 
-        answer = await hand.end(delivery, outcome)
+        answers = [await hand.end(delivery, outcome), await hand.end(delivery, outcome)]
         deliveries = await hand.fetch()
 
-        assert (answer, list(deliveries)) == ("revoked", [])
+        assert (answers, list(deliveries)) == (["revoked", "revoked"], [])
         assert await state_of(broker, "t-1") == "revoked"
 
     async def test_a_revoked_task_of_a_lost_worker_does_not_come_back(self, broker_case: BrokerCase) -> None:

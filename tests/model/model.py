@@ -19,6 +19,7 @@ MAX_CRASHES: Final = 3
 FINAL: Final = ("succeeded", "failed", "revoked", "expired")
 LATER: Final = ("scheduled", "retrying")
 AGAIN: Final = (Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED)
+REVOCABLE: Final = (*AGAIN, Outcome.DEAD)
 
 
 @dataclass(slots=True)
@@ -141,14 +142,14 @@ class Model:
         if not self.holds(settlement.id, settlement.token, worker):
             if settlement.token not in record.settled_by:
                 return "lost"
-            if settlement.token != record.token or outcome not in AGAIN:
+            if settlement.token != record.token or outcome not in REVOCABLE:
                 return "already"
             if record.revoking and record.state == "revoked":
                 return "revoked"
             poison = outcome is Outcome.CRASHED and record.poison
             return "buried" if poison and record.state == "failed" else "already"
         record.settled, record.settled_by = settlement.token, (settlement.token, *record.settled_by[:3])
-        if record.revoking and outcome in AGAIN:
+        if record.revoking and outcome in REVOCABLE:
             outcome = Outcome.REVOKED
         if outcome is Outcome.CRASHED:
             record.crashes += 1

@@ -122,7 +122,7 @@ BROKERS: Final = (
     Mutant(
         id="X17",
         bug="a revoked task that its worker hands back is started again",
-        edits=[Edit(LUA + "settle.lua", "if more[2] and AGAIN[outcome]", "if false and AGAIN[outcome]")],
+        edits=[Edit(LUA + "settle.lua", "if more[2] and REVOCABLE[outcome]", "if false and REVOCABLE[outcome]")],
         tests=[VALKEY + "test_a_revoked_running_task_does_not_come_back"],
     ),
     Mutant(

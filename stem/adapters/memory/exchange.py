@@ -21,6 +21,8 @@ LAST_CHANCE: Final = MAX_CRASHES - 1
 poisonous one shares its crashes, and would be buried with it. The others are put off, for whoever is free then."""
 SUSPECT_DELAY_MS: Final = 1_000
 _TO_RUN_AGAIN: Final = (Outcome.RETRY, Outcome.GIVE_BACK, Outcome.CRASHED)
+_REVOCABLE: Final = (*_TO_RUN_AGAIN, Outcome.DEAD)
+"""What a task that was revoked while it ran does not come to: it never starts again, also not from the dead letters."""
 
 
 def exchange(
@@ -48,7 +50,7 @@ def _settle(core: Core, worker: str, settlement: Settlement, now: int) -> Settle
     outcome, reason = settlement.outcome, settlement.reason
     if settlement.error:
         record.error = settlement.error
-    if record.revoking and outcome in _TO_RUN_AGAIN:  # revoked while it ran: it never starts again
+    if record.revoking and outcome in _REVOCABLE:
         outcome, reason, answer = Outcome.REVOKED, record.revoke_reason, "revoked"
     if outcome is Outcome.CRASHED:
         record.crashes += 1
@@ -77,7 +79,7 @@ def _settle(core: Core, worker: str, settlement: Settlement, now: int) -> Settle
 
 def _again(record: Record, settlement: Settlement) -> SettleAnswer:
     """Return what is said of an end that counted before: what only its worker can tell of is said once more."""
-    if settlement.token == record.token and settlement.outcome in _TO_RUN_AGAIN:
+    if settlement.token == record.token and settlement.outcome in _REVOCABLE:
         if record.state is TaskState.REVOKED and record.revoking:
             return "revoked"
         poison = record.state is TaskState.FAILED and record.reason == "poison"

@@ -22,6 +22,7 @@ local OUTCOMES = {
   succeeded = true, dead = true, retry = true, give_back = true, crashed = true, revoked = true, expired = true,
 }
 local AGAIN = { retry = true, give_back = true, crashed = true }
+local REVOCABLE = { retry = true, give_back = true, crashed = true, dead = true }
 
 local NONE = {}
 
@@ -55,8 +56,8 @@ local function settle(worker, places, dead_cap, dead_keep, max_crashes)
       -- What only an end that is no success asks for.
       local more = outcome == 'succeeded' and NONE or redis.call('HMGET', key, 'c', 'rv', 'gb')
       local crashes = num(more[1])
-      if more[2] and AGAIN[outcome] then
-        -- Revoked while it ran: it never starts again.
+      if more[2] and REVOCABLE[outcome] then
+        -- Revoked while it ran: it never starts again, also not from the dead letters.
         outcome, reason, answer = 'revoked', more[2], 4
       elseif outcome == 'revoked' and reason == '' then
         reason = more[2] or ''  -- its worker knows that it was revoked, not why
@@ -137,7 +138,7 @@ local function settle(worker, places, dead_cap, dead_keep, max_crashes)
     elseif not r.err and r[4] and (',' .. r[4] .. ','):find(',' .. token .. ',', 1, true) then
       answer = 2
       -- Nobody but this worker can tell of it, and the answer that said so got lost.
-      if r[1] == token and AGAIN[outcome] then
+      if r[1] == token and REVOCABLE[outcome] then
         local more = redis.call('HMGET', key, 'rv', 'ds')
         if r[3] == 'revoked' and more[1] then answer = 4 end
         if r[3] == 'failed' and more[2] == 'poison' and outcome == 'crashed' then answer = 3 end
