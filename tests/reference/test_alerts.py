@@ -21,6 +21,14 @@ def test_alerts_name_metrics_and_outcomes_that_exist() -> None:
     assert outcomes <= set(OUTCOMES)
 
 
+def test_an_alert_fires_when_nobody_tells_anything() -> None:
+    """What workers tell ends with them: every rule that only compares it is silent then, or falls silent."""
+    rules = ALERTS.read_text()
+
+    assert "expr: absent(stem_worker_info)" in rules
+    assert "stem_queue_workers offset" not in rules, "it resolves itself when the offset has passed"
+
+
 def test_each_alert_has_an_expression_a_severity_and_a_summary() -> None:
     for rule in ALERTS.read_text().split("- alert: ")[1:]:
         name = rule.splitlines()[0]
