@@ -162,17 +162,18 @@ class Dispatcher:
 
         async def prerun_then_start() -> None:
             await self.prerun(job)
-            start = pool.start if job.running else self.dropped  # it may have been given up meanwhile
-            start(job)
+            if job.revoke_asked:
+                job.stop = job.stop or Stop.REVOKED
+            held = job.stop or not job.running or self._board.closed_to(job)  # all of it may have come meanwhile
+            (self.dropped if held else pool.start)(job)
 
         task = self._loop.create_task(prerun_then_start(), name=f"{job.id} prerun")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def prerun(self, job: Job) -> None:
-        envelope = job.envelope
-        assert envelope is not None
-        event = TaskPrerun(**job.facts, args=envelope.args)
+        assert job.envelope is not None
+        event = TaskPrerun(**job.facts, args=job.envelope.args)
         await StemSignals.task_prerun.emit(event, job.context or job.make_context())
 
     # ----------------------------------------------------------------------------------------------------------- end
@@ -310,16 +311,15 @@ class Dispatcher:
             self._look_again()
 
     def _end_unbegun(self, job: Job) -> None:
-        plan = job.plan
-        assert plan is not None
+        assert job.plan is not None
         job.how = "not_started"
         match job.stop:
             case Stop.REVOKED:
-                self._settle(job, verdict.revoked(job.delivery, plan.ttl_ms))
+                self._settle(job, verdict.revoked(job.delivery, job.plan.ttl_ms))
             case Stop.LOST:
                 self._forget(job)
             case Stop.HARD_LIMIT:
-                self._settle(job, verdict.failure(job.delivery, plan, self._timed_out(job)))
+                self._settle(job, verdict.failure(job.delivery, job.plan, self._timed_out(job)))
             case why:  # without a reason no thread could be had, and it might come straight back to the same
                 delay_ms = NO_THREAD_MS if why is None else 0
                 self._settle(job, verdict.hand_back(job.delivery, reason="not started", delay_ms=delay_ms))

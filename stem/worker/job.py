@@ -270,6 +270,9 @@ class Job:
         assert plan is not None
         assert self.context is not None
         await self.desk.prerun(self)
+        if self.revoke_asked:  # meanwhile: a revoked task never starts
+            self.stop = self.stop or Stop.REVOKED
+            raise asyncio.CancelledError("revoked before it began")
         self.started_at = time.monotonic()
         self.began = True
         coroutine: Coroutine[Any, Any, Any] = plan.registered.call(self.context, envelope.args)

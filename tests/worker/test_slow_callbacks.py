@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -16,11 +17,23 @@ from stem.worker import dispatch, runtime
 from stem.worker.job import Stop
 from tests.waiting import eventually
 from tests.worker.conftest import House
-from tests.worker.handlers import in_thread
+from tests.worker.handlers import in_thread, on_loop
 
 
 def plain(context: TaskContext, args: Mapping[str, Any]) -> str:
     return "ran"
+
+
+def handler(kind: Callable[..., None], ran: threading.Event) -> Callable[..., Any]:
+    """Return a handler of this kind that notes that it ran."""
+
+    async def on_the_loop(context: TaskContext, args: Mapping[str, Any]) -> None:
+        ran.set()
+
+    def in_a_thread(context: TaskContext, args: Mapping[str, Any]) -> None:
+        ran.set()
+
+    return in_a_thread if kind is in_thread else on_the_loop
 
 
 @pytest.mark.parametrize("why", [Stop.LOST, Stop.UNRENEWED, Stop.HAND_BACK, Stop.REVOKED, Stop.HARD_LIMIT])
@@ -51,6 +64,58 @@ async def test_a_task_that_is_given_up_before_its_thread_gives_its_slot_back(
     status = await memory_house.stem.wait_for(second, timeout=10)
     assert (status.state, status.result) == (TaskState.SUCCEEDED, "ran")
     await eventually(lambda: worker.stats()["zombie_threads"] == 0 and worker._board.slots_used == 0)
+
+
+@pytest.mark.parametrize("kind", [in_thread, on_loop])
+async def test_a_task_that_is_revoked_during_its_callback_never_starts(
+    memory_house: House, kind: Callable[..., None]
+) -> None:
+    """It is in no line and in no thread then, so that nothing could be taken back."""
+    called, go, ran = asyncio.Event(), asyncio.Event(), threading.Event()
+
+    async def prerun(event: object, context: object) -> None:
+        called.set()
+        await go.wait()
+
+    StemSignals.on_task_prerun(prerun, task="first")
+    kind(memory_house.registry, "first", handler(kind, ran))
+    worker = await memory_house.worker()
+    task_id = await memory_house.stem.enqueue("first")
+    await called.wait()
+
+    await memory_house.controller.revoke([task_id])
+    go.set()
+
+    status = await memory_house.stem.wait_for(task_id, timeout=10)
+    assert (status.state, ran.is_set()) == (TaskState.REVOKED, False)
+    await eventually(lambda: worker._board.slots_used == 0)
+
+
+async def test_a_task_that_is_paused_during_its_callback_does_not_start_before_the_resume(
+    memory_house: House,
+) -> None:
+    """It waited for a thread afterwards, and began whenever one was free."""
+    called, go, ran = asyncio.Event(), asyncio.Event(), threading.Event()
+
+    async def prerun(event: object, context: object) -> None:
+        called.set()
+        await go.wait()
+
+    StemSignals.on_task_prerun(prerun, task="first")
+    in_thread(memory_house.registry, "first", handler(in_thread, ran))
+    worker = await memory_house.worker()
+    task_id = await memory_house.stem.enqueue("first")
+    await called.wait()
+    pausing = asyncio.create_task(memory_house.controller.pause("task", ["first"]))
+    await eventually(lambda: worker._board.paused_tasks == {"first"})
+
+    go.set()
+
+    assert (await pausing).applied == 1
+    assert worker.stats()["in_flight"] == 0
+    assert not ran.is_set()
+    await memory_house.controller.resume("task", ["first"])
+    assert (await memory_house.stem.wait_for(task_id, timeout=10)).state is TaskState.SUCCEEDED
 
 
 async def test_a_callback_that_does_not_end_keeps_no_worker_from_its_end(
