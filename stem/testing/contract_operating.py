@@ -107,6 +107,27 @@ class BrokerContractDeadLetters:
         assert await hand.end(old) in ("already", "lost")
         assert await state_of(broker, "t-1") == "running"
 
+    async def test_a_replay_keeps_the_story_of_the_life_before(self, broker_case: BrokerCase) -> None:
+        """Whoever is paged reads in the timeline who ran it first, and how that ended."""
+        broker = broker_case.broker
+        hand, heir = Hand(broker=broker, id="w-1"), Hand(broker=broker, id="w-2")
+        task_id = await enqueue(broker)
+        await hand.end(await hand.take(), Outcome.DEAD, reason="no such file")
+        await broker.replay([task_id])
+        await heir.end(await heir.take())
+
+        timeline = (await status_of(broker, task_id)).timeline
+
+        assert [(each.event, each.worker) for each in timeline] == [
+            ("enqueued", ""),
+            ("started", "w-1"),
+            ("failed", "w-1"),
+            ("replayed", ""),
+            ("started", "w-2"),
+            ("succeeded", "w-2"),
+        ]
+        assert timeline[2].detail == "no such file"
+
     async def test_replaying_again_after_a_lost_reply_makes_no_second_task(self, broker_case: BrokerCase) -> None:
         """The second call finds it waiting."""
         broker = broker_case.broker

@@ -12,7 +12,7 @@ end
 for i = 3, #ARGV do
   local id = ARGV[i]
   local key = task_key(id)
-  local r = redis.pcall('HMGET', key, 'st', 'q', 'p', 'n', 'a', 'tb', 'u', 'at', 'e')
+  local r = redis.pcall('HMGET', key, 'st', 'q', 'p', 'n', 'a', 'tb', 'u', 'at', 'e', 's1', 'o', 'f1', 'ds')
   local state, queue, answer = r[1], queue_of(r[2]), nil
   local unique = r[7] and unique_key(r[4], r[7])
   if r.err or not state or not queue or r[6] then
@@ -26,7 +26,9 @@ for i = 3, #ARGV do
     redis.call('HDEL', key, 'f1', 'ds', 're', 'rv', 'gb', 'g1', 'pg', 'x')
     redis.call('PERSIST', key)
     if unique then redis.call('SET', unique, id) end
-    add_timeline(key, line(now, 'replayed', '', r[5]))
+    -- Its times of start and end are those of the new life from now on: what they told of the old one is kept here.
+    local ran = r[10] and line(r[10], 'started', r[11], r[5]) or ''
+    add_timeline(key, ran .. line(r[12], 'failed', r[11], r[5], r[13]) .. line(now, 'replayed', '', r[5]))
     redis.call('ZREM', queue_key(queue, 'dead'), id)
     count(queue, r[4], 'enqueued')
     ring(queue)
