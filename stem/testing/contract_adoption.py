@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from stem.contracts import Limits, Outcome
+from stem.contracts import Limits, Outcome, RevokeTasks
 from stem.testing.case import (
     FLEET,
     QUEUE,
     BrokerCase,
     Hand,
+    Operator,
     enqueue,
     new_task,
     settlement,
@@ -92,6 +93,18 @@ class BrokerContractAdopt:
         await other.take()
 
         assert list(await broker.adopt("owner", [QUEUE], [])) == []
+
+    async def test_what_was_revoked_meanwhile_is_not_adopted(self, broker_case: BrokerCase) -> None:
+        """Its worker never got it: it would begin after the revoke. A sweep ends it when its lease is over."""
+        broker = broker_case.broker
+        owner = Hand(broker=broker, id="owner")
+        await broker.enqueue([new_task("t-1"), new_task("t-2")])
+        await owner.fetch()
+        await Operator(broker).issue("revoke", RevokeTasks(ids=["t-1"]))
+
+        adopted = await broker.adopt("owner", [QUEUE], [])
+
+        assert [d.id for d in adopted] == ["t-2"]
 
     async def test_an_exchange_repeated_as_it_is_loses_nothing(self, broker_case: BrokerCase) -> None:
         """Settle and fetch in one call, sent twice: the end counts once, and both hand-outs are this worker's."""

@@ -236,7 +236,10 @@ class Calls(Comparison):
         owned = {
             each
             for each, one in model.tasks.items()
-            if one.state == "running" and one.owner == hand.id and model.now - one.started <= one.lease_ms
+            if one.state == "running"
+            and one.owner == hand.id
+            and model.now - one.started <= one.lease_ms
+            and not one.revoking
         }
         agree(set(found), owned - set(hand.held), "adopted")
         for task_id, delivery in found.items():

@@ -17,15 +17,16 @@ for i = 5, 4 + n do
       local id = entry and entry[2][2]
       if not (id and aware[id]) then
         local r = id and redis.pcall('HMGET', task_key(id), 'st', 'o', 'e', 'n', 'k', 'b', 'sg', 'a', 'c', 'lg', 'at', 's1', 'gb', 'g1',
-          'l')
+          'l', 'rv')
           or { err = 'deleted' }
         if not r.err and r[1] == 'running' and r[2] == worker and r[3] == item[1] then
           -- One that an older version handed out has no granted length.
           local length = length_of(r[10], length_of(r[15], lease))
           -- What its worker has not received for the length of a lease, it is not going to (a large body, a slow link); to
           -- renew that for ever would keep it from all others. Left alone, its lease ends within two lengths of its start,
-          -- and a sweep gives it to whoever is free. That is no crash of it: its worker lives.
-          if now - num(r[12]) <= length then
+          -- and a sweep gives it to whoever is free. That is no crash of it: its worker lives. One that was revoked meanwhile
+          -- is left alone too: it must not begin, and the sweep ends it.
+          if not r[16] and now - num(r[12]) <= length then
             room = room - #(r[6] or '')
             if room < 0 and #out > 0 then return { now, out } end
             redis.call('ZADD', queue_key(queue, 'lease'), now + length, id)
