@@ -776,7 +776,8 @@ class Census(Protocol):
     async def tasks(
         self, state: ListState, *, queue: str | None = None, cursor: str | None = None, limit: int = 50
     ) -> TaskPage:
-        """Return tasks of one state; the statuses have no timeline. `queue` None means all queues.
+        """Return tasks of one state; the statuses have no timeline, result or meta, which may be large: ask
+        `Broker.statuses` for them. `queue` None means all queues.
 
         Waiting ones come in the order they will run, `running` by lease deadline, `dead` newest first, final ones
         newest first from history.

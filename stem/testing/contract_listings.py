@@ -6,8 +6,10 @@ import pytest
 
 from stem.contracts import ListState, Outcome
 from stem.errors import InvalidInputError
+from stem.messages.codec import pack
+from stem.messages.envelope import Envelope
 from stem.messages.status import TaskState
-from stem.testing.case import LONG_MS, QUEUE, BrokerCase, Hand, enqueue, new_task, settlement
+from stem.testing.case import LONG_MS, QUEUE, BrokerCase, Hand, enqueue, new_task, put, settlement, status_of
 
 
 class BrokerContractListings:
@@ -110,6 +112,20 @@ class BrokerContractListings:
         assert [item.id for item in (await census.tasks("succeeded")).items] == ["t-2", "t-1", "t-0"]
         assert [item.id for item in (await census.tasks("expired")).items] == ["x"]
         assert list((await census.tasks("revoked")).items) == []
+
+    async def test_a_listing_leaves_out_what_may_be_large(self, broker_case: BrokerCase) -> None:
+        """Results and meta are told of single tasks; a dashboard lists hundreds every second."""
+        broker, hand = broker_case.broker, Hand(broker=broker_case.broker, id="w-1")
+        body = Envelope(id="t-1", task="job", meta={"tenant": "acme"}).encode()
+        await put(broker, new_task("t-1", body=body))
+        (waiting,) = (await broker.census.tasks("queued")).items
+        await hand.end(await hand.take(), result=pack("much", what="result"))
+
+        (ended,) = (await broker.census.tasks("succeeded")).items
+
+        assert (dict(waiting.meta), dict(ended.meta), ended.result) == ({}, {}, None)
+        alone = await status_of(broker, "t-1")
+        assert (dict(alone.meta), alone.result) == ({"tenant": "acme"}, "much")
 
 
 async def _seven_of(case: BrokerCase, state: ListState) -> list[str]:

@@ -20,6 +20,7 @@ from stemctl.commands.tasks import (
     listed,
     show_task,
     show_tasks,
+    with_payloads,
 )
 from stemctl.options import Call, Command, Reason, command, group
 
@@ -56,7 +57,7 @@ async def ls(call: Call, queue: InQueue = None, limit: Limit = 50, cursor: Curso
         if queue is not None:
             await known_queue(broker, queue)
         found, following, total = await listed(broker, "dead", queue=queue, cursor=cursor, limit=limit)
-        items = await all_concealed(broker, found)
+        items = await all_concealed(broker, await with_payloads(broker, found) if call.out.as_json else found)
 
     def text() -> None:
         show_tasks(call, items)

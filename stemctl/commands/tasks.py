@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # only for annotations: --help loads nothing of Stem that it 
 
 UNFINISHED: Final[tuple[ListState, ...]] = ("running", "retrying", "queued", "scheduled", "held")
 STATES: Final[tuple[ListState, ...]] = (*UNFINISHED, "dead", "succeeded", "failed", "revoked", "expired")
+AT_ONCE: Final = 25
+"""Tasks read at once with their results, of which each may be large."""
 PAGE: Final = 500
 """Tasks in one step of the broker; how many were done is known after each."""
 ROWS: Final = 1_000
@@ -81,6 +84,8 @@ async def ls(
             items, more = await _unfinished(broker, queue, limit)
             if more:
                 warnings = [f"there may be more than these {len(items)}: use --limit, or --state and --cursor"]
+        if call.out.as_json:
+            items = await with_payloads(broker, items)
         items = await all_concealed(broker, items)
 
     def text() -> None:
@@ -192,6 +197,17 @@ async def listed(
         cursor = page.next
         if cursor is None or len(found) >= limit:
             return list(found.values()), cursor, total
+
+
+async def with_payloads(broker: Broker, items: list[TaskStatus]) -> list[TaskStatus]:
+    """Return listed tasks with their results and meta, which a listing leaves out and JSON shows."""
+    whole: list[TaskStatus] = []
+    for start in range(0, len(items), AT_ONCE):
+        part = items[start : start + AT_ONCE]
+        for item, full in zip(part, await broker.statuses([one.id for one in part], timeline=False), strict=True):
+            same = full is not None and full.state is item.state
+            whole.append(replace(item, result=full.result, meta=full.meta) if full is not None and same else item)
+    return whole
 
 
 async def describe(broker: Broker, task_id: str) -> tuple[dict[str, Any], TaskStatus]:

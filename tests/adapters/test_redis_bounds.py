@@ -57,6 +57,20 @@ async def test_the_history_is_cut_to_its_newest_ends(
     assert valkey_server.command("LINDEX", history, -1) == "old-9997"
 
 
+async def test_a_listing_reads_no_bodies(broker: RedisStreamsBroker, valkey_server: Server) -> None:
+    """Fifty tasks of 200 KB each are listed for a few bytes each."""
+    for _ in range(50):
+        await broker.enqueue([new_task(body=b"x" * 200_000)])
+    with valkey_server.client() as client:
+        before = client.info("stats")["total_net_output_bytes"]
+
+        page = await broker.census.tasks("queued")
+
+        sent = client.info("stats")["total_net_output_bytes"] - before
+    assert len(page.items) == 50
+    assert sent < 200_000
+
+
 def _keys(server: Server, namespace: str, part: str) -> list[str]:
     with server.client() as client:
         return [str(key) for key in client.scan_iter(match=f"[{{]{namespace}}}:{part}", count=1_000)]

@@ -169,6 +169,16 @@ def test_tasks_ls_pages_through_a_state(cli: Cli) -> None:
     assert rest["next"] is None
 
 
+def test_tasks_ls_tells_the_results_as_json(cli: Cli, work: Settle) -> None:
+    """Listings of the broker leave them out."""
+    task_id = enqueue(cli)
+    work(Outcome.SUCCEEDED, result={"sum": 5})
+
+    (item,) = cli("tasks", "ls", "--state", "succeeded", "--json").data["items"]
+
+    assert (item["id"], item["result"]) == (task_id, {"sum": 5})
+
+
 def test_tasks_ls_without_a_state_shows_all_unfinished(cli: Cli, work: Settle) -> None:
     running = enqueue(cli)
     work(None)

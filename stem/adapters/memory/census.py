@@ -153,7 +153,7 @@ def _page(core: Core, place: Place, queue: str | None, cursor: str | None, limit
             core.trim_dead(line, now)
     found = list(itertools.islice(heapq.merge(*(line.after(place, after) for line in lines)), limit + 1))
     return TaskPage(
-        items=tuple(core.records[task_id].status(timeline=False) for _key, task_id in found[:limit]),
+        items=tuple(core.records[task_id].status(timeline=False, listed=True) for _key, task_id in found[:limit]),
         next=f"{found[limit - 1][0][0]}.{found[limit - 1][0][1]}" if len(found) > limit else None,
         total=sum(line.count(place) for line in lines),
     )
@@ -171,7 +171,7 @@ def _final_page(core: Core, state: TaskState, queue: str | None, cursor: str | N
         if len(items) == limit:
             return TaskPage(items=tuple(items), next=f"h{last}")
         last = number
-        items.append(record.status(timeline=False) if record is not None else _status(row))
+        items.append(record.status(timeline=False, listed=True) if record is not None else _status(row))
     return TaskPage(items=tuple(items))
 
 

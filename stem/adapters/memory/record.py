@@ -114,8 +114,8 @@ class Record:
             attempt=self.attempt,
         )
 
-    def status(self, *, timeline: bool) -> TaskStatus:
-        """Return the record as others see it; parts that cannot be decoded are left out."""
+    def status(self, *, timeline: bool, listed: bool = False) -> TaskStatus:
+        """Return the record as others see it; parts that cannot be decoded are left out, `listed` the large ones."""
         waits_for_time = self.state in (TaskState.SCHEDULED, TaskState.RETRYING)
         return TaskStatus(
             id=self.id,
@@ -132,10 +132,10 @@ class Record:
             started_at_ms=self.started_ms,
             finished_at_ms=self.finished_ms,
             expires_at_ms=self.expires_ms,
-            result=_unpacked(self.result),
+            result=None if listed else _unpacked(self.result),
             error=None if self.state is TaskState.SUCCEEDED else _error(self.error),  # that of a try before
             reason=self.reason,
-            meta=_meta(self.body),
+            meta={} if listed else _meta(self.body),
             progress=_unpacked(self.progress),
             timeline=tuple(self.timeline) if timeline else (),
         )

@@ -18,7 +18,7 @@ from stem.adapters.redis.events import RedisEvents
 from stem.adapters.redis.keys import Keys
 from stem.adapters.redis.presence import RedisPresence
 from stem.adapters.redis.reading import reading, whole
-from stem.adapters.redis.record import FIELDS, delivery_of, expired_of, number, status_of
+from stem.adapters.redis.record import FIELDS, LISTED, delivery_of, expired_of, number, status_of
 from stem.adapters.redis.waiting import Bell, Waits
 from stem.contracts import (
     Delivery,
@@ -67,7 +67,7 @@ class RedisStreamsBroker:
         self._presence = RedisPresence(self._client, self._limits)
         self._control = RedisControl(self._client)
         self._events = RedisEvents(self._client)
-        self._census = RedisCensus(self._client, self._presence, self.statuses)
+        self._census = RedisCensus(self._client, self._presence, self._listed)
         self._waits = Waits(self._client)
         self._bell = Bell(self._client)
 
@@ -217,6 +217,12 @@ class RedisStreamsBroker:
         rows = await self._client.commands(reads, each=True)
         with reading("HMGET"):
             return [status_of(task_id, row, timeline=timeline) for task_id, row in zip(ids, rows, strict=True)]
+
+    async def _listed(self, ids: Sequence[str]) -> list[TaskStatus | None]:
+        """Return the statuses as a listing tells them."""
+        rows = await self._client.commands([("HMGET", self._keys.task(task_id), *LISTED) for task_id in ids], each=True)
+        with reading("HMGET"):
+            return [status_of(one, row, timeline=False, listed=True) for one, row in zip(ids, rows, strict=True)]
 
     async def body(self, task_id: str) -> tuple[bytes, bytes] | None:
         (row,) = await self._client.commands([("HMGET", self._keys.task(task_id), "b", "sg")], each=True)

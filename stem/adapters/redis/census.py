@@ -35,7 +35,7 @@ _PRIORITIES: Final = range(9, -1, -1)
 
 
 class _Statuses(Protocol):
-    def __call__(self, ids: Sequence[str], *, timeline: bool = True) -> Awaitable[list[TaskStatus | None]]: ...
+    def __call__(self, ids: Sequence[str]) -> Awaitable[list[TaskStatus | None]]: ...
 
 
 class RedisCensus:
@@ -158,7 +158,7 @@ class RedisCensus:
                     if len(rows) == limit:
                         following = str(start)
                         break
-        known = await self._statuses([row.id for row in rows], timeline=False)
+        known = await self._statuses([row.id for row in rows])
         return TaskPage(
             items=[
                 status if status is not None and status.state is state else _status_of_row(row)
@@ -168,7 +168,7 @@ class RedisCensus:
         )
 
     async def _present(self, ids: Sequence[str]) -> list[TaskStatus]:
-        return [status for status in await self._statuses(ids, timeline=False) if status is not None]
+        return [status for status in await self._statuses(ids) if status is not None]
 
     async def history(self, limit: int = 1_000) -> list[FinalRow]:
         data = await self._client.command("LRANGE", self._client.keys.history, 0, max(0, min(limit, 10_000)) - 1)

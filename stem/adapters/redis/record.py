@@ -15,6 +15,8 @@ from stem.messages.status import ErrorInfo, TaskState, TaskStatus, TimelineEntry
 FIELDS: Final = (
     *("n", "q", "p", "b", "st", "a", "c", "k", "o", "du", "x", "er", "re", "at", "e", "s1", "f1", "pg", "ds", "tl"),
 )
+LISTED: Final = tuple(name for name in FIELDS if name not in ("b", "re", "tl"))
+"""Of a task among many: without what may be large and no list shows."""
 _KINDS: Final[Mapping[str, PauseKind]] = {"queue": "queue", "task": "task", "worker": "worker"}
 
 
@@ -42,11 +44,12 @@ def number(value: object) -> int | None:
     return int(value) if isinstance(value, str) and _NUMBER_TEXT.fullmatch(value) else None
 
 
-def status_of(task_id: str, values: Sequence[Any] | None, *, timeline: bool) -> TaskStatus | None:
-    """Build a status from the values of `FIELDS`; None where there is no record, or one that makes no sense."""
+def status_of(task_id: str, values: Sequence[Any] | None, *, timeline: bool, listed: bool = False) -> TaskStatus | None:
+    """Build a status from the values of `FIELDS` (or `LISTED`); None where there is no record, or no sensible one."""
     if values is None:
         return None
-    r = dict(zip(FIELDS, values, strict=True))
+    r: dict[str, Any] = dict.fromkeys(FIELDS)
+    r.update(zip(LISTED if listed else FIELDS, values, strict=True))
     try:
         state = TaskState(text(r["st"]))
     except ValueError:
