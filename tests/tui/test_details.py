@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from stem.control.answer import Answer, Answers, Silent
+from stem.messages.envelope import Envelope
+from stem.messages.status import TaskState, TaskStatus
 from stem.testing import FakeClock
+from stem_tui import figures, taskdetail
 from stem_tui.app import StemTUI
 from stem_tui.screens.details import TaskScreen
 from stem_tui.widgets.pane import Facts
@@ -121,3 +124,39 @@ async def test_a_task_whose_name_has_not_come_yet_is_not_paused_by_none(monkeypa
         await eventually(lambda: "TASK mail.send" in text_of(app))
 
     assert await broker.census.pauses() == []
+
+
+def test_a_result_is_laid_out_anew_only_where_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task screen asks every second, and gets equal answers that are not the same objects."""
+    laid_out: list[Any] = []
+    lines_of = figures.value_lines
+
+    def noted(value: Any) -> list[str]:
+        laid_out.append(value)
+        return lines_of(value)
+
+    monkeypatch.setattr(figures, "value_lines", noted)
+    payloads = taskdetail.Payloads()
+
+    def shown(result: Any, *, token: int = 1) -> str:
+        status = TaskStatus(
+            id="t-1",
+            task="job",
+            queue="q",
+            state=TaskState.SUCCEEDED,
+            token=token,
+            result=result,
+            progress=len(laid_out),
+        )
+        answer = taskdetail.TaskAnswer(id="t-1", status=status, envelope=Envelope(id="t-1", task="job", args={"x": 4}))
+        lines = taskdetail.task_lines(None, answer, "t-1", NOW, 100, payloads=payloads)
+        return "\n".join("".join(cell.text for cell in line) for line in lines)
+
+    first, again = shown({"sum": 5}), shown({"sum": 5})
+    assert laid_out == [{"sum": 5}, {"x": 4}]
+    assert '"sum": 5' in first
+    assert '"sum": 5' in again
+
+    assert '"sum": 6' in shown({"sum": 6})
+    assert laid_out[2:] == [{"sum": 6}]
+    assert "true" in shown({"sum": True}, token=2)

@@ -38,22 +38,25 @@ class TaskAnswer:
 
 
 class Payloads:
-    """The long lines of one answer, such as its result: to lay out a megabyte of JSON takes longer than a drawing may.
+    """The long lines of one task, such as its result: to lay out a megabyte of JSON takes longer than a drawing may.
 
-    They are made once, for nothing but the answer decides about them.
+    They are kept from answer to answer, while what they show stays as it is. In another life of the task, which `token`
+    tells apart, all is made anew.
     """
 
-    def __init__(self, answer: TaskAnswer | None) -> None:
-        self.answer = answer
-        self._made: dict[str, Lines] = {}
+    def __init__(self) -> None:
+        self.token = 0
+        self._made: dict[str, tuple[tuple[int, Any], Lines]] = {}
 
-    def once(self, name: str, make: Callable[[], Lines]) -> Lines:
-        if name not in self._made:
-            self._made[name] = make()
-        return self._made[name]
+    def once(self, name: str, value: Any, make: Callable[[], Lines]) -> Lines:
+        """Return the lines of a value."""
+        kept = self._made.get(name)
+        if kept is None or kept[0] != (self.token, value):
+            kept = self._made[name] = ((self.token, value), make())
+        return kept[1]
 
     def value(self, name: str, value: Any) -> Lines:
-        return self.once(name, lambda: [[Cell(f"   {line}")] for line in figures.value_lines(value)])
+        return self.once(name, value, lambda: [[Cell(f"   {line}")] for line in figures.value_lines(value)])
 
 
 def task_lines(
@@ -70,10 +73,9 @@ def task_lines(
 
     Args:
         name_of: a worker's shown name by its id.
-        payloads: what was made of this answer before.
+        payloads: what was made of answers about this task before.
     """
-    if payloads is None or payloads.answer is not answer:
-        payloads = Payloads(answer)
+    payloads = Payloads() if payloads is None else payloads
     name = clean(task_id, 64)
     if answer is None or answer.id != task_id:
         head = f"TASK {name}"
@@ -83,6 +85,7 @@ def task_lines(
         words = answer.problem or "The broker has no record of it (any more)."
         return [title(f"TASK {name}", width), [Cell(f"   {words}", "warn")], *_remembered(row, now_ms)]
     status = answer.status
+    payloads.token = status.token
     lines: Lines = [title(f"TASK {clean(status.task)}", width), *_facts(status, now_ms, name_of)]
     if answer.problem:
         lines.append(fact("", Cell(answer.problem, "warn")))
@@ -90,14 +93,14 @@ def task_lines(
         lines += _why(answer.explanation, width)
     lines += _runs(status, now_ms, width, name_of)
     if status.error is not None:
-        lines += [_error_title(status, width), *payloads.once("error", lambda: _error(status))]
+        lines += [_error_title(status, width), *payloads.once("error", status.error, lambda: _error(status))]
     if status.state is TaskState.SUCCEEDED:
         lines += [title("RESULT", width), *payloads.value("result", status.result)]
     if answer.envelope is not None:
         lines += [title("ARGUMENTS", width), *payloads.value("args", dict(answer.envelope.args))]
     lines += _timeline(status, width, name_of)
     if answer.envelope is not None:
-        lines += _request(answer.envelope, payloads, status, width)
+        lines += _request(answer, answer.envelope, payloads, status, width)
     if status.meta:
         lines += [title("META", width), *payloads.value("meta", dict(status.meta))]
     return lines
@@ -268,10 +271,8 @@ def _timeline(status: TaskStatus, width: int, name_of: Callable[[str], str]) -> 
     return lines
 
 
-def _request(envelope: Envelope, payloads: Payloads, status: TaskStatus, width: int) -> Lines:
+def _request(answer: TaskAnswer, envelope: Envelope, payloads: Payloads, status: TaskStatus, width: int) -> Lines:
     """Return the facts of the envelope as its producer wrote it, beyond the arguments."""
-    answer = payloads.answer
-    assert answer is not None
     size = "–" if answer.body_bytes is None else f"{answer.body_bytes:,} bytes"
     lines: Lines = [
         title("ENVELOPE", width),

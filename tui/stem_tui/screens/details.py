@@ -122,7 +122,7 @@ class TaskScreen(LiveScreen):
         self.task_id = row.key
         self.row = row
         self.answer: taskdetail.TaskAnswer | None = None
-        self._payloads = taskdetail.Payloads(None)
+        self._payloads = taskdetail.Payloads()
         self._asked_s = 0.0
         self._asking = False
 
@@ -153,8 +153,6 @@ class TaskScreen(LiveScreen):
         self.query_one(Pane).show(lines, stale=self.session.stale)
 
     def _lines(self, row: TaskLine, now_ms: int) -> details.Lines:
-        if self._payloads.answer is not self.answer:
-            self._payloads = taskdetail.Payloads(self.answer)
         return taskdetail.task_lines(
             row,
             self.answer,
