@@ -127,6 +127,25 @@ async def test_a_scheduled_task_can_be_made_due_now() -> None:
         assert await state_of(broker, "t-1") == "queued"
 
 
+@pytest.mark.parametrize(
+    ("ids", "verdict", "headline"),
+    [
+        (("gone", "lost"), "failed", "nothing was done: retry 2 "),
+        (("t-1", "gone", "lost"), "part", "1 of 3: see the answers"),
+        (("t-1",), "ok", "queued again"),
+    ],
+)
+async def test_the_headline_tells_how_much_was_done(ids: tuple[str, ...], verdict: str, headline: str) -> None:
+    """A deed that did nothing is not headed as done."""
+    broker, made = await stocked("t-1", delay_ms=3_600_000)
+    plan = plans.Plan(action=BY_ID["task.retry"], rows=[TaskLine(one, one) for one in ids])
+
+    receipt = await deeds.carry_out(plan, deeds.Office(broker, Controller(broker), made))
+
+    assert receipt.verdict == verdict
+    assert headline in receipt.headline
+
+
 async def test_several_marked_tasks_need_their_number_typed() -> None:
     broker, made = await stocked("t-1", "t-2", "t-3")
     app = app_over(broker, made)

@@ -88,11 +88,13 @@ class _Sum:
     Attributes:
         waited_out: the effect was waited for, and somebody who took the command had not reached it by the deadline.
         unreached: how many these are, at most in one of the commands; `at_it` are those known by their id.
+        idle: lines of targets to which nothing was done.
     """
 
     elapsed_ms: float = 0.0
     waited_out: bool = False
     unreached: int = 0
+    idle: int = 0
     at_it: set[str] = field(default_factory=set)
     lines: list[tuple[Verdict, CellLine]] = field(default_factory=list)
     workers: dict[str, Confirmation] = field(default_factory=dict)
@@ -239,6 +241,7 @@ def _note_answers(total: _Sum, tally: Tally, answers: Mapping[str, str]) -> None
     tally.add_all(answers)
     for task_id, answer in answers.items():
         verdict: Verdict = "ok" if answer in ("queued", "discarded") else "part"
+        total.idle += verdict != "ok"
         total.lines.append((verdict, _line(verdict, clean(task_id, 64), _ANSWERS.get(answer, clean(answer, 60)))))
 
 
@@ -284,6 +287,7 @@ def _add(total: _Sum, result: CommandResult) -> None:
     total.silent |= {silent.id: silent for silent in result.silent}
     for target in result.unmatched:
         if not any(item.target == target for item in result.items):
+            total.idle += 1
             total.lines.append(("part", _line("part", clean(target, 80), "nothing of this name is known")))
     total.notes += [clean(warning, 300) for warning in result.warnings]
 
@@ -360,6 +364,10 @@ def _concluded(plan: Plan, total: _Sum, undo: Plan | None = None, notes: Sequenc
         words = f"not over yet at {where} after {total.elapsed_ms / 1000:.1f}s; it goes on by itself"
         return Receipt(verdict="part", headline=f"{plan.verb} {plans.subject(plan)}: {words}", lines=lines, undo=undo)
     if total.problems:
-        return Receipt(verdict="part", headline=f"{done}, not all of it: see the answers", lines=lines, undo=undo)
+        if total.idle == len(total.lines):
+            words = f"nothing was done: {plan.verb} {plans.subject(plan)}: see the answers"
+            return Receipt(verdict="failed", headline=words, lines=lines, undo=undo)
+        share = f"{len(total.lines) - total.idle:,} of {len(total.lines):,}" if total.idle else "not all of it"
+        return Receipt(verdict="part", headline=f"{done}, {share}: see the answers", lines=lines, undo=undo)
     who = f" · {confirmed} worker{'s' if confirmed != 1 else ''} confirmed" if confirmed else ""
     return Receipt(verdict="ok", headline=done + who, lines=lines, undo=undo)
