@@ -302,7 +302,8 @@ class Feed:
         if uptime_s <= away_s + 2:
             # Another life of the server: its event stream may have lost what our cursor points at.
             self._cursor = None
-            self._missed()
+            if link.answered_s is not None:  # before the first answer there was nothing to miss
+                self._missed()
         link.phase = "RESYNC"
         self._history_whole = True
         self._info_due_s = 0.0

@@ -317,3 +317,23 @@ async def test_what_came_while_the_machine_slept_is_no_spike() -> None:
     await feed.poll()
 
     assert feed.state.came.rate() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("answers_before", "gaps"), [(0, 0), (1, 1)])
+async def test_a_server_that_started_after_the_dashboard_took_no_events_along(
+    answers_before: int, gaps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing was seen yet, nothing was missed; after an answer, another life of the server is a gap."""
+    polls, poll = list[Feed](), Feed.poll
+
+    async def down_once(feed: Feed) -> None:
+        polls.append(feed)
+        if len(polls) == answers_before + 1:
+            raise BrokerUnreachableError("connection refused")
+        await poll(feed)
+
+    monkeypatch.setattr(Feed, "poll", down_once)
+    async with fed(InMemoryBroker(), events=False) as feed:
+        await eventually(lambda: len(polls) > answers_before + 2 and feed.connection.up)
+
+        assert feed.state.gaps == gaps
