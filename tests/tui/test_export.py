@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from stem.observe.failures import FailureBook
 from stem.observe.rows import EventLine, QueueLine, TaskLine, WorkerLine
 from stem_tui import export
 from tests.observe.builders import NOW
@@ -49,6 +50,16 @@ def test_json_lines_are_one_object_each(tmp_path: Path) -> None:
     assert (worker["name"], worker["queues"], worker["counters"]) == ("w-1", ["a", "b"], {"succeeded": 3})
     assert worker["id"] == "w-1-1"
     assert (queue["name"], queue["ready"]) == ("q", 4)
+
+
+def test_failures_are_written_with_their_counts() -> None:
+    book = FailureBook()
+    for number, ago_ms in enumerate((1_000, 2_000, 20 * 60_000)):
+        book.add(task="job", error="ValueError", task_id=f"t-{number}", attempt=0, at_ms=NOW - ago_ms)
+
+    (found,) = csv.DictReader(io.StringIO(export.text(book.groups(NOW), "csv", NOW)))
+
+    assert (found["task"], found["count_5m"], found["count_1h"]) == ("job", "2", "3")
 
 
 @pytest.mark.parametrize("form", export.FORMATS)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from stem.observe.failures import KEPT_MS, FailureGroup
 from stem.text import clean
 
 FORMATS: Final = ("csv", "jsonl")
@@ -36,8 +37,12 @@ def file_name(namespace: str, title: str, at_ms: int) -> str:
     return "-".join(part for part in (*parts, stamp) if part) + ".csv"
 
 
-def record(row: Any) -> dict[str, Any]:
-    """Return a row as plain values, all of them: a file has room for more than a screen. Times are Unix ms."""
+def record(row: Any, now_ms: int = 0) -> dict[str, Any]:
+    """Return a row as plain values, all of them: a file has room for more than a screen. Times are Unix ms.
+
+    Args:
+        now_ms: the broker's time, up to which failures are counted.
+    """
     if not is_dataclass(row):
         return {"value": clean(row)}
     found: dict[str, Any] = {}
@@ -51,6 +56,8 @@ def record(row: Any) -> dict[str, Any]:
             found[each.name] = {clean(name): _plain(one) for name, one in value.items() if isinstance(one, _PLAIN)}
         elif isinstance(value, Sequence):
             found[each.name] = [_plain(one) for one in value if isinstance(one, _PLAIN)]
+    if isinstance(row, FailureGroup):
+        found |= {"count_5m": row.count(now_ms), "count_1h": row.count(now_ms, KEPT_MS)}
     if "key" in found and found.setdefault("id", found["key"]) == found["key"]:
         del found["key"]
     return found
@@ -60,9 +67,9 @@ def _plain(value: Any) -> Any:
     return clean(value, _TEXT_CHARS) if isinstance(value, str) else value
 
 
-def text(rows: Iterable[Any], form: str) -> str:
+def text(rows: Iterable[Any], form: str, now_ms: int = 0) -> str:
     """Return the rows as CSV or JSON lines."""
-    records = [record(row) for row in rows]
+    records = [record(row, now_ms) for row in rows]
     if form == "jsonl":
         return "".join(json.dumps(each, ensure_ascii=True, separators=(",", ":")) + "\n" for each in records)
     written = io.StringIO()
@@ -95,13 +102,13 @@ def form_of(path: str) -> str:
     return form
 
 
-def write(path: str, rows: Iterable[Any]) -> Path:
+def write(path: str, rows: Iterable[Any], now_ms: int = 0) -> Path:
     """Write the rows to a new file that only its owner can read, and return where it is.
 
     Raises:
         ExportError: there is such a file already, or it cannot be made.
     """
-    words = text(rows, form_of(path))  # whole before there is a file
+    words = text(rows, form_of(path), now_ms)  # whole before there is a file
     target = Path(path)
     try:
         target = target.expanduser()

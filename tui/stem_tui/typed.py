@@ -178,7 +178,7 @@ class Typed:
             if not rows:
                 self._say("! there are no rows here to export", "warn")
                 return
-            target = await asyncio.to_thread(export.write, path, rows)
+            target = await asyncio.to_thread(export.write, path, rows, self._session.now_ms)
         except (StemError, export.ExportError) as error:
             self._say(f"✖ export: {clean(error, 200)}", "bad")
         except Exception as error:
