@@ -80,6 +80,11 @@ def on_terminal(*streams: TextIO | None) -> bool:
     return all(stream is not None and not stream.closed and stream.isatty() for stream in streams)
 
 
+def can_draw() -> bool:
+    """Say whether a dashboard can be shown: it reads stdin and draws on stderr, and a dumb terminal has no screen."""
+    return on_terminal(sys.stdin, sys.stdout, sys.stderr) and os.environ.get("TERM") != "dumb"
+
+
 class Output:
     """Where one command writes to.
 

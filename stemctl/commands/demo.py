@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from stemctl import exits
 from stemctl.options import Call, Command, command
-from stemctl.output import on_terminal
+from stemctl.output import can_draw
 
 Headless = Annotated[bool, typer.Option("--headless", help="No dashboard: run for --seconds and print the summary.")]
 Seconds = Annotated[
@@ -46,7 +45,7 @@ async def demo(
     """
     from stemctl.demo.run import DemoInterruptedError, Plan, show  # here: these load the producer and the controller
 
-    dashboard = not (headless or call.out.as_json) and on_terminal(sys.stdin, sys.stdout)
+    dashboard = not (headless or call.out.as_json) and can_draw()
     plan = Plan(
         seconds=seconds if dashboard else seconds or 10.0,
         workers=workers,
