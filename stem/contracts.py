@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Literal, Protocol
 
 from stem.messages.audit import AuditOutcome, Deed
@@ -694,8 +695,16 @@ class AuditRow:
         return (
             verb in (None, self.verb)
             and (actor is None or fnmatchcase(self.actor, actor))
-            and (target is None or any(fnmatchcase(one, target) for one in self.targets))
+            and (target is None or self._may_name(target))
         )
+
+    def _may_name(self, target: str) -> bool:
+        """Say whether it names this, or more than was kept; a `--queue mail` in `option` names mail."""
+        if self.count > len(self.targets):
+            return True
+        words = self.option.split()
+        chosen_by = (word for flag, word in pairwise(words) if flag in ("--queue", "--task"))
+        return any(fnmatchcase(one, target) for one in (*self.targets, *chosen_by))
 
 
 @record
@@ -807,8 +816,8 @@ class Census(Protocol):
         """Return rows of the audit, newest first; at most some 10 000 are kept. Questions (ping, inspect) have none.
 
         Args:
-            verb: only rows of this one; `actor` and `target` are exact or globs (`fnmatch`), and only the targets that
-                a row names can match.
+            verb: only rows of this one; `actor` and `target` are exact or globs (`fnmatch`), `target` matches
+                what a row names or was chosen by; a row that names only the first of its targets fits every one.
 
         Raises:
             InvalidInputError: a cursor that this broker did not make.

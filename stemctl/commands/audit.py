@@ -23,7 +23,11 @@ Actor = Annotated[
 ]
 Target = Annotated[
     str | None,
-    typer.Option("--target", metavar="NAME", help="Only what named this queue, task or worker id; or a glob."),
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="Only what named this queue, task or worker id, or may have among many; or a glob.",
+    ),
 ]
 
 
