@@ -288,11 +288,10 @@ def _running(facts: Facts, status: TaskStatus) -> Cause:
     where = seen.heartbeat.name if seen is not None else status.worker or "a worker"
     if seen is None or seen.lost or seen.stopped:
         beat = "not heard of within the hour" if seen is None else f"last heard of {span(seen.age_ms)} ago"
-        return Cause(
-            code="worker-lost",
-            text=f"its worker {where} is gone ({beat})",
-            fix="nothing to do: it runs elsewhere when its lease runs out (visibility_timeout, 30 s by default)",
-        )
+        fix = "nothing to do: it runs elsewhere when its lease runs out (visibility_timeout, 30 s by default)"
+        if not any(status.queue in one.heartbeat.queues for one in facts.workers if not (one.lost or one.stopped)):
+            fix = f"no live worker takes from {status.queue}, nor takes it back: stem-worker APP --queue {status.queue}"
+        return Cause(code="worker-lost", text=f"its worker {where} is gone ({beat})", fix=fix)
     if diagnose(seen) == "wedged":
         return Cause(
             code="wedged",

@@ -113,6 +113,19 @@ class BrokerContractListings:
         assert [item.id for item in (await census.tasks("expired")).items] == ["x"]
         assert list((await census.tasks("revoked")).items) == []
 
+    async def test_what_was_replayed_is_listed_as_what_it_is_now(self, broker_case: BrokerCase) -> None:
+        """Its failure stays in the history, and is no failed task any more; one that failed twice is listed once."""
+        broker, hand = broker_case.broker, Hand(broker=broker_case.broker, id="w-1")
+        for task_id, second in (("good", Outcome.SUCCEEDED), ("bad", Outcome.DEAD)):
+            await enqueue(broker, task_id=task_id)
+            await hand.end(await hand.take(), Outcome.DEAD)
+            await broker_case.advance(0.005)
+            await broker.replay([task_id])
+            await hand.end(await hand.take(), second)
+
+        assert [item.id for item in (await broker.census.tasks("failed")).items] == ["bad"]
+        assert [item.id for item in (await broker.census.tasks("succeeded")).items] == ["good"]
+
     async def test_a_listing_leaves_out_what_may_be_large(self, broker_case: BrokerCase) -> None:
         """Results and meta are told of single tasks; a dashboard lists hundreds every second."""
         broker, hand = broker_case.broker, Hand(broker=broker_case.broker, id="w-1")

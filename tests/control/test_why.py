@@ -159,6 +159,17 @@ def test_running_on_a_lost_worker_will_run_elsewhere() -> None:
     assert codes(ask(running, workers=[])) == ["worker-lost"]
 
 
+def test_what_a_lost_worker_held_comes_back_only_where_somebody_takes_its_queue() -> None:
+    """Whoever takes from a queue also takes back what was lost on it. Nobody else does."""
+    running, lost = status(TaskState.RUNNING, worker="a-1"), seen("a", age_ms=60_000)
+
+    (taken,) = ask(running, workers=[lost, seen("b")]).causes
+    (left,) = ask(running, workers=[lost, seen("b", queues=("other",))]).causes
+
+    assert taken.fix.startswith("nothing to do")
+    assert left.fix.endswith("stem-worker APP --queue default")
+
+
 @pytest.mark.parametrize(
     ("state", "reason", "code", "fix"),
     [

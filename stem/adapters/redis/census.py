@@ -142,7 +142,10 @@ class RedisCensus:
         return "0-0"
 
     async def _final(self, state: TaskState, queue: str | None, cursor: str | None, limit: int) -> TaskPage:
-        """Page through the history for rows of one state; records that have expired are told from their row."""
+        """Page through the history for rows of one state.
+
+        Records that have expired are told from their row. What was replayed since is left out: it stands elsewhere now.
+        """
         start = _offset(cursor)
         rows: list[FinalRow] = []
         following: str | None = None
@@ -161,8 +164,9 @@ class RedisCensus:
         known = await self._statuses([row.id for row in rows])
         return TaskPage(
             items=[
-                status if status is not None and status.state is state else _status_of_row(row)
+                _status_of_row(row) if status is None else status
                 for row, status in zip(rows, known, strict=True)
+                if status is None or (status.state is state and status.finished_at_ms == row.finished_at_ms)
             ],
             next=following,
         )
