@@ -89,7 +89,7 @@ class Controller(Asker):
         """Hand out nothing more of these queues, task names or workers, until resumed or for `for_s` seconds."""
         for_ms = None if for_s is None else max(1, round(for_s * 1000))
         started = self._clock.monotonic()
-        names, unmatched = await self._pausable(kind, targets, started=started)
+        names, unmatched = await self._pausable(kind, targets, started=started, held=False)
         if dry_run or not names:
             return await self.look(
                 lambda: self._foresee_pause(kind, names, unmatched, setting=True, dry_run=dry_run), started=started
@@ -110,7 +110,7 @@ class Controller(Asker):
     ) -> CommandResult:
         """End a pause; what was not paused is left as it is, and that is a success."""
         started = self._clock.monotonic()
-        names, unmatched = await self._pausable(kind, targets, started=started)
+        names, unmatched = await self._pausable(kind, targets, started=started, held=True)
         if dry_run or not names:
             return await self.look(
                 lambda: self._foresee_pause(kind, names, unmatched, setting=False, dry_run=dry_run), started=started
@@ -208,9 +208,12 @@ class Controller(Asker):
         return replace(result, warnings=[*warnings, *untold])
 
     async def _pausable(
-        self, kind: PauseKind, targets: Sequence[str], *, started: float
+        self, kind: PauseKind, targets: Sequence[str], *, started: float, held: bool
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return the names to pause or resume (of workers also those behind a glob), and what nobody is called."""
+        """Return the names to pause, or to resume where they are `held`, and what nobody is called.
+
+        Of workers also those behind a glob; and to resume, whatever they were paused as, by name or by id.
+        """
         targets = check_list(f"{kind}s", targets)
         if not targets:
             raise InvalidInputError(f"no {kind} given")
@@ -224,8 +227,11 @@ class Controller(Asker):
         known: dict[str, None] = {}
         unmatched: list[str] = []
         for name in target.check_targets(targets):
-            found = [worker.heartbeat.name for worker in target.select(seen, [name])]
-            if name in paused or (found and not target.is_glob(name)):
+            selected = target.select(seen, [name])
+            found = [worker.heartbeat.name for worker in selected]
+            if held and (pausing := target.holding(paused, selected, seen, name)):
+                known.update(dict.fromkeys(pausing))
+            elif name in paused or (found and not target.is_glob(name)):
                 known[name] = None
             elif found:
                 known.update(dict.fromkeys(found))

@@ -55,6 +55,17 @@ def unmatched(seen: Iterable[Seen], targets: Sequence[str]) -> tuple[str, ...]:
     return tuple(target for target in targets if not select(known, [target]))
 
 
+def holding(paused: Iterable[str], selected: Sequence[Seen], seen: Iterable[Seen], target: str) -> list[str]:
+    """Return what of `paused`, ids and names, keeps from working whom a target means: the `selected` of those `seen`.
+
+    A worker that is gone can still be paused by its name. A name that others have too, who are not meant, stays paused.
+    """
+    others = {worker.heartbeat.name for worker in seen if worker not in selected}
+    ids = {worker.heartbeat.id for worker in selected}
+    names = {worker.heartbeat.name for worker in selected} - others
+    return [each for each in paused if each in ids or each in names or each == target or fnmatchcase(each, target)]
+
+
 def live(seen: Iterable[Seen]) -> list[Seen]:
     """Return the workers that beat in time and said no goodbye."""
     return [worker for worker in seen if not worker.stopped and not worker.lost]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stem.contracts import ChangeItem, Pause, RevokeTasks, Seen, SetDrain, SetPause, SetShutdown
+from stem.contracts import ChangeItem, ClearPause, Pause, RevokeTasks, Seen, SetDrain, SetPause, SetShutdown
 from stem.control.asking import Asker
 from stem.control.controller import Controller
 from stem.errors import BrokerRefusedError, InvalidInputError, InvalidNameError, UnknownOutcomeError
@@ -384,6 +384,27 @@ async def test_a_worker_that_is_gone_but_paused_can_be_resumed() -> None:
     result = await controller(broker).resume("worker", ["gone"])
 
     assert (result.unmatched, len(broker.issued)) == ((), 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "held", "resumed"),
+    [
+        ("web", "web-1-aa", ("web-1-aa",)),  # paused by its id, because another one has its name
+        ("*", "web-1-aa", ("web-1-aa",)),
+        ("*", "gone", ("gone",)),
+        ("db-1-bb", "db", ("db",)),
+        ("web-1-aa", "web", ("web-1-aa",)),  # the other one called so is not meant
+    ],
+)
+async def test_a_worker_is_resumed_whatever_it_was_paused_as(target: str, held: str, resumed: tuple[str, ...]) -> None:
+    broker = ScriptedBroker([seen("web", id="web-1-aa"), seen("web", id="web-2-bb"), seen("db", id="db-1-bb")])
+    broker.paused = [Pause(kind="worker", target=held), Pause(kind="queue", target="web")]
+    for worker in ("web-1-aa", "web-2-bb", "db-1-bb"):
+        broker.answer(0.01, worker)
+
+    await controller(broker).resume("worker", [target])
+
+    assert ClearPause(kind="worker", targets=resumed) == broker.issued[0][1]
 
 
 async def test_a_dry_run_of_a_pause_says_what_is_paused_already() -> None:
