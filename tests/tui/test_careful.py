@@ -17,10 +17,11 @@ from stem_tui import plans
 from stem_tui.actions import BY_ID
 from stem_tui.app import StemTUI
 from stem_tui.filter import FilterError, parse
-from stem_tui.plans import Plan
+from stem_tui.plans import Before, Plan
 from stem_tui.screens.base import FilterInput, LiveScreen
 from stem_tui.tasks import TABS
 from stem_tui.widgets.command import CommandLine
+from stem_tui.widgets.dialogs import Confirm
 from stem_tui.widgets.grid import HEAD_LINES, Grid
 from tests.observe.builders import NOW, final, queue, seen, snapshot, state
 from tests.tui.still import make_app, make_session, settled, text_of
@@ -74,6 +75,19 @@ async def test_a_pause_in_a_queue_is_of_the_queue_whatever_row_the_cursor_is_on(
         await eventually(lambda: "queue mail paused" in text_of(app))
 
         assert [(pause.kind, pause.target) for pause in await broker.census.pauses()] == [("queue", "mail")]
+
+
+async def test_a_pause_in_a_queue_is_of_the_rows_that_were_chosen_for_it() -> None:
+    """Of every task name among them, after a question; without one the whole queue stood still at once."""
+    broker, made = await stocked("t-1", "t-2")
+    app = app_over(broker, made)
+    async with app.run_test(size=(90, 26)) as pilot:
+        await pilot.press("2", "enter")
+        await eventually(lambda: "mail.send" in text_of(app))
+        await pilot.press("percent_sign", "P")
+        await eventually(lambda: isinstance(app.screen, Confirm))
+
+        assert list(await broker.census.pauses()) == []
 
 
 async def test_marks_go_with_their_rows() -> None:
@@ -251,13 +265,19 @@ def test_a_pause_of_a_worker_that_is_gone_is_not_one_of_its_heir() -> None:
 @pytest.mark.parametrize(
     ("held", "again"),
     [
-        ([Pause(kind="queue", target="a", reason="r", until_ms=NOW + 60_000)], (60.0, "r")),
-        ([Pause(kind="queue", target="a"), Pause(kind="queue", target="b")], (None, "")),
+        (
+            [Pause(kind="queue", target="a", reason="r", until_ms=NOW + 60_000)],
+            Before(way="pause", for_s=60.0, reason="r"),
+        ),
+        ([Pause(kind="queue", target="a"), Pause(kind="queue", target="b")], Before(way="pause")),
         ([Pause(kind="queue", target="a", until_ms=NOW + 60_000), Pause(kind="queue", target="b")], None),
-        ([Pause(kind="queue", target="a", reason="x"), Pause(kind="task", target="a", reason="y")], (None, "x")),
+        (
+            [Pause(kind="queue", target="a", reason="x"), Pause(kind="task", target="a", reason="y")],
+            Before(way="pause", reason="x"),
+        ),
     ],
 )
-def test_what_is_resumed_is_paused_again_as_it_was_or_not_at_all(held: list[Pause], again: Any) -> None:
+def test_what_is_resumed_is_paused_again_as_it_was_or_not_at_all(held: list[Pause], again: Before | None) -> None:
     made = ClusterState(lambda _: "healthy")
     made.pauses = held
     rows = [made.queue_line("a"), made.queue_line("b")]

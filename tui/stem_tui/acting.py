@@ -120,7 +120,7 @@ class Acting:
         receipt = await self._survived(plan, deeds.carry_out(plan, self._office), sent=True)
         if receipt is not None:
             asks = plans.tier(plan, many=len(plan.rows) > 1, production=session.production) > 0
-            undo = receipt.undo and was and replace(receipt.undo, for_s=was[0], reason=was[1])
+            undo = receipt.undo and was and replace(receipt.undo, way=was.way, for_s=was.for_s, reason=was.reason)
             receipt = replace(receipt, undo=undo, command=self.command(plan) or "")
             # Nobody waits for the answers to what was not asked about: they open over no other screen, and take no key.
             self._concluded(

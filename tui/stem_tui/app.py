@@ -77,14 +77,14 @@ def _theme(name: str) -> Theme:
     )
 
 
-def _of_the_whole(subject: tuple[str, Any] | None, key: str) -> bool:
+def _of_the_whole(subject: tuple[str, Any] | None, key: str, *, some: bool) -> bool:
     """Say whether a key means what the screen is about, whatever row its cursor is on.
 
-    A pause does: that of a row would be of all tasks of its name, on every queue. And all keys of a worker do, since
-    what it runs has none of them.
+    A pause does, unless `some` rows were chosen for it: that of a row would be of all tasks of its name, on every
+    queue. And all keys of a worker do, since what it runs has none of them.
     """
     action = None if subject is None else find(subject[0], key)
-    return subject is not None and action is not None and (action.pauses or subject[0] == "worker")
+    return subject is not None and action is not None and (subject[0] == "worker" or (action.pauses and not some))
 
 
 class StemTUI(App[int], inherit_bindings=False):
@@ -350,7 +350,8 @@ class StemTUI(App[int], inherit_bindings=False):
         focused, subject = screen.focused, screen.subject()
         if isinstance(focused, Grid) and focused.row is not None:
             kind = focused.view.kind
-            if not key or (find(kind, key) is not None and not _of_the_whole(subject, key)):
+            some = bool(focused.marked or focused.everything)
+            if not key or (find(kind, key) is not None and not _of_the_whole(subject, key, some=some)):
                 which = screen.everything(focused) if focused.everything else None
                 return Chosen(kind, focused.chosen(), which)
         return None if subject is None else Chosen(subject[0], [subject[1]])

@@ -118,19 +118,32 @@ def back(way: str) -> str:
     return _BACK[way]
 
 
-def before(plan: Plan, state: ClusterState, now_ms: int) -> tuple[float | None, str] | None:
-    """Return for how long, and why, what is resumed was paused, so that it can be paused again like that.
+@record
+class Before:
+    """How it was before a deed: the way that brings it back, and of a pause for how long it went on, and why."""
 
-    None where several were paused in different ways: one command cannot bring that back.
+    way: str
+    for_s: float | None = None
+    reason: str = ""
+
+
+def before(plan: Plan, state: ClusterState, now_ms: int) -> Before | None:
+    """Return how it was, so that it can be like that again: a pause that another one replaces or a resume ends too.
+
+    None where it was not the same for all: one command cannot bring that back.
     """
-    if plan.way != "resume":
-        return None, ""
+    if plan.way not in ("pause", "resume"):
+        return Before(way=_BACK.get(plan.way, ""))
     names, kind = targets(plan, state), "task" if plan.action.scope == "failure" else plan.action.scope
-    held = [pause for pause in state.pauses if pause.kind == kind and pause.target in names]
-    if len({(pause.until_ms, pause.reason) for pause in held}) > 1:
+    held = {pause.target: (pause.until_ms, pause.reason) for pause in state.pauses if pause.kind == kind}
+    were = {held.get(name) for name in names if plan.way == "pause" or name in held}
+    if len(were) > 1:
         return None
-    until_ms, reason = (held[0].until_ms, held[0].reason) if held else (None, "")
-    return None if until_ms is None else max(1.0, (until_ms - now_ms) / 1000), reason
+    was = were.pop() if were else None
+    if was is None:
+        return Before(way=_BACK[plan.way])
+    until_ms, reason = was
+    return Before(way="pause", for_s=None if until_ms is None else max(1.0, (until_ms - now_ms) / 1000), reason=reason)
 
 
 def targets(plan: Plan, state: ClusterState) -> list[str]:
