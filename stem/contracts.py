@@ -575,11 +575,12 @@ class EventLog(Protocol):
 
 @record
 class QueueRow:
-    """One queue, counted in O(1).
+    """One queue, counted in O(log n).
 
     Attributes:
-        ready: waiting and due; `delayed` scheduled for later; `retrying` waiting for the next attempt; `held` waiting
-            because their task name is paused.
+        ready: waiting and due, also those that `tasks` lists as scheduled or retrying until somebody fetches them;
+            `delayed` scheduled for later; `retrying` waiting for the next attempt; `held` waiting because their task
+            name is paused.
         oldest_ms: age of the oldest ready one, None when there is none.
         consumers: live workers that take from it.
     """

@@ -54,6 +54,7 @@ _COUNT: Final[Mapping[str, Callable[[QueueRow], int]]] = {
     "running": lambda row: row.in_flight,
     "dead": lambda row: row.dead,
 }
+_DUE_IN: Final = frozenset({"scheduled", "retrying"})
 
 T = TypeVar("T")
 
@@ -142,8 +143,9 @@ async def take(
 
 async def _page(broker: Broker, state: ListState, queues: Sequence[QueueRow], limit: int) -> TaskPage:
     """Return tasks of one state, some of each queue that has any: one long queue must not hide the others."""
-    counted = sorted(((_COUNT[state](row), row.name) for row in queues), reverse=True)
-    busy = [(count, name) for count, name in counted if count]
+    counted = sorted(((_COUNT[state](row), row.name, row.ready) for row in queues), reverse=True)
+    # Those that are due count as ready, and are listed by the state that they have until somebody fetches them.
+    busy = [(count, name) for count, name, ready in counted if count or (ready and state in _DUE_IN)]
     items: list[TaskStatus] = []
     cut = len(busy) > _PAGED_QUEUES
     for _, name in busy[:_PAGED_QUEUES]:

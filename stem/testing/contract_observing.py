@@ -251,6 +251,32 @@ class BrokerContractCounts:
         assert row.oldest_ms is not None
         assert 45 <= row.oldest_ms < 30_000
 
+    async def test_what_is_due_is_counted_as_ready(self, broker_case: BrokerCase) -> None:
+        """Also where no worker fetches: what lies ahead alone is delayed or retrying."""
+        broker, hand = broker_case.broker, Hand(broker=broker_case.broker, id="w-1")
+        for delay_ms in (LONG_MS, 50):
+            await enqueue(broker)
+            await hand.end(await hand.take(), Outcome.RETRY, delay_ms=delay_ms)
+        await broker.enqueue([new_task(delay_ms=20), new_task(delay_ms=30), new_task(delay_ms=LONG_MS)])
+        await enqueue(broker)
+        await broker_case.advance(0.1)
+
+        (row,) = await broker.census.queues()
+
+        assert (row.ready, row.delayed, row.retrying, row.in_flight) == (4, 1, 1, 0)
+
+    async def test_a_due_task_is_as_old_as_its_time_is_past(self, broker_case: BrokerCase) -> None:
+        """The oldest one may be one that nobody has fetched since it was due."""
+        broker = broker_case.broker
+        await enqueue(broker, delay_ms=60)
+        await broker_case.advance(0.2)
+        await enqueue(broker)
+
+        (row,) = await broker.census.queues()
+
+        assert row.oldest_ms is not None
+        assert 135 <= row.oldest_ms < 30_000
+
     async def test_live_workers_are_counted_as_consumers(self, broker_case: BrokerCase) -> None:
         """Those whose heartbeat names the queue; not the ones that said goodbye."""
         broker = broker_case.broker

@@ -125,6 +125,24 @@ async def test_a_worker_with_the_rights_of_an_older_version_gets_large_bodies_as
         await worker.close()
 
 
+async def test_a_viewer_with_the_rights_of_an_older_version_still_counts(server: Server) -> None:
+    """It may not ask how many are due: the one that is known to be is counted as ready, and its age is told."""
+    with redis.Redis(port=server.port) as admin:
+        admin.execute_command("ACL", "SETUSER", "shop-viewer", "-zcount")
+    producer, viewer = (connect_broker(url_of(server, role), namespace="shop") for role in ("producer", "viewer"))
+    try:
+        await producer.enqueue([new_task(f"t-{n}", delay_ms=1) for n in range(3)])
+
+        async def is_due() -> bool:
+            (row,) = await viewer.census.queues()
+            return (row.ready, row.delayed) == (1, 2) and row.oldest_ms is not None
+
+        await eventually(is_due, what="one of them counts as ready")
+    finally:
+        await producer.close()
+        await viewer.close()
+
+
 EVERYBODY: Final = (
     "FLUSHALL", "FLUSHDB", "CONFIG GET dir", "KEYS *", "ACL LIST", "MONITOR", "SHUTDOWN NOSAVE", "DEBUG SLEEP 0",
     "GET {other}:schema", "HGETALL {other}:task:1", "SET {other}:schema 1", "SUBSCRIBE {other}@0:control",

@@ -162,6 +162,21 @@ async def test_what_the_server_refuses_is_named_and_the_rest_goes_on(monkeypatch
     assert snapshot.queues == []
 
 
+async def test_what_is_due_and_not_fetched_is_still_listed() -> None:
+    """It counts as ready, and stands in the list of its state as before."""
+    clock = FakeClock()
+    broker = InMemoryBroker(clock=clock)
+    body = Envelope(id="due", task="t").encode()
+    await broker.enqueue([NewTask(id="due", task="t", queue="default", body=body, delay_ms=1_000)])
+    clock.advance(2.0)
+
+    snapshot = await take(broker, clock=clock, pages=["scheduled"])
+
+    (row,) = snapshot.queues or ()
+    assert (row.ready, row.delayed) == (1, 0)
+    assert [task.id for task in snapshot.pages["scheduled"].items] == ["due"]
+
+
 async def test_pages_show_some_of_every_queue() -> None:
     """One long queue must not hide the others."""
     broker = InMemoryBroker()

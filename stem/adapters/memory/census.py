@@ -129,16 +129,21 @@ def _version() -> str:
 
 
 def _row(core: Core, line: Line, consumers: int, now: int) -> QueueRow:
-    oldest = min((core.records[task_id].ready_ms for task_id in line.heads()), default=None)
+    since = [core.records[task_id].ready_ms for task_id in line.heads()]
+    # What is due is ready, also where no fetch has moved it yet: where nobody fetches it stands there for good.
+    delayed, retrying = line.delayed.count_to(now), line.retrying.count_to(now)
+    due = line.next_due_ms()
+    if due is not None and due <= now:
+        since.append(due)
     return QueueRow(
         name=line.name,
-        ready=len(line.ready),
-        delayed=len(line.delayed),
-        retrying=len(line.retrying),
+        ready=len(line.ready) + delayed + retrying,
+        delayed=len(line.delayed) - delayed,
+        retrying=len(line.retrying) - retrying,
         held=line.count(Place.HELD),
         in_flight=len(line.leased),
         dead=len(line.dead),
-        oldest_ms=None if oldest is None else max(0, now - oldest),
+        oldest_ms=max(0, now - min(since)) if since else None,
         pause=core.desired.pause("queue", line.name),
         consumers=consumers,
         enqueued_total=line.enqueued_total,

@@ -75,6 +75,13 @@ class OrderedIds:
     def first_score(self) -> int | None:
         return self._chunks[0][0][0] if self._chunks else None
 
+    def count_to(self, score: int) -> int:
+        """Return how many have this score or a lower one."""
+        behind = (score + 1,)
+        at = bisect_left(self._lasts, behind)
+        part = bisect_left(self._chunks[at], behind) if at < len(self._chunks) else 0
+        return sum(map(len, self._chunks[:at])) + part
+
     def after(self, key: Key | None = None) -> Iterator[tuple[Key, str]]:
         """Yield what comes after `key` (or everything), in order; the set must not change meanwhile."""
         at, start = 0, 0

@@ -67,7 +67,8 @@ ROLES: Final[Mapping[str, Role]] = {
             "del exists expire hdel hexists hget hgetall hincrby hkeys hlen hmget hset hsetnx incr info llen "
             "lpush lrange ltrim persist pexpire pttl publish rpush sadd scan set sismember smembers "
             "subscribe unsubscribe xack xadd xdel xgroup|create xinfo|consumers xinfo|groups xlen xpending xrange "
-            "xread xrevrange zadd zcard zrange zrangebyscore zrem zremrangebyrank zremrangebyscore zrevrange zscore"
+            "xread xrevrange zadd zcard zcount zrange zrangebyscore zrem zremrangebyrank zremrangebyscore zrevrange "
+            "zscore"
         ),
     ),
     "viewer": Role(
@@ -75,7 +76,8 @@ ROLES: Final[Mapping[str, Role]] = {
         channels="control",
         commands=(
             "hdel hget hgetall hkeys hmget info lrange pexpire publish set sismember smembers xack xdel "
-            "xinfo|consumers xinfo|groups xlen xrange xread xrevrange zadd zcard zrange zrem zremrangebyscore zrevrange"
+            "xinfo|consumers xinfo|groups xlen xrange xread xrevrange zadd zcard zcount zrange zrem zremrangebyscore "
+            "zrevrange"
         ),
     ),
 }
