@@ -358,6 +358,7 @@ def _queues(facts: Facts) -> Iterator[Finding]:
                 text=f"queue {row.name}: {waiting} tasks wait, and no live worker takes from it",
                 fix=f"start a worker that does: stem-worker APP --queue {row.name}",
             )
+        yield from _idle(facts, row)
         if limit and waiting >= FULL_NEAR * limit:
             full = waiting >= limit
             yield Finding(
@@ -374,6 +375,27 @@ def _queues(facts: Facts) -> Iterator[Finding]:
                 text=f"queue {row.name} has {row.dead} dead letters, its cap: the oldest are thrown away for new ones",
                 fix=f"see why they fail: stemctl dlq ls --queue {row.name}; then replay or purge them",
             )
+
+
+def _idle(facts: Facts, row: QueueRow) -> Iterator[Finding]:
+    """Where tasks are due and nobody takes them, though there are workers: a queue that is paused is meant to stand."""
+    takers = [seen.heartbeat for seen in live(facts.workers) if row.name in seen.heartbeat.queues]
+    drain = [beat.name for beat in takers if beat.state in ("draining", "stopping")]
+    stand = {pause.target for pause in facts.pauses if pause.kind == "worker" and _stands(pause, facts.info.now_ms)}
+    paused = [beat.name for beat in takers if beat.name not in drain and stand & {beat.id, beat.name}]
+    if not takers or len(drain) + len(paused) < len(takers) or not row.ready or row.pause is not None:
+        return
+    said = [f"{word} ({_some(names)})" for word, names in (("drain", drain), ("are paused", paused)) if names]
+    yield Finding(
+        code="idle-takers",
+        severity="error",
+        text=f"queue {row.name}: {row.ready} tasks are due, and all its live workers {' or '.join(said)}",
+        fix="if that was forgotten: stemctl undrain WORKER, or stemctl resume --worker WORKER; else start another one",
+    )
+
+
+def _stands(pause: Pause, now_ms: int) -> bool:
+    return pause.until_ms is None or pause.until_ms > now_ms
 
 
 def _names(facts: Facts) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stem.adapters.memory import InMemoryBroker
-from stem.contracts import Examination, Limits, Overdue, Pause, QueueRow, ServerInfo, Stray
+from stem.contracts import Examination, Limits, Overdue, Pause, QueueRow, Seen, ServerInfo, Stray
 from stem.control.asking import Asker
 from stem.control.checkup import examine
 from stem.control.doctor import Facts, judge
@@ -86,6 +86,63 @@ def test_a_worker_that_says_goodbye_meanwhile_is_not_ill() -> None:
     assert (
         codes(workers=[seen("web"), seen("old", state="stopped")], answers={"web-1": "healthy", "old-1": "lost"}) == []
     )
+
+
+def paused(target: str, **fields: Any) -> Pause:
+    return Pause(kind="worker", target=target, **{"at_ms": START_MS - 60_000, **fields})
+
+
+DRAINS = seen("web", state="draining")
+
+
+@pytest.mark.parametrize(
+    ("workers", "pauses"),
+    [
+        ([DRAINS], []),
+        ([seen("web")], [paused("web")]),
+        ([seen("web")], [paused("web-1", until_ms=START_MS + 1)]),
+        ([DRAINS, seen("api")], [paused("api")]),
+        ([DRAINS, seen("other", queues=("other",)), seen("gone", state="stopped")], []),
+    ],
+)
+def test_due_tasks_whose_takers_all_drain_or_are_paused_are_a_finding(workers: list[Seen], pauses: list[Pause]) -> None:
+    row = QueueRow(name="default", ready=500, consumers=len(workers))
+
+    assert codes(workers=workers, pauses=pauses, queues=[row]) == ["idle-takers"]
+
+
+@pytest.mark.parametrize(
+    ("workers", "pauses", "row"),
+    [
+        ([DRAINS, seen("api")], [], {"ready": 500}),
+        ([DRAINS], [], {"delayed": 5, "retrying": 5}),
+        ([DRAINS], [], {"ready": 500, "pause": Pause(kind="queue", target="default", at_ms=START_MS)}),
+        ([seen("web")], [paused("web", until_ms=START_MS)], {"ready": 500}),
+        ([seen("web")], [paused("api")], {"ready": 500}),
+    ],
+)
+def test_takers_that_drain_are_no_finding_where_others_take_or_nothing_is_due(
+    workers: list[Seen], pauses: list[Pause], row: dict[str, Any]
+) -> None:
+    queue = QueueRow(name="default", consumers=len(workers), **row)
+
+    assert codes(workers=workers, pauses=pauses, queues=[queue]) == []
+
+
+def test_all_that_take_nothing_are_named() -> None:
+    facts = Facts(
+        version="0.1.0",
+        info=INFO,
+        limits=Limits(),
+        examination=Examination(settings=SETTINGS),
+        workers=[DRAINS, seen("api")],
+        pauses=[paused("api")],
+        queues=[QueueRow(name="default", ready=500, consumers=2)],
+    )
+
+    (finding,) = judge(facts).findings
+
+    assert finding.text == "queue default: 500 tasks are due, and all its live workers drain (web) or are paused (api)"
 
 
 async def test_a_broker_in_memory_can_be_examined() -> None:

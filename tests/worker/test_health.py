@@ -96,6 +96,21 @@ async def test_a_worker_at_work_is_live_and_ready_and_says_what_it_did(house: Ho
     assert samples["stem_queue_workers", "default"] == 1  # type: ignore[index]
 
 
+async def test_tasks_held_for_a_paused_name_are_told(house: House) -> None:
+    """They are not ready: without a number of their own a forgotten pause of a name would not be seen."""
+    on_loop(house.registry, "quick", quick)
+    worker = await house.worker(health_port=0, config={"health_host": HERE})
+    await house.controller.pause("task", ["quick"], wait_s=5)
+    for _ in range(3):
+        await house.stem.enqueue("quick")
+
+    async def held() -> bool:
+        _, text = await get(port_of(worker), "/metrics")
+        return 'stem_queue_held{queue="default"} 3.0' in text
+
+    await eventually(held, what="the three are held")
+
+
 async def test_drained_and_paused_workers_are_live_but_not_ready(house: House) -> None:
     worker = await house.worker(health_port=0, config={"health_host": HERE})
     port = port_of(worker)
