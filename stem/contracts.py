@@ -83,9 +83,9 @@ class Enqueued:
 
     Attributes:
         id: of the task that now stands for it: its own, or for `duplicate` the holder of the unique key.
-        outcome: `queued`, `scheduled`, `exists` (this id with this very body was enqueued before), `duplicate`,
-            `revoked` (the id was revoked before it came; it is final), `full` (the queue's limit; not enqueued),
-            `conflict` (this id has another body; not enqueued).
+        outcome: `queued`, `scheduled`, `exists` (this id with this very body was enqueued before, its lineage aside),
+            `duplicate`, `revoked` (the id was revoked before it came; it is final), `full` (the queue's limit; not
+            enqueued), `conflict` (this id has another body; not enqueued).
     """
 
     id: str

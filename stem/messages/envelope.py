@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from stem.errors import DecodeError
-from stem.messages.codec import MAX_BODY, VERSION, Fields, pack
+from stem.messages.codec import MAX_BODY, VERSION, Fields, pack, unpack
 from stem.messages.names import is_name
 
 _PLAIN: Final = frozenset({"v", "id", "task", "args", "produced_at"})
@@ -115,3 +115,14 @@ class Envelope:
             root=fields.optional_text("root"),
             parent=fields.optional_text("parent"),
         )
+
+
+def asked(body: bytes) -> bytes:
+    """Return what a body asks for, whoever asks: without its lineage, where the id is the caller's (time 0)."""
+    try:
+        fields = unpack(body, limit=len(body))
+    except DecodeError:
+        return body
+    if not isinstance(fields, dict) or fields.get("produced_at") != 0:
+        return body
+    return pack({key: fields[key] for key in fields if key not in ("root", "parent")}, limit=len(body))

@@ -36,6 +36,7 @@ from stem.testing.contract_producing import (
     BrokerContractUnique,
 )
 from stem.testing.contract_record import BrokerContractRecord, BrokerContractRepeatedIssue
+from stem.testing.contract_repeated import BrokerContractRepeated
 from stem.testing.contract_results import ResultBackendContract
 from stem.testing.contract_steering import BrokerContractPause, BrokerContractRevoke
 from stem.testing.contract_told import BrokerContractTold
@@ -64,6 +65,7 @@ class BrokerContract(
     BrokerContractAdopt,
     BrokerContractLargeBodies,
     BrokerContractTimeOfEnqueue,
+    BrokerContractRepeated,
     BrokerContractDeadLetters,
     BrokerContractWaitingTasks,
     BrokerContractPause,

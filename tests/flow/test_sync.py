@@ -20,6 +20,7 @@ from stem.errors import (
     ConfigError,
     InvalidArgumentsError,
     QueueFull,
+    TaskConflictError,
     TaskNotFoundError,
     UnknownOutcomeError,
     UnknownTaskError,
@@ -32,7 +33,8 @@ from stem.options import TaskOptions
 from stem.signals import StemSignals
 from stem.signing import PayloadSigner
 from stem.sync import SyncStem
-from stem.task import Signature
+from stem.task import CURRENT, Signature, TaskContext
+from tests.parts import FakePort
 
 
 class Flaky:
@@ -97,6 +99,22 @@ def test_a_unique_key_and_a_chosen_id_work_too(sync: SyncStem) -> None:
     first = sync.enqueue("t", unique_key="k", task_id="mine")
 
     assert (first, sync.enqueue("t", unique_key="k")) == ("mine", "mine")
+
+
+def test_an_id_may_be_sent_from_outside_and_from_inside_a_task(sync: SyncStem) -> None:
+    """Who asks is no part of what is asked: a handler may repeat what a timer has sent."""
+    outside = sync.enqueue("t", {"n": 1}, task_id="mine")
+
+    token = CURRENT.set(TaskContext(FakePort(), id="running", task="t", queue="q"))
+    try:
+        inside = [sync.enqueue("t", {"n": 1}, task_id="mine")]
+        inside += sync.enqueue_many([Signature(name="t", args={"n": 1}, task_id="mine")])
+        with pytest.raises(TaskConflictError):
+            sync.enqueue("t", {"n": 2}, task_id="mine")
+    finally:
+        CURRENT.reset(token)
+
+    assert [outside, *inside] == ["mine"] * 3
 
 
 def test_no_thread_and_no_loop_is_started(sync: SyncStem) -> None:

@@ -361,6 +361,26 @@ async def test_children_know_their_parent(house: House) -> None:
         assert (await house.stem.wait_for(begun.result, timeout=10)).result == [begun.id, begun.id]
 
 
+async def test_a_handler_may_send_again_what_was_sent_from_outside(house: House) -> None:
+    async def sender(context: TaskContext, args: Mapping[str, Any]) -> str:
+        return await context.enqueue("child", {"n": 1}, task_id="mine")
+
+    def threaded_sender(context: TaskContext, args: Mapping[str, Any]) -> str:
+        return context.enqueue_blocking("child", {"n": 1}, task_id="mine")
+
+    async def child(context: TaskContext, args: Mapping[str, Any]) -> None:
+        pass
+
+    on_loop(house.registry, "sender", sender)
+    in_thread(house.registry, "threaded", threaded_sender)
+    on_loop(house.registry, "child", child)
+    await house.worker()
+
+    await house.stem.enqueue("child", {"n": 1}, task_id="mine")
+
+    assert [(await run(house, name)).result for name in ("sender", "threaded")] == ["mine", "mine"]
+
+
 async def test_progress_reaches_the_record(house: House) -> None:
     go = asyncio.Event()
 

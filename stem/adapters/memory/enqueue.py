@@ -8,6 +8,7 @@ from stem.adapters.memory.core import DAY_MS, Core
 from stem.adapters.memory.record import Record
 from stem.contracts import Enqueued, NewTask
 from stem.errors import InvalidInputError
+from stem.messages.envelope import asked
 from stem.messages.names import check_name
 from stem.messages.status import TaskState
 
@@ -35,7 +36,8 @@ def _take(core: Core, task: NewTask, now: int, rung: dict[str, None]) -> Enqueue
     known = core.record(task.id, now)
     if known is not None:
         # A purged one has no body to compare with any more: the id decides.
-        return Enqueued(task.id, "exists" if known.body in (task.body, b"") else "conflict")
+        same = known.body in (task.body, b"") or asked(known.body) == asked(task.body)
+        return Enqueued(task.id, "exists" if same else "conflict")
     tombstone = core.exhume_id(task.id, now)
     if tombstone is not None:
         record = _record(core, task, now)

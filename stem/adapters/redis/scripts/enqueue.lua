@@ -52,6 +52,18 @@ local function length(queue)
   return lengths[queue]
 end
 
+-- What a body asks for, whoever asks: without its lineage, which stands before a time of 0 where the id is the caller's.
+local function asked(body)
+  local fine, map = pcall(function() return cmsgpack.unpack(body) end)
+  local root, parent = fine and type(map) == 'table' and map.root, fine and type(map) == 'table' and map.parent
+  if type(root) ~= 'string' or type(parent) ~= 'string' or #root > 64 or #parent > 64 then return body end
+  local function packed(id) return (#id < 32 and string.char(160 + #id) or string.char(217, #id)) .. id end
+  local time = '\171produced_at\0'
+  local tail = '\164root' .. packed(root) .. '\166parent' .. packed(parent) .. time
+  if body:sub(-#tail) ~= tail then return body end
+  return string.char(body:byte() - 2) .. body:sub(2, -#tail - 1) .. time
+end
+
 i = 4
 while i <= #ARGV do
   local id, task, queue, body, priority, besides = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
@@ -70,7 +82,7 @@ while i <= #ARGV do
   if seen.err then seen = { 'unreadable', '' } end
   if seen[1] and not seen[3] then
     -- A purged one has no body to compare with any more: the id decides.
-    outcome = (not seen[2] or seen[2] == body) and 'exists' or 'conflict'
+    outcome = (not seen[2] or seen[2] == body or asked(seen[2]) == asked(body)) and 'exists' or 'conflict'
   elseif not seen[1] and set.u then
     local other = redis.call('GET', unique_key(task, set.u))
     if other then
