@@ -109,6 +109,12 @@ class Shop:
         with closing(sqlite3.connect(self.database)) as connection:
             return int(connection.execute("SELECT count(*) FROM django_shop_order").fetchone()[0])
 
+    def spoil(self, order: int) -> None:
+        """Make an order an open one again that the task does not take."""
+        with closing(sqlite3.connect(self.database)) as connection, connection:
+            changed = "UPDATE django_shop_order SET confirmed = 0, wishes = ? WHERE id = ?"
+            connection.execute(changed, ('{"colour": "red"}', order))
+
     def order(self, *, card: str = "", **body: str) -> httpx.Response:
         return self.client.post("/orders", json={"email": "a@example.com", **body}, headers={"X-Card": card})
 
@@ -165,7 +171,10 @@ def test_django(own_server: OwnServer, tmp_path: Path) -> None:
             "import examples.django_shop.worker\n"
             "from examples.django_shop.tasks import send_unconfirmed\nprint(send_unconfirmed())"
         )
-        assert run([sys.executable, "-c", resend], env=shop.env).stdout == "1\n"
+        shop.spoil(1)
+        resent = run([sys.executable, "-c", resend], env=shop.env)
+        assert resent.stdout == "1\n", "one that cannot be sent does not keep the others"
+        assert "order 1 was not sent" in resent.stderr
         wait_until(functools.partial(shop.succeeded, "order-18"), 20)
         assert (work.stop(), "Traceback" in work.errors, "Traceback" in site.errors) == (0, False, False)
 
