@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 
 import pytest
 
+from stem.config import StemConfig
+from stem_tui.__main__ import _connect
 from stem_tui.actions import ACTIONS, BY_ID
 from stem_tui.commands import MOST_IDS, Where, command, look
 
@@ -67,10 +70,27 @@ def test_what_is_no_name_gets_no_command(name: str) -> None:
     assert look("task", name) is None
 
 
-def test_a_url_with_a_secret_is_left_to_the_environment() -> None:
-    made = command(BY_ID["queue.purge"], ["a"], where=Where("redis://:***@10.0.3.7:6379/0", "prod"))
+@pytest.mark.parametrize(
+    ("given", "environment", "said"),
+    [
+        (None, "redis://:s3cret@10.0.3.7:6379/0", ""),
+        (None, "redis://ops:s3cret@10.0.3.7:6379/0", ""),
+        ("redis://ops:s3cret@10.0.3.7:6379/0", None, "--url redis://ops:PASSWORD@10.0.3.7:6379/0 "),
+        (None, "redis://10.0.3.7:6379/0", "--url redis://10.0.3.7:6379/0 "),
+        (None, "redis://[::1]:6379/2", "--url 'redis://[::1]:6379/2' "),
+        (None, "unix:///run/a%20b.sock", "--url unix:///run/a%20b.sock "),
+    ],
+)
+def test_a_command_reaches_the_same_broker_and_tells_no_password(
+    given: str | None, environment: str | None, said: str
+) -> None:
+    """It is left to the environment where it came from there; whoever gave it by hand has to fill it in."""
+    variables = {} if environment is None else {"STEM_BROKER_URL": environment}
 
-    assert made == "stemctl --namespace prod queues purge a"
+    broker, where = _connect(given, "prod", StemConfig.from_environment(variables))
+
+    assert command(BY_ID["queue.purge"], ["a"], where=where) == f"stemctl {said}--namespace prod queues purge a"
+    asyncio.run(broker.close())
 
 
 def test_a_row_has_a_command_that_shows_it() -> None:

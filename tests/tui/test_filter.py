@@ -50,6 +50,17 @@ def test_these_do_not(text: str) -> None:
     assert not test(task(), NOW)
 
 
+@pytest.mark.parametrize("text", ["state:failed", "state:fail", "s:f", "state:run,fail", "state:dead"])
+def test_a_dead_letter_is_a_failed_task_from_the_first_letter_on(text: str) -> None:
+    """Typed letter by letter it came, went and came back."""
+    test = parse(text, FIELDS)
+
+    assert test is not None
+    dead = task()
+    dead.state = "dead"
+    assert test(dead, NOW)
+
+
 @pytest.mark.parametrize("text", ["", "   "])
 def test_nothing_is_no_filter(text: str) -> None:
     assert parse(text, FIELDS) is None

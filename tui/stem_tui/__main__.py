@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import stem
 from stem import startup
 from stem.errors import ConfigError, StemError
-from stem.text import clean
+from stem.text import clean, safe_url
 from stem_tui import streams
 from stem_tui.hangup import end_when_told, end_with_terminal
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stem.authority import ControlKeys
     from stem.config import StemConfig
     from stem.contracts import Broker
+    from stem_tui.commands import Where
     from stem_tui.theme import Look
 
 THEMES: Final = ("stem-dark", "stem-light", "stem-deut", "stem-contrast", "ansi", "mono")
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         production = options.production or _said("STEM_TUI_PRODUCTION")
         keys = ControlKeys.maybe(config.control)
         look = _look(options.theme, options.ascii or (plain and not streams.takes_all()))
-        broker = _connect(options.url, options.namespace, config)
+        broker, reach = _connect(options.url, options.namespace, config)
     except StemError as error:
         from stem_tui.once import failure  # only now: who draws has no use for it
 
@@ -110,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 streams.say("this is no terminal to draw on, so here is one look (--once)")
             return code
         end_with_terminal()
-        return asyncio.run(_draw(broker, options, look, config.control_timeout_s, keys, production))
+        return asyncio.run(_draw(broker, options, look, config.control_timeout_s, keys, production, reach))
     return 130
 
 
@@ -122,14 +123,23 @@ def _said(name: str) -> bool:
     return value in _YES
 
 
-def _connect(url: str | None, namespace: str | None, config: StemConfig) -> Broker:
+def _connect(url: str | None, namespace: str | None, config: StemConfig) -> tuple[Broker, Where]:
+    """Return the broker, and how a command of a shell gets there: a password is left to the environment it came from,
+    or to whoever gave it by hand."""
     from stem.adapters.connect import connect_broker, interactive, resolve_url  # loads the adapter's client
+    from stem_tui.commands import Where
 
     for option, value in (("--url", url), ("--namespace", namespace)):
         if value is not None and not value.strip():  # the default would be another fleet than was meant
             raise ConfigError(f"{option} is empty: leave it out for the default")
     found = resolve_url(url or config.broker_url, interactive=interactive())
-    return connect_broker(found, namespace=namespace or config.namespace, tls=config.tls)
+    broker = connect_broker(found, namespace=namespace or config.namespace, tls=config.tls)
+    shown = safe_url(found)
+    if "***" not in shown:
+        shown = broker.url
+    elif url is None:
+        shown = ""
+    return broker, Where(shown.replace("***", "PASSWORD"), broker.namespace)
 
 
 def _look(theme: str | None, plain_characters: bool) -> Look:
@@ -168,6 +178,7 @@ async def _draw(
     timeout_s: float,
     keys: ControlKeys | None,
     production: bool,
+    reach: Where,
 ) -> int:
     # A picture waits for the next of so many moments a second; by itself Textual takes 60, which is late for a key.
     os.environ.setdefault("TEXTUAL_FPS", "120")
@@ -185,6 +196,7 @@ async def _draw(
         feed=feed,
         url=broker.url,
         namespace=broker.namespace,
+        reach=reach,
         look=look,
         read_only=options.read_only or (production and not options.write),
         production=production,

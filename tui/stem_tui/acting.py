@@ -17,7 +17,7 @@ from stem_tui import actions, commands, deeds, figures, plans, prompt
 from stem_tui.actions import BY_ID, Action
 from stem_tui.deeds import Office, Receipt
 from stem_tui.plans import Plan, Reckoned
-from stem_tui.reckon import Everything, reckon
+from stem_tui.reckon import LOOKED_AT, Everything, reckon
 from stem_tui.session import NOTICE_S, UNDO_S, Session
 from stem_tui.theme import Cell
 from stem_tui.widgets.dialogs import Answered, Confirm, Menu, Prompt
@@ -173,6 +173,8 @@ class Acting:
         while True:
             if not found.amount:
                 words = f"{plan.verb} {plans.subject(plan)}: there is nothing (any more) that it could be done to"
+                if found.cut:
+                    words = f"{plan.verb}: nothing among the first {LOOKED_AT:,} tasks: do it in the tab of one state"
                 self._say(Cell(f"! {words}", "warn"))
                 self._app.draw_now()
                 return None

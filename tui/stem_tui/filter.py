@@ -97,7 +97,7 @@ def _field(name: str, wanted: str, fields: Fields) -> Test:
     field = ALIASES.get(name, name)
 
     def matches(value: str) -> bool:
-        if name in ("state", "s") and value == "dead" and "failed" in options:
+        if field == "state" and value == "dead" and any(option and "failed".startswith(option) for option in options):
             return True  # a dead letter is a task that failed, kept for a replay
         for option in options:
             if option.startswith("="):

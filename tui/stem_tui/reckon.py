@@ -104,7 +104,11 @@ async def reckon(plan: Plan, broker: Broker, state: ClusterState, which: Everyth
     """
     match plan.action.scope:
         case "task" if not plan.action.pauses:
-            found = Gathered(plan.rows, False) if which is None else await gather(broker, state, which)
+            found = Gathered(plan.rows, False)
+            if which is not None:
+                # Not through a long queue to find what it can be done to: that is in no such state.
+                where = [each for each in which.states if _may_apply(plan.action.id, each)]
+                found = await gather(broker, state, replace(which, states=where))
             rows = [row for row in await _current(broker, state, found.rows) if _applies(plan.action.id, row)]
             return Reckoned(rows=rows, amount=len(rows), samples=plans.samples(rows), cut=found.cut)
         case "queue" if not plan.action.pauses:
@@ -148,12 +152,16 @@ async def _current(broker: Broker, state: ClusterState, rows: Sequence[TaskLine]
 
 
 def _applies(action_id: str, row: TaskLine) -> bool:
+    return _may_apply(action_id, row.state)
+
+
+def _may_apply(action_id: str, state: str) -> bool:
     match action_id:
         case "task.retry":
-            return row.state in ("scheduled", "retrying", "dead")
+            return state in ("scheduled", "retrying", "dead")
         case "task.discard":
-            return row.state == "dead"
-    return row.state not in ("succeeded", "dead", "revoked", "expired")
+            return state == "dead"
+    return state not in ("succeeded", "dead", "revoked", "expired")
 
 
 async def _queues(plan: Plan, broker: Broker, state: ClusterState) -> Reckoned:

@@ -31,6 +31,7 @@ class Session:
 
     Attributes:
         url, namespace: of the broker, for people, without secrets.
+        reach: how a command gets there, where that is not by `url`: it has no password.
         gap_seen_ms: up to where missed events were taken note of; those are not mentioned any more.
         frozen_ms: when the picture was frozen, by the broker's clock; None while it is live.
         hz: how often it is drawn at most.
@@ -52,6 +53,7 @@ class Session:
     notice: Notice | None = None
     receipt: Receipt | None = None
     undo: tuple[Plan, float] | None = None
+    reach: Where | None = None
     history: list[str] = field(default_factory=list)
 
     @property
@@ -101,7 +103,7 @@ class Session:
     @property
     def where(self) -> Where:
         """Return how a command reaches the same broker."""
-        return Where(self.url, self.namespace)
+        return self.reach or Where(self.url, self.namespace)
 
     def say(self, *cells: Cell, seconds: float = NOTICE_S) -> None:
         self.notice = Notice(cells, self.clock.monotonic() + seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import field
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from stem.config import TLSConfig
 from stem.errors import ConfigError
@@ -27,11 +27,12 @@ class Address:
     tls: TLSConfig | None = None
 
     def __str__(self) -> str:
-        """For people: never has a secret in it."""
+        """For people, and a URL all the same: never has a secret in it."""
         if self.path is not None:
-            return f"unix://{self.path}" + (f"?db={self.db}" if self.db else "")
-        user = f"{self.username}@" if self.username else ""
-        return f"redis{'s' if self.tls else ''}://{user}{self.host}:{self.port}/{self.db}"
+            return f"unix://{quote(self.path)}" + (f"?db={self.db}" if self.db else "")
+        user = f"{quote(self.username, safe='')}@" if self.username else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"redis{'s' if self.tls else ''}://{user}{host}:{self.port}/{self.db}"
 
 
 def parse_address(url: str, tls: TLSConfig | None = None) -> Address:
