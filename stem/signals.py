@@ -139,7 +139,7 @@ class TaskRevoked(TaskEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskExpired(TaskEvent):
-    """The task came too late to be started: the worker that asked for work found it so, and no handler ran."""
+    """The task came too late to be started, or to be started again: the worker that asked for work found it so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -323,7 +323,7 @@ def _final(facts: Facts, status: TaskStatus) -> Cause:
     if status.state is TaskState.EXPIRED:
         return Cause(
             code="expired",
-            text=f"its expiry passed before a worker could start it{at}",
+            text=f"its expiry passed before a worker could start it{' again' if status.token else ''}{at}",
             fix="enqueue it again, with a later expiry or more workers",
         )
     if status.state is TaskState.REVOKED:

@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from stem.contracts import Expired, Outcome
-from stem.testing.case import LONG_MS, BrokerCase, Hand, enqueue, make_dead, new_task, put, settlement, state_of
+from stem.testing.case import (
+    LONG_MS,
+    BrokerCase,
+    Hand,
+    enqueue,
+    make_dead,
+    new_task,
+    put,
+    settlement,
+    state_of,
+    status_of,
+)
 
 
 class BrokerContractExpiry:
@@ -54,6 +65,7 @@ class BrokerContractExpiry:
         (told,) = (await hand.exchange()).expired
 
         assert (told.id, told.attempt) == ("late", 1)
+        assert (await status_of(broker_case.broker, "late")).reason == "expired before it could start again"
 
     async def test_many_expired_tasks_are_told_a_bounded_number_at_a_time(self, broker_case: BrokerCase) -> None:
         """Each once, and none of them left out: what one answer does not hold, the next one does."""

@@ -176,7 +176,8 @@ def _take(
             if not taken.has_room(record.body):
                 return skipped, True
             taken.used += len(record.body)
-            core.finish(record, TaskState.EXPIRED, now, ttl_ms=DAY_MS, reason="expired before it could start")
+            again = " again" if record.token else ""
+            core.finish(record, TaskState.EXPIRED, now, ttl_ms=DAY_MS, reason=f"expired before it could start{again}")
             taken.expired.append(record.expired())
             skipped += 1
         elif core.desired.paused("task", record.task):

@@ -140,7 +140,7 @@ local function take(queue, flags, worker, want, skips, pauses, lease, leases, ou
           end
           room = room - #(r[9] or '')
           local more = redis.call('HMGET', key, 'u', 'w', 's1', 'o')
-          redis.call('HSET', key, 'st', 'expired', 'f1', now, 'ds', 'expired before it could start')
+          redis.call('HSET', key, 'st', 'expired', 'f1', now, 'ds', r[3] and 'expired before it could start again' or 'expired before it could start')
           redis.call('PEXPIRE', key, 86400000)
           release_unique(r[5], more[1], id)
           tell_waiters(more[2], id)
