@@ -88,6 +88,24 @@ class BrokerContractListings:
         assert [item.id for item in page.items] == ["early", "middle", "late"]
         assert all(item.due_at_ms for item in page.items)
 
+    async def test_several_queues_are_listed_as_one(self, broker_case: BrokerCase) -> None:
+        """Whoever is paged looks for the newest dead letter, not for those of the first queue of the alphabet."""
+        broker, hand = broker_case.broker, Hand(broker=broker_case.broker, id="w-1", queues=["a", "b", "c"])
+        want = [f"t-{number:02}" for number in range(50)]
+        for number, task_id in enumerate(want):
+            await enqueue(broker, task_id=task_id, queue="aab"[number % 3] if number else "c")
+            await hand.end(await hand.take(), Outcome.DEAD)
+            await broker_case.advance(0.002)
+        pages: list[list[str]] = []
+        cursor: str | None = None
+        while cursor is not None or not pages:
+            page = await broker.census.tasks("dead", cursor=cursor, limit=20)
+            pages.append([item.id for item in page.items])
+            cursor = page.next
+
+        assert [len(page) for page in pages] == [20, 20, 10]
+        assert [task_id for page in pages for task_id in page] == want[::-1]
+
     async def test_running_tasks_are_listed_by_the_end_of_their_lease(self, broker_case: BrokerCase) -> None:
         """The one in the greatest danger first, with its worker."""
         hand = Hand(broker=broker_case.broker, id="w-1")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+import heapq
+from collections import Counter, deque
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final, Protocol
 
@@ -93,26 +94,31 @@ class RedisCensus:
         return sorted(name for name in names if is_name("queue", name))
 
     async def _from_sets(self, state: str, queues: Sequence[str], cursor: str | None, limit: int) -> TaskPage:
-        """Page through one zset per queue, queue after queue. The cursor is "<queue index>:<offset>"."""
+        """Page through one zset per queue, merged by their scores; the cursor says how much of each was listed."""
         keys, part = self._client.keys, _SETS[state]
-        at, offset = _pair(cursor)
-        sizes = await self._client.commands([("ZCARD", keys.of_queue(queue, part)) for queue in queues])
+        command, sign = ("ZREVRANGE", -1) if state == "dead" else ("ZRANGE", 1)
+        names = [keys.of_queue(queue, part) for queue in queues]
+        at = _places(cursor, len(names))
+        sizes = await self._client.commands([("ZCARD", name) for name in names])
+        # A part of each is read at first, and more of those that the page takes from.
+        most = max(20, limit // max(1, len(names)))
+
+        def reading_of(index: int) -> tuple[str | int, ...]:
+            return command, names[index], at[index], at[index] + most - 1, "WITHSCORES"
+
+        found = [_scored(one, sign) for one in await self._client.commands([reading_of(i) for i in range(len(names))])]
+        heads = [(rows[0][0], index) for index, rows in enumerate(found) if rows]
+        heapq.heapify(heads)
         ids: list[str] = []
-        following: str | None = None
-        for index in range(at, len(queues)):
-            start = offset if index == at else 0
-            command = "ZREVRANGE" if state == "dead" else "ZRANGE"
-            wanted = limit - len(ids)
-            found = await self._client.command(command, keys.of_queue(queues[index], part), start, start + wanted - 1)
-            ids += (text(task_id) for task_id in found)
-            if len(ids) >= limit:
-                end = start + len(found)
-                if end < sizes[index]:
-                    following = f"{index}:{end}"
-                elif any(sizes[index + 1 :]):
-                    following = f"{index + 1}:0"
-                break
-        return TaskPage(items=await self._present(ids), next=following, total=sum(sizes))
+        while heads and len(ids) < limit:
+            _, index = heapq.heappop(heads)
+            ids.append(found[index].popleft()[1])
+            at[index] += 1
+            if not found[index] and at[index] < sizes[index]:
+                found[index] = _scored(await self._client.command(*reading_of(index)), sign)
+            if found[index]:
+                heapq.heappush(heads, (found[index][0][0], index))
+        return TaskPage(items=await self._present(ids), next=_cursor(at) if heads else None, total=sum(sizes))
 
     async def _queued(self, queues: Sequence[str], cursor: str | None, limit: int) -> TaskPage:
         """Page through the undelivered end of each stream. The cursor is "<queue index>:<priority>:<entry>"."""
@@ -306,14 +312,27 @@ def _offset(cursor: str | None) -> int:
     return int(cursor)
 
 
-def _pair(cursor: str | None) -> tuple[int, int]:
-    if cursor is None:
-        return 0, 0
-    index, _, offset = cursor.partition(":")
-    try:
-        return _offset(index), _offset(offset)
-    except InvalidInputError:
-        raise _bad(cursor) from None
+def _scored(listed: Sequence[Any], sign: int) -> deque[tuple[float, str]]:
+    """Return what a command `WITHSCORES` has told, each with what it is ordered by."""
+    return deque((sign * float(score), text(name)) for name, score in zip(listed[::2], listed[1::2], strict=True))
+
+
+def _cursor(at: Sequence[int]) -> str:
+    return ",".join(f"{index}:{offset}" for index, offset in enumerate(at) if offset)
+
+
+def _places(cursor: str | None, queues: int) -> list[int]:
+    """Return how much of each queue was listed before a cursor."""
+    at = [0] * queues
+    for place in [] if cursor is None else cursor.split(","):
+        index, _, offset = place.partition(":")
+        try:
+            wanted, listed = _offset(index), _offset(offset)
+        except InvalidInputError:
+            raise _bad(cursor or "") from None
+        if wanted < queues:  # else a queue has gone since
+            at[wanted] = listed
+    return at
 
 
 def _triple(cursor: str | None) -> tuple[int, int, str]:
