@@ -29,6 +29,17 @@ class BrokerContractListings:
         assert {item.state for item in page.items} == {TaskState.QUEUED}
         assert page.next is None
 
+    async def test_what_was_handed_out_between_two_pages_is_not_on_the_second(self, broker_case: BrokerCase) -> None:
+        """It waits no more."""
+        broker = broker_case.broker
+        await broker.enqueue([new_task(f"t-{number}") for number in range(9)])
+        first = await broker.census.tasks("queued", limit=3)
+        await Hand(broker=broker, id="w-1").fetch(5)
+
+        second = await broker.census.tasks("queued", cursor=first.next, limit=3)
+
+        assert [item.id for item in (*first.items, *second.items)] == ["t-0", "t-1", "t-2", "t-5", "t-6", "t-7"]
+
     @pytest.mark.parametrize("state", ["queued", "scheduled", "running", "retrying", "dead", "succeeded", "failed"])
     async def test_a_listing_goes_on_page_by_page(self, broker_case: BrokerCase, state: ListState) -> None:
         """Following the cursor gives every task once, over several queues, with pages of at most `limit`."""

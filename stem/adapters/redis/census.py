@@ -131,7 +131,9 @@ class RedisCensus:
                 if index == at and level > priority:
                     continue
                 stream = keys.stream(queues[index], level)
-                start = after if index == at and level == priority and after else await self._delivered(stream)
+                start = await self._delivered(stream)
+                if index == at and level == priority and after:
+                    start = max(start, after, key=_entry)  # what was handed out meanwhile waits no more
                 found = await self._client.command("XRANGE", stream, f"({start}", "+", "COUNT", limit - len(ids))
                 ids += (text(fields[1]) for _, fields in found if fields)
                 if found and len(ids) >= limit:
@@ -333,6 +335,10 @@ def _places(cursor: str | None, queues: int) -> list[int]:
         if wanted < queues:  # else a queue has gone since
             at[wanted] = listed
     return at
+
+
+def _entry(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("-"))
 
 
 def _triple(cursor: str | None) -> tuple[int, int, str]:
