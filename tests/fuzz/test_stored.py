@@ -132,8 +132,19 @@ def test_any_counts_of_a_minute_are_read_or_left_out() -> None:
 
 
 def test_any_cursor_is_taken_or_refused() -> None:
-    for text in (*nasty_strings(), "0:0", "1:2:3-4", "1:2:\u00b2-1", "\u00b2:1", "0:9:-", "9" * 11, "0:9:1-2-3"):
-        for read in (census._offset, census._pair, census._triple):
+    for text in (
+        *nasty_strings(),
+        "0:0",
+        "0:5,1:3",
+        "7:1,",
+        "1:2:3-4",
+        "1:2:\u00b2-1",
+        "\u00b2:1",
+        "0:9:-",
+        "9" * 11,
+        "0:9:1-2-3",
+    ):
+        for read in (census._offset, lambda cursor: census._places(cursor, 2), census._triple):
             refused = raised_by(read, text)
             assert refused is None or isinstance(refused, InvalidInputError)
             assert str(refused).isprintable()
