@@ -103,13 +103,14 @@ class Reader:
             row.limit_ms, row.progress = beaten.limit_ms, beaten.progress or row.progress
         return row
 
-    async def audit(self) -> Sequence[AuditLine] | str:
-        """Return the newest rows of the audit, or why there are none."""
+    async def audit(self) -> tuple[Sequence[AuditLine], int] | str:
+        """Return the newest rows of the audit and how many there are in all, or why there are none."""
         try:
             page = await self._broker.census.audit(limit=AUDIT_ROWS)
         except StemError as error:
             return clean(error, 300)
-        return [line_of(row) for row in page.items]
+        rows = [line_of(row) for row in page.items]
+        return rows, page.total or len(rows)
 
     async def stack(self, worker: str) -> Answers | str:
         """Return the stacks of a worker, or why there are none."""

@@ -93,6 +93,7 @@ class AuditScreen(LiveScreen):
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self.rows: Sequence[AuditLine] | None = None
+        self._total = 0
         self._problem = ""
         self._asked_s = -_AUDIT_S
         self._asking = False
@@ -110,10 +111,12 @@ class AuditScreen(LiveScreen):
             grid,
             lambda: rows,
             now_ms,
+            count=self._count,
             note=self._note,
             empty="asking" if rows is None else "audit",
             problem=self._problem,
             sort=False,
+            whole=rows is None or len(rows) >= self._total,
         )
 
     @property
@@ -125,13 +128,18 @@ class AuditScreen(LiveScreen):
             answer = await self.dashboard.reader.audit()
             self._problem = answer if isinstance(answer, str) else ""
             if not isinstance(answer, str) and not self.keeps(self.rows):
-                self.rows = answer
+                self.rows, self._total = answer
         finally:
             self._asking = False
         self.answered()
 
+    def _count(self, listed: int) -> str:
+        return f"{listed:,} of {self._total:,}" if listed < self._total else f"{listed:,}"
+
     def _note(self, shown: Sequence[AuditLine]) -> list[Cell]:
         failed = sum(row.verdict in ("failed", "partly") for row in shown)
         untold = sum(not row.verdict for row in shown)
-        notes = [Cell(f"{untold:,} without an outcome", "dim")] if untold else []
+        more = self.rows is not None and len(self.rows) < self._total
+        notes = [Cell("older ones: stemctl audit ls", "dim")] if more else []
+        notes += [Cell(f"{untold:,} without an outcome", "dim")] if untold else []
         return [*notes, Cell(f"✖ {failed:,} failed", "bad")] if failed else notes
