@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -225,6 +226,38 @@ def test_the_page_shows_what_is_printed() -> None:
     for rule in access_rules("shop").values():
         assert rule in page
         assert not any(word.startswith((">", "#")) or word == "nopass" for word in rule.split())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_users_in_a_file_outlive_a_restart_and_need_a_line_for_default(kind: Kind, tmp_path: Path) -> None:
+    """The page says so: with such a file `requirepass` is ignored, and only its own line closes the user `default`."""
+    if kind == "redis" and redis_server_path() is None:
+        pytest.skip("redis-server is not on PATH")
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"`(user default on >PASSWORD [^`]+)`", page)
+    users = tmp_path / "users.acl"
+    users.touch()
+    server = Server(kind=kind, tcp=True, options=("--aclfile", str(users), "--requirepass", "PASSWORD")).start()
+    try:
+        assert server.command("ACL", "WHOAMI") == "default", "without a password"
+        server.command(*access_rules("shop")["worker"].split())
+        server.command("ACL", "SETUSER", "shop-worker", ">secret")
+        server.command("ACL", "SAVE")
+
+        server.restart()
+
+        with redis.Redis(port=server.port, username="shop-worker", password="secret") as worker:
+            assert worker.ping()
+        users.write_text(f"{line}\n")
+        server.command("ACL", "LOAD")
+        with pytest.raises(redis.AuthenticationError):
+            server.command("PING")
+        with redis.Redis(port=server.port, password="PASSWORD") as boss:
+            assert boss.execute_command("ACL", "SETUSER", "default", "off")
+        with redis.Redis(port=server.port, password="PASSWORD") as boss, pytest.raises(redis.AuthenticationError):
+            boss.ping()
+    finally:
+        server.remove()
 
 
 async def test_a_real_worker_works_and_answers_under_its_rights(server: Server) -> None:
