@@ -6,6 +6,7 @@ import pytest
 
 from stem.contracts import Limits, Outcome, RevokeTasks, SetPause
 from stem.testing.case import (
+    FLEET,
     LONG_MS,
     QUEUE,
     BrokerCase,
@@ -18,6 +19,7 @@ from stem.testing.case import (
     put,
     state_of,
     status_of,
+    sweep_until,
 )
 
 
@@ -127,6 +129,25 @@ class BrokerContractDeadLetters:
             ("succeeded", "w-2"),
         ]
         assert timeline[2].detail == "no such file"
+
+    async def test_a_replay_tells_of_each_start_once(self, broker_case: BrokerCase) -> None:
+        """Also of one that a sweep has told of, when it buried the task."""
+        broker = broker_case.limits(FLEET)
+        gone, here = (
+            Hand(broker=broker, id="gone"),
+            Hand(broker=broker, id="here", interval_ms=FLEET.lost_after_ms // 3),
+        )
+        task_id = await enqueue(broker)
+        await gone.beat()
+        await gone.take(lease_ms=10)
+        await gone.beat(state="stopped")
+        await sweep_until(broker_case, broker, here, max_crashes=1)
+        await broker.replay([task_id])
+
+        told = [each.event for each in (await status_of(broker, task_id)).timeline]
+
+        assert told.count("started") == 1
+        assert told[-1] == "replayed"
 
     async def test_replaying_again_after_a_lost_reply_makes_no_second_task(self, broker_case: BrokerCase) -> None:
         """The second call finds it waiting."""

@@ -12,7 +12,7 @@ end
 for i = 3, #ARGV do
   local id = ARGV[i]
   local key = task_key(id)
-  local r = redis.pcall('HMGET', key, 'st', 'q', 'p', 'n', 'a', 'tb', 'u', 'at', 'e', 's1', 'o', 'f1', 'ds')
+  local r = redis.pcall('HMGET', key, 'st', 'q', 'p', 'n', 'a', 'tb', 'u', 'at', 'e', 's1', 'o', 'f1', 'ds', 'tl')
   local state, queue, answer = r[1], queue_of(r[2]), nil
   local unique = r[7] and unique_key(r[4], r[7])
   if r.err or not state or not queue or r[6] then
@@ -27,7 +27,8 @@ for i = 3, #ARGV do
     redis.call('PERSIST', key)
     if unique then redis.call('SET', unique, id) end
     -- Its times of start and end are those of the new life from now on: what they told of the old one is kept here.
-    local ran = r[10] and line(r[10], 'started', r[11], r[5]) or ''
+    local known = r[10] and (r[14] or ''):find(r[10] .. '\tstarted\t', 1, true)
+    local ran = r[10] and not known and line(r[10], 'started', r[11], r[5]) or ''
     add_timeline(key, ran .. line(r[12], 'failed', r[11], r[5], r[13]) .. line(now, 'replayed', '', r[5]))
     redis.call('ZREM', queue_key(queue, 'dead'), id)
     count(queue, r[4], 'enqueued')
