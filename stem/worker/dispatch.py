@@ -23,7 +23,7 @@ from stem.worker.executor.aio import AioExecutor
 from stem.worker.executor.processes import ProcessExecutor
 from stem.worker.executor.threads import ThreadExecutor
 from stem.worker.finisher import Finisher
-from stem.worker.job import Job, Stop
+from stem.worker.job import Job, Stop, Unbegun
 from stem.worker.limits import Limits
 from stem.worker.reading import Reader
 from stem.worker.wheel import Wheel
@@ -161,20 +161,20 @@ class Dispatcher:
             return
 
         async def prerun_then_start() -> None:
-            await self.prerun(job)
-            if job.revoke_asked:
-                job.stop = job.stop or Stop.REVOKED
-            held = job.stop or not job.running or self._board.closed_to(job)  # all of it may have come meanwhile
-            (self.dropped if held else pool.start)(job)
+            (pool.start if await self.prerun(job) else self.dropped)(job)
 
         task = self._loop.create_task(prerun_then_start(), name=f"{job.id} prerun")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def prerun(self, job: Job) -> None:
+    async def prerun(self, job: Job) -> bool:
+        """Call who listens; False if the task must not begin any more: it was revoked, paused or given up meanwhile."""
         assert job.envelope is not None
         event = TaskPrerun(**job.facts, args=job.envelope.args)
         await StemSignals.task_prerun.emit(event, job.context or job.make_context())
+        if job.revoke_asked:
+            job.stop = job.stop or Stop.REVOKED
+        return job.stop is None and job.running and not self._board.closed_to(job)
 
     # ----------------------------------------------------------------------------------------------------------- end
 
@@ -215,7 +215,7 @@ class Dispatcher:
         if job.abandoned:
             self._too_late(job)
             return
-        if job.threaded and not job.began:  # interrupted on its way to the handler
+        if not job.began and (job.threaded or isinstance(error, Unbegun)):  # interrupted on its way to the handler
             self._end_unbegun(job)
             return
         plan, delivery = job.plan, job.delivery

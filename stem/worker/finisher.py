@@ -299,7 +299,7 @@ def _buried(job: Job, settlement: Settlement) -> Settlement:
 
 
 def _revoked(job: Job, settlement: Settlement) -> Settlement:
-    """Return what the broker made of a task that was to run again, and had been revoked while it ran."""
+    """Return what the broker made of a task that was to run again, or to be a dead letter, and had been revoked."""
     job.settlement = replace(settlement, outcome=Outcome.REVOKED, reason="")
     return job.settlement
 

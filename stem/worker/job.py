@@ -30,6 +30,10 @@ def veil_over(body: bytes, paths: Collection[str]) -> Veil:
     return Veil(Envelope.decode(body, limit=len(body)).args, paths) if paths else NO_VEIL
 
 
+class Unbegun(Exception):
+    """The handler was not called: the task must not begin any more."""
+
+
 class Stop(Enum):
     """Why a running handler is being stopped."""
 
@@ -269,10 +273,8 @@ class Job:
         assert envelope is not None
         assert plan is not None
         assert self.context is not None
-        await self.desk.prerun(self)
-        if self.revoke_asked:  # meanwhile: a revoked task never starts
-            self.stop = self.stop or Stop.REVOKED
-            raise asyncio.CancelledError("revoked before it began")
+        if not await self.desk.prerun(self):
+            raise Unbegun
         self.started_at = time.monotonic()
         self.began = True
         coroutine: Coroutine[Any, Any, Any] = plan.registered.call(self.context, envelope.args)

@@ -91,10 +91,11 @@ async def test_a_task_that_is_revoked_during_its_callback_never_starts(
     await eventually(lambda: worker._board.slots_used == 0)
 
 
+@pytest.mark.parametrize("kind", [in_thread, on_loop])
 async def test_a_task_that_is_paused_during_its_callback_does_not_start_before_the_resume(
-    memory_house: House,
+    memory_house: House, kind: Callable[..., None]
 ) -> None:
-    """It waited for a thread afterwards, and began whenever one was free."""
+    """A plain one waited for a thread afterwards, and began whenever one was free."""
     called, go, ran = asyncio.Event(), asyncio.Event(), threading.Event()
 
     async def prerun(event: object, context: object) -> None:
@@ -102,7 +103,7 @@ async def test_a_task_that_is_paused_during_its_callback_does_not_start_before_t
         await go.wait()
 
     StemSignals.on_task_prerun(prerun, task="first")
-    in_thread(memory_house.registry, "first", handler(in_thread, ran))
+    kind(memory_house.registry, "first", handler(kind, ran))
     worker = await memory_house.worker()
     task_id = await memory_house.stem.enqueue("first")
     await called.wait()
