@@ -896,7 +896,7 @@ class Broker(Protocol):
         Those in the answer begin their lease anew. It holds as much as that of `exchange`: ask again, with these among
         the known ones, until it is empty. What was handed out longer ago than its lease is long is not among them: it
         cannot be received here, it seems, so its lease runs out and others get it. Nor is what was revoked meanwhile:
-        it must not begin any more.
+        it must not begin any more, and its lease ends at once.
         """
 
     async def sweep(self, queues: Sequence[str], *, max_crashes: int = 3, worker: str = "") -> Swept:

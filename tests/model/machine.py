@@ -233,15 +233,16 @@ class Calls(Comparison):
         hand, model = self.workers[worker], self.model
         found = {one.id: one for one in self.run(self.broker.adopt(hand.id, QUEUES, list(hand.held)))}
 
-        owned = {
-            each
+        unknown = {
+            each: one
             for each, one in model.tasks.items()
-            if one.state == "running"
-            and one.owner == hand.id
-            and model.now - one.started <= one.lease_ms
-            and not one.revoking
+            if one.state == "running" and one.owner == hand.id and each not in hand.held
         }
-        agree(set(found), owned - set(hand.held), "adopted")
+        for record in unknown.values():
+            if record.revoking:
+                record.deadline = model.now
+        owned = {each for each, one in unknown.items() if not one.revoking and model.now - one.started <= one.lease_ms}
+        agree(set(found), owned, "adopted")
         for task_id, delivery in found.items():
             record = model.tasks[task_id]
             self._same(delivery, record)

@@ -33,9 +33,11 @@ def adopt(core: Core, worker: str, queues: Sequence[str], known: Collection[str]
         record = core.records[task_id]
         if task_id in aware or record.queue not in wanted:
             continue
-        # Not received for a whole lease, and renewed for ever it would be kept from all others: left to its lease. So
-        # is what was revoked meanwhile: it must not begin, and the sweep ends it.
-        if record.revoking or now - (record.started_ms or 0) > record.lease_granted_ms:
+        if record.revoking:  # meanwhile: it must not begin, and the next sweep ends it
+            core.lines[record.queue].put(record, Place.LEASED, now)
+            continue
+        # Not received for a whole lease, and renewed for ever it would be kept from all others: left to its lease.
+        if now - (record.started_ms or 0) > record.lease_granted_ms:
             continue
         used += len(record.body)
         if found and used > ANSWER_BYTES:

@@ -25,8 +25,10 @@ for i = 5, 4 + n do
           -- What its worker has not received for the length of a lease, it is not going to (a large body, a slow link); to
           -- renew that for ever would keep it from all others. Left alone, its lease ends within two lengths of its start,
           -- and a sweep gives it to whoever is free. That is no crash of it: its worker lives. One that was revoked meanwhile
-          -- is left alone too: it must not begin, and the sweep ends it.
-          if not r[16] and now - num(r[12]) <= length then
+          -- must not begin: its lease ends now, and the next sweep ends it.
+          if r[16] then
+            redis.call('ZADD', queue_key(queue, 'lease'), now, id)
+          elseif now - num(r[12]) <= length then
             room = room - #(r[6] or '')
             if room < 0 and #out > 0 then return { now, out } end
             redis.call('ZADD', queue_key(queue, 'lease'), now + length, id)
