@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal, cast, get_args
 
 from stem.errors import ConfigError, SignatureError
-from stem.keyring import decode_key, ring
+from stem.keyring import decode_key, is_key_id, ring
 from stem.messages.command import QUESTIONS, Command
 from stem.signing import PayloadSigner, choose
 
@@ -55,7 +55,7 @@ def parse_role_keys(name: str, text: str) -> dict[str, tuple[Role, bytes]]:
     keys: dict[str, tuple[Role, bytes]] = {}
     for position, item in enumerate(text.split(","), start=1):
         parts = item.strip().split(":")
-        if len(parts) != 3 or parts[1] not in _ROLES or not parts[0]:
+        if len(parts) != 3 or parts[1] not in _ROLES or not is_key_id(parts[0]):
             # The parts are not shown: one of them may be a key in the wrong place.
             raise ConfigError(f"{name}: item {position} is not accepted: use {_FORM}")
         kid, role, encoded = parts

@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeVar, cast
 from stem.authority import ControlConfig, parse_role_keys
 from stem.contracts import Limits
 from stem.errors import ConfigError, InvalidNameError
-from stem.keyring import Algorithm, parse_keys
+from stem.keyring import Algorithm, parse_key_id, parse_keys
 from stem.messages.codec import MAX_BODY
 from stem.messages.names import Kind, check_name
 from stem.signing import SigningConfig
@@ -300,7 +300,7 @@ class _Reader:
         return SigningConfig(
             algorithm=algorithm,
             keys=self._secret("STEM_SIGNING_KEYS", parse_keys) or {},
-            active_key=self._secret("STEM_SIGNING_ACTIVE_KEY", _plain),
+            active_key=self._secret("STEM_SIGNING_ACTIVE_KEY", parse_key_id),
             public_keys=self._secret("STEM_SIGNING_PUBLIC_KEYS", parse_keys) or {},
             private_keys=self._secret("STEM_SIGNING_PRIVATE_KEYS", parse_keys) or {},
         )
@@ -313,7 +313,7 @@ class _Reader:
             public_keys={kid: key for kid, (_, key) in public.items()},
             private_keys=self._secret("STEM_CONTROL_PRIVATE_KEYS", parse_keys) or {},
             roles={kid: role for kid, (role, _) in (secrets | public).items()},
-            active_key=self._secret("STEM_CONTROL_ACTIVE_KEY", _plain),
+            active_key=self._secret("STEM_CONTROL_ACTIVE_KEY", parse_key_id),
         )
 
     def _secret(self, name: str, parse: Callable[[str, str], T]) -> T | None:
@@ -346,7 +346,3 @@ def _algorithm(name: str, value: str) -> str:
     if value.lower() not in ("hmac-sha256", "ed25519"):
         raise _wrong(name, value, "hmac-sha256 or ed25519")
     return value.lower()
-
-
-def _plain(name: str, value: str) -> str:
-    return value

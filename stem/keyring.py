@@ -167,9 +167,20 @@ def ring(
     return keys
 
 
+def is_key_id(text: str) -> bool:
+    return _KEY_ID.fullmatch(text) is not None
+
+
+def parse_key_id(name: str, text: str) -> str:
+    """Return the id of a key; `ConfigError`, which does not show it, for what is none: it may be the key itself."""
+    if not is_key_id(text):
+        raise ConfigError(f"{name}: this is no key's id: use 1 to 32 of a-z 0-9 -")
+    return text
+
+
 def check_id(kid: str) -> None:
     """Raise `ConfigError` for what cannot be a key's id."""
-    if _KEY_ID.fullmatch(kid) is None:
+    if not is_key_id(kid):
         raise ConfigError(f"signing key id {clean(kid, 40)!r} is not accepted: use 1 to 32 of a-z 0-9 -")
 
 
@@ -207,7 +218,7 @@ def parse_keys(name: str, text: str) -> dict[str, bytes]:
     keys: dict[str, bytes] = {}
     for position, item in enumerate(text.split(","), start=1):
         kid, colon, encoded = item.strip().partition(":")
-        if not colon or _KEY_ID.fullmatch(kid) is None:
+        if not colon or not is_key_id(kid):
             # A key pasted without its id would stand where the id should be: the item is not shown.
             raise ConfigError(f"{name}: item {position} is not accepted: use {_KEYS_FORM}")
         if kid in keys:

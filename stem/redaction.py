@@ -173,6 +173,7 @@ def _forms(value: str | bytes) -> Iterator[str]:
     yield repr(value)[1:-1]
     yield ascii(value)[1:-1]
     yield json.dumps(value)[1:-1]
+    yield json.dumps(value, ensure_ascii=False)[1:-1]
     if value.isascii():
         yield from _quoted(value)
     elif not any("\ud800" <= character <= "\udfff" for character in value):

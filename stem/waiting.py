@@ -7,7 +7,7 @@ import socket
 import time
 from typing import Final
 
-from stem.errors import BrokerError, TaskNotFoundError, WaitTimeoutError
+from stem.errors import BrokerError, TaskNotFoundError, UnknownOutcomeError, WaitTimeoutError
 from stem.messages.command import Command, checked_reason, revoke_args
 from stem.messages.envelope import new_task_id
 from stem.messages.names import check_name
@@ -65,7 +65,8 @@ class Waiting:
         """
         now = time.monotonic()
         if not self._failures:
-            self._away_since = self._began
+            # It was well while the slice was waited out; who gave no answer may have been away since it was asked.
+            self._away_since = self._began if isinstance(error, UnknownOutcomeError) else now
         self._failures += 1
         if not passing(error):
             raise error

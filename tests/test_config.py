@@ -227,3 +227,25 @@ def test_limits_follow_the_settings() -> None:
     )
 
     assert Limits(queue_length=7, dead_count=8, dead_ttl_ms=9_000, lost_after_ms=1_500) == config.limits()
+
+
+SECRET = base64.b64encode(b"very secret, and long enough to be one").decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("STEM_CONTROL_KEYS", f"{SECRET}:operator:ops"),
+        ("STEM_CONTROL_KEYS", f"{SECRET}:operator:{SECRET}"),
+        ("STEM_CONTROL_KEYS", f"k1:{SECRET}:operator"),
+        ("STEM_CONTROL_ACTIVE_KEY", f"k1:{SECRET}"),
+        ("STEM_SIGNING_ACTIVE_KEY", f"k1:{SECRET}"),
+        ("STEM_SIGNING_ACTIVE_KEY", SECRET),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_not_shown(name: str, value: str) -> None:
+    """Errors go to the journal."""
+    with pytest.raises(ConfigError, match=name) as caught:
+        StemConfig.from_environment({name: value})
+
+    assert SECRET[:8] not in str(caught.value)

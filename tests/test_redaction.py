@@ -180,3 +180,11 @@ def test_what_the_handler_hides_travels_with_a_chosen_id_too() -> None:
 def test_spoilt_names_in_a_body_are_left_out(spoilt: Any) -> None:
     assert travelled_paths({"redact": spoilt}) == ()
     assert travelled_paths({}) == ()
+
+
+def test_a_value_is_found_as_json_with_its_own_letters() -> None:
+    """As clients write bodies which do not escape what is no ASCII."""
+    value = 'p\u00e4"ss-wort'
+    veil = Veil({"password": value}, ["password"])
+
+    assert veil.text(json.dumps({"password": value}, ensure_ascii=False)) == '{"password": "***"}'

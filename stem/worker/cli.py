@@ -20,26 +20,28 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
+from types import FrameType
 from typing import Any, Final, NoReturn
 
 from stem import startup
 from stem.authority import ControlConfig
 from stem.client import Stem
-from stem.config import LOG_LEVELS, StemConfig, parse_duration, parse_size
+from stem.config import LOG_LEVELS, StemConfig, TLSConfig, parse_duration, parse_size
 from stem.contracts import Broker, ResultBackend
 from stem.errors import BrokerError, BrokerRefusedError, ConfigError, StemError
 from stem.messages.names import check_name
 from stem.signing import PayloadSigner
 from stem.text import clean
-from stem.worker import host, logs
+from stem.worker import host, logs, stacks
 from stem.worker.identity import stem_version
 from stem.worker.lifecycle import REFUSED_EXIT, STOPPING, WEDGED_EXIT, WorkerLifecycleConfig, stopping_here
 from stem.worker.outage import RIGHTS
 from stem.worker.reference import ApplicationFailedError, load
 from stem.worker.runtime import Worker
 from stem.worker.supervisor import Supervisor, commands_of, follow_life
+from stem.worker.watchdog import WEDGED_S
 
 EXIT_USAGE: Final = 2
 EXIT_UNAVAILABLE: Final = 69
@@ -109,28 +111,37 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _complain(error, code, debug=args.debug)
         except KeyboardInterrupt:
             return EXIT_INTERRUPTED
+        except Exception as error:  # of the system, such as no thread to be had: another start may fare better
+            return _complain(error, WEDGED_EXIT, debug=True)
 
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """End with 0 when told to stop while the application is loaded: nothing was taken yet, so all is handed back.
+    """End with 0 when told to stop while the application is loaded: nothing was taken yet, so all is handed back. And
+    write where the import stands when asked.
 
     Process 1 of a container would not hear of it at all: there a signal without a handler is dropped.
     """
 
-    def stop(number: int, frame: object) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         _exit_now(0)
+
+    def show(number: int, frame: FrameType | None) -> None:
+        sys.stderr.write(stacks.report(None))
 
     if threading.current_thread() is not threading.main_thread():  # it cannot own the process's signals
         yield
         return
-    wanted = [number for number in stopping_here() if number in (signal.SIGTERM, signal.SIGHUP)]
-    before = {number: signal.signal(number, stop) for number in wanted}
+    wanted: dict[int, Callable[[int, FrameType | None], None]] = {signal.SIGUSR1: show}
+    wanted |= {number: stop for number in stopping_here() if number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
         yield
     finally:
         for number, handler in before.items():
-            if signal.getsignal(number) is stop:  # not once a worker or supervisor has put something in its place
+            if (
+                signal.getsignal(number) is wanted[number]
+            ):  # not once a worker or supervisor has put something in its place
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
@@ -155,7 +166,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         install_signal_handlers=True,
         soft_timeout=_duration(args.soft_timeout, "--soft-timeout", 3.0),
         drain_timeout=_duration(args.drain_timeout, "--drain-timeout", None),
-        wedged_timeout=_duration(args.wedged_timeout, "--wedged-timeout", None),
+        wedged_timeout=_duration(args.wedged_timeout, "--wedged-timeout", None, least_s=WEDGED_S),
         max_tasks_per_child=args.max_tasks_per_child,
         max_memory_per_child=_size(args.max_memory_per_child, "--max-memory-per-child"),
     )
@@ -171,7 +182,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     app = load(args.app)
     logs.install(style=args.log_format or config.log_format, level=args.log_level or config.log_level, worker=name)
     startup.settle(for_others=True)
-    return _in_loop(_work(app, args, config, lifecycle=lifecycle, settings=_settings(app, args)))
+    return _in_loop(_work(app, args, lifecycle=lifecycle, settings=_settings(app, args)))
 
 
 def _settings(app: Stem, args: argparse.Namespace) -> StemConfig:
@@ -215,8 +226,13 @@ def _size(text: str | None, name: str) -> int | None:
     return None if text is None else parse_size(text, name=name)
 
 
-def _duration(text: str | None, name: str, default: Any) -> Any:
-    return default if text is None else parse_duration(text, name=name)
+def _duration(text: str | None, name: str, default: Any, *, least_s: float = 0.0) -> Any:
+    if text is None:
+        return default
+    found = parse_duration(text, name=name)
+    if found < least_s:
+        raise ConfigError(f"{name} {clean(text, 40)}: give at least {least_s:g}s")
+    return found
 
 
 def _in_loop(main_coroutine: Coroutine[Any, Any, int]) -> int:
@@ -310,12 +326,11 @@ def _exit_now(code: int) -> NoReturn:
 async def _work(
     app: Stem,
     args: argparse.Namespace,
-    config: StemConfig,
     *,
     lifecycle: WorkerLifecycleConfig,
     settings: StemConfig,
 ) -> int:
-    broker, backend = await asyncio.to_thread(_connections, app, args, config)
+    broker, backend = await asyncio.to_thread(_connections, app, args, settings)
     signer = app.signer
     worker = Worker(
         broker=broker,
@@ -343,7 +358,7 @@ async def _work(
         await app.close()
 
 
-def _connections(app: Stem, args: argparse.Namespace, config: StemConfig) -> tuple[Broker, ResultBackend | None]:
+def _connections(app: Stem, args: argparse.Namespace, settings: StemConfig) -> tuple[Broker, ResultBackend | None]:
     """Return handles of the worker's own; may start the embedded server, so not for the loop.
 
     Handlers that use the application may also close it, and with it the handles that it has.
@@ -354,7 +369,9 @@ def _connections(app: Stem, args: argparse.Namespace, config: StemConfig) -> tup
     from stem.adapters.connect import connect_broker  # adapters are loaded by those who connect
 
     namespace = args.namespace or app.namespace
-    return connect_broker(args.url, namespace=namespace, limits=config.limits(), tls=config.tls), backend
+    # An application that was given a broker has none for TLS: then those of the environment, as it is now, count.
+    tls = StemConfig.from_environment().tls if settings.tls == TLSConfig() else settings.tls
+    return connect_broker(args.url, namespace=namespace, limits=settings.limits(), tls=tls), backend
 
 
 if __name__ == "__main__":

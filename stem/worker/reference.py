@@ -40,6 +40,10 @@ def load(reference: str) -> Stem:
         raise ConfigError(f"{module_name} needs {clean(missing, 100)}, which is not installed") from error
     except StemError:
         raise
+    except SystemExit as error:
+        raise ApplicationFailedError(
+            f"{module_name} cannot be imported: it ended itself: {clean(error, 300)}"
+        ) from error
     except Exception as error:
         kind = ConfigError if isinstance(error, ImportError | SyntaxError) else ApplicationFailedError
         raise kind(f"{module_name} cannot be imported: {type(error).__name__}: {clean(error, 300)}") from error

@@ -32,6 +32,8 @@ FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 30.0
 LIVED_S: Final = 60.0
 """A worker that lived so long has shown that it can: its next death counts as the first."""
+BEGUN_S: Final = 5.0
+"""Python itself ends with 1 too, where it cannot begin: a module of the worker's is missing while it is upgraded."""
 LAST_WORDS_S: Final = 10.0
 """What stops hard has this long before it is killed."""
 LIFE_VARIABLE: Final = "_STEM_LIFE_FD"
@@ -64,9 +66,10 @@ class Supervisor:
     """Runs N workers until told to stop. Main thread only; `run` returns the exit code.
 
     A worker that ends by itself with 0 or 1 was told to (`stemctl shutdown`): it is not started again, and when all of
-    them have ended so, this ends too. One that ends with 2 or 78 takes the others with it, because they would fare
-    alike; not with 2 where one has lived for a minute before, which says that the call is right and something else is
-    not, for the moment. Any other end is a death: the worker is started again after 0.2 s, then ever later, up to 30 s.
+    them have ended so, this ends too. With 1 in its first five seconds it has not even begun: that is a death. One that
+    ends with 2 or 78 takes the others with it, because they would fare alike; not with 2 where one has lived for a
+    minute before, which says that the call is right and something else is not, for the moment. Any other end is a
+    death: the worker is started again after 0.2 s, then ever later, up to 30 s.
 
     Args:
         commands: the command line of each worker.
@@ -181,7 +184,7 @@ class Supervisor:
         lived_s = time.monotonic() - slot.began
         pid, slot.pid, slot.ended = slot.pid, 0, code
         facts: dict[str, Any] = {"slot": slot.number, "pid": pid, "lived_s": round(lived_s, 1), "exit": _shown(code)}
-        if self._stopping or code in (0, TASKS_LEFT):
+        if self._stopping or code == 0 or (code == TASKS_LEFT and lived_s >= BEGUN_S):
             log.info("supervisor.process_ended", extra=facts)
             if code not in _NOT_BEGUN:
                 self._exit = _worse(self._exit, code if code >= 0 else TASKS_LEFT)

@@ -54,7 +54,7 @@ async def broker(valkey_url: str, namespace: str) -> AsyncIterator[RedisStreamsB
         ("redis://user:secret@host:1/2", "redis://user@host:1/2"),
         ("valkey://:secret@host", "redis://host:6379/0"),
         ("unix:///run/s?db=3", "unix:///run/s?db=3"),
-        ("redis://[::1]:7000/1", "redis://::1:7000/1"),
+        ("redis://[::1]:7000/1", "redis://[::1]:7000/1"),
     ],
 )
 def test_an_address_is_shown_without_its_secret(url: str, shown: str) -> None:

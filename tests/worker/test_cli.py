@@ -86,6 +86,7 @@ def test_a_wrong_call_is_one_clear_line_and_exit_2(args: list[str], extra: dict[
     [
         ("raise ConnectionRefusedError('the database is away')", 70),
         ("raise RuntimeError('the database is away')", 70),
+        ("raise SystemExit('DATABASE_URL is not set')", 70),
         ("raise ImportError('the database is away')", 2),
         ("the database is away", 2),  # a SyntaxError
     ],

@@ -277,5 +277,20 @@ def test_a_signal_while_the_application_loads_ends_it_with_0(
     assert log.read_text() == ""
 
 
+def test_a_worker_that_is_asked_for_its_stacks_while_the_application_loads_shows_them(tmp_path: Path) -> None:
+    """An import that hangs is what one asks for; the signal ended it, and no line said where it stood."""
+    (tmp_path / "slow_app.py").write_text(SLOW_APP)
+    log = tmp_path / "log"
+    with started(tmp_path, "slow_app:app", stderr=log) as process:
+        wait_until((tmp_path / "begun").exists, what="the import of the application")
+        process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: "slow_app.py" in log.read_text(), what="its stacks")
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: process.poll() is not None, IN_TIME_S, what="the end of the process")
+
+    assert process.returncode == 0
+
+
 def _first_child(pid: int) -> int:
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])

@@ -7,8 +7,10 @@ from typing import Final
 
 import pytest
 
+from stem.adapters.memory import InMemoryBroker
+from stem.adapters.redis import RedisStreamsBroker
 from stem.client import Stem
-from stem.config import StemConfig
+from stem.config import StemConfig, TLSConfig
 from stem.errors import ConfigError
 from stem.worker import cli
 from tests.worker.plain_sample import app
@@ -87,6 +89,29 @@ def test_a_namespace_that_is_not_the_applications_is_not_passed_over(monkeypatch
 
     assert settings(app, "--namespace", "stem") == app.config
     assert settings(app, "--namespace", "other", "--url", "memory://") == app.config  # its own broker, and there
+
+
+def test_a_broker_named_on_the_command_line_is_used_with_the_applications_settings() -> None:
+    """With those of the environment a fleet that beats every 10 s was silent at every beat, and swept nothing."""
+    chosen = StemConfig(heartbeat_interval_s=10.0, dead_max=7, tls=TLSConfig(allow_insecure=True))
+    own = Stem(InMemoryBroker(), config=chosen)
+    args = cli.parser().parse_args(["tests.worker.plain_sample:app", "--url", "rediss://127.0.0.1:6390"])
+
+    broker, _ = cli._connections(own, args, chosen)
+
+    assert isinstance(broker, RedisStreamsBroker)
+    assert broker._limits == chosen.limits()
+    assert broker._client.address.tls == chosen.tls
+
+
+@pytest.mark.parametrize("given", ["0s", "1.9s"])
+def test_a_work_loop_may_stand_still_for_as_long_as_it_takes_to_be_seen(given: str) -> None:
+    """With less, every stall of two seconds ended the worker, and counted a crash for all it had."""
+    done = call("tests.worker.plain_sample:app", "--wedged-timeout", given)
+
+    assert done.returncode == 2
+    assert "--wedged-timeout" in done.stderr
+    assert "at least 2s" in done.stderr
 
 
 def test_signing_keys_that_the_application_does_not_know_are_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

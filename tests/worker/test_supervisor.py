@@ -29,6 +29,7 @@ if sys.platform == "linux":  # orphans come to this process, as they do to proce
 from stem.worker import supervisor
 supervisor.LAST_WORDS_S = 3.0
 supervisor.LIVED_S = float(os.environ.get("LIVED_S", supervisor.LIVED_S))
+supervisor.BEGUN_S = float(os.environ.get("BEGUN_S", supervisor.BEGUN_S))
 sys.exit(supervisor.Supervisor([[sys.executable, "-c", program] for program in sys.argv[1:]]).run())
 """
 NOTE: Final = "import os, sys, time, signal\nprint(os.getpid(), flush=True)\n"
@@ -105,10 +106,20 @@ if turn == 2: sys.exit(2)
 
 
 def test_who_was_told_to_stop_is_not_started_again(tmp_path: Path) -> None:
-    with supervised(tmp_path, NOTE, NOTE + "sys.exit(1)") as (process, path):
+    with supervised(tmp_path, NOTE, NOTE + "sys.exit(1)", BEGUN_S="0") as (process, path):
         assert process.wait(10) == 1
 
     assert len(pids(path)) == 2
+
+
+def test_a_python_that_cannot_begin_is_started_again(tmp_path: Path) -> None:
+    """It ends with 1, as who was told to stop and left tasks does: modules are missing while a package is replaced."""
+    with supervised(tmp_path, NOTE + "raise ImportError('not there for the moment')") as (process, path):
+        wait_until(lambda: len(set(pids(path))) >= 2, what="it is started again")
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+    assert "supervisor.process_died" in path.read_text()
 
 
 def test_signals_are_passed_on_once_and_the_third_kills_in_the_end(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ class Address:
     def __str__(self) -> str:
         """For people, and a URL all the same: never has a secret in it."""
         if self.path is not None:
-            return f"unix://{quote(self.path)}" + (f"?db={self.db}" if self.db else "")
-        user = f"{quote(self.username, safe='')}@" if self.username else ""
+            return f"unix://{quote(self.path, errors='replace')}" + (f"?db={self.db}" if self.db else "")
+        user = f"{quote(self.username, safe='', errors='replace')}@" if self.username else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"redis{'s' if self.tls else ''}://{user}{host}:{self.port}/{self.db}"
 
