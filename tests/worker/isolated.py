@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,21 @@ def die(context: TaskContext, how: str) -> None:
             _eat()
         case _:
             os.kill(os.getpid(), signal.SIGABRT)
+
+
+@app.task("p.end_soon", isolation="process")
+def end_soon(folder: str) -> None:
+    """Return once told to, and end this process a moment later, as a crash of some library's thread does."""
+    here = Path(folder)
+
+    def end() -> None:
+        time.sleep(0.1)
+        (here / "ended").touch()
+        os._exit(7)
+
+    (here / "begun").touch()
+    wait_for_file(str(here / "go"))
+    threading.Thread(target=end).start()
 
 
 @app.task("p.abandon", isolation="process")

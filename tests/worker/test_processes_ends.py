@@ -451,3 +451,26 @@ async def test_the_stack_of_a_child_is_shown_where_it_is_asked_for(memory_house:
     await eventually(found, WAIT_S, what="the handler is in the stack")
     gate.touch()
     assert (await memory_house.stem.wait_for(task_id, WAIT_S)).state is TaskState.SUCCEEDED
+
+
+def block_until(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.01)
+    time.sleep(0.1)
+
+
+async def test_a_child_that_has_ended_is_given_no_other_task(memory_house: House, tmp_path: Path) -> None:
+    """The work loop was busy meanwhile: it reads the result and learns of the end at once, and another task waits."""
+    worker = await worker_of(memory_house, concurrency=2, lifecycle=WorkerLifecycleConfig(drain_timeout=5.0))
+    worker._processes._size = 1
+    await outcome(memory_house, "p.add", left=1, right=1)  # the child is there
+    first = await memory_house.stem.enqueue("p.end_soon", {"folder": str(tmp_path)})
+    second = await memory_house.stem.enqueue("p.add", {"left": 2, "right": 3})
+    await eventually(lambda: (tmp_path / "begun").exists() and len(worker._board.jobs) == 2, WAIT_S)
+
+    (tmp_path / "go").touch()
+    block_until(tmp_path / "ended")  # the loop too: what this test is about
+
+    assert (await memory_house.stem.wait_for(first, WAIT_S)).state is TaskState.SUCCEEDED
+    status = await memory_house.stem.wait_for(second, WAIT_S)
+    assert (status.state, status.crashes) == (TaskState.SUCCEEDED, 0)

@@ -6,6 +6,7 @@ Knows nothing of tasks: messages go in and out, and an end is told once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import signal
@@ -173,6 +174,15 @@ class ChildProcess:
             self._loop.call_soon_threadsafe(self._exited)
         except RuntimeError:
             return  # the loop is closed: nobody is left to be told
+
+    @property
+    def over(self) -> bool:
+        """It has ended, also where nobody was told of it yet."""
+        if self.exit_code is not None:
+            return True
+        with contextlib.suppress(ChildProcessError):
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return True
 
     def _exited(self) -> None:
         if self.exit_code is not None:

@@ -255,7 +255,9 @@ class ProcessExecutor:
         """Give waiting work to idle children, and start as many as are missing."""
         idle = [child for child in self._children.values() if child.ready and child.work is None and not child.leaving]
         while self._queue and idle:
-            self._give(idle.pop(), self._queue.popleft())
+            if not idle[-1].process.over:  # or the task would be charged its end
+                self._give(idle[-1], self._queue.popleft())
+            idle.pop()
         present = [child for child in self._children.values() if not child.leaving and not child.told_end]
         starting = sum(not child.ready for child in present)
         for _ in range(min(len(self._queue) - starting, self._size - len(present))):
