@@ -143,16 +143,19 @@ async def test_a_running_thread_is_revoked_softly(house: House) -> None:
 
 
 async def test_a_polite_revoke_lets_the_handler_look_and_leave(house: House) -> None:
+    begun = threading.Event()
+
     def polite(context: TaskContext, args: Mapping[str, Any]) -> str:
+        begun.set()
         while not context.is_revoked:
             time.sleep(0.005)
         raise RuntimeError("revoked, so I left")
 
     in_thread(house.registry, "polite", polite)
     # No beat meanwhile: it would tell of the revoke as well, and the handler could be gone before the command comes.
-    worker = await house.worker(config={"heartbeat_interval_s": 600.0, "visibility_timeout_s": 3600.0})
+    await house.worker(config={"heartbeat_interval_s": 600.0, "visibility_timeout_s": 3600.0})
     task_id = await house.stem.enqueue("polite")
-    await eventually(lambda: worker.stats()["in_flight"] == 1)
+    await eventually(begun.is_set)
 
     result = await house.controller.revoke([task_id], wait_s=10)
 
