@@ -40,11 +40,11 @@ _TRUE: Final = frozenset({"true", "1", "yes"})
 _FALSE: Final = frozenset({"false", "0", "no"})
 
 
-def parse_duration(text: str, *, name: str) -> float:
+def parse_duration(text: str, *, name: str, least: float = 0.0) -> float:
     """Return the seconds that `text` means.
 
     Raises:
-        ConfigError: it has another form or is longer than ten years; names `name`.
+        ConfigError: it has another form, is under `least` or longer than ten years; names `name`.
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
@@ -52,6 +52,8 @@ def parse_duration(text: str, *, name: str) -> float:
     seconds = float(match[1]) * _UNITS_S[match[2]]
     if seconds > _LONGEST_S:
         raise _wrong(name, text, "at most ten years (3650d)")
+    if seconds < least:
+        raise _wrong(name, text, f"at least {format_duration(least)}")
     return seconds
 
 
@@ -261,12 +263,7 @@ class _Reader:
 
     def duration(self, name: str, default: float, *, least: float) -> float:
         value = self.text(name)
-        if value is None:
-            return default
-        seconds = parse_duration(value, name=name)
-        if seconds < least:
-            raise _wrong(name, value, f"at least {format_duration(least)}")
-        return seconds
+        return default if value is None else parse_duration(value, name=name, least=least)
 
     def boolean(self, name: str, default: bool) -> bool:
         value = self.text(name)

@@ -34,9 +34,16 @@ from stem.errors import BrokerError, BrokerRefusedError, ConfigError, StemError
 from stem.messages.names import check_name
 from stem.signing import PayloadSigner
 from stem.text import clean
-from stem.worker import host, logs, stacks
+from stem.worker import host, logs
 from stem.worker.identity import stem_version
-from stem.worker.lifecycle import REFUSED_EXIT, STOPPING, WEDGED_EXIT, WorkerLifecycleConfig, stopping_here
+from stem.worker.lifecycle import (
+    REFUSED_EXIT,
+    STOPPING,
+    WEDGED_EXIT,
+    WorkerLifecycleConfig,
+    stopping_here,
+    write_stacks,
+)
 from stem.worker.outage import RIGHTS
 from stem.worker.reference import ApplicationFailedError, load
 from stem.worker.runtime import Worker
@@ -127,7 +134,7 @@ def _stoppable() -> Iterator[None]:
         _exit_now(0)
 
     def show(number: int, frame: FrameType | None) -> None:
-        sys.stderr.write(stacks.report(None))
+        write_stacks(None)
 
     if threading.current_thread() is not threading.main_thread():  # it cannot own the process's signals
         yield
@@ -139,9 +146,8 @@ def _stoppable() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            if (
-                signal.getsignal(number) is wanted[number]
-            ):  # not once a worker or supervisor has put something in its place
+            # Not once a worker or supervisor has put something in its place.
+            if signal.getsignal(number) is wanted[number]:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
@@ -166,7 +172,7 @@ def _run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         install_signal_handlers=True,
         soft_timeout=_duration(args.soft_timeout, "--soft-timeout", 3.0),
         drain_timeout=_duration(args.drain_timeout, "--drain-timeout", None),
-        wedged_timeout=_duration(args.wedged_timeout, "--wedged-timeout", None, least_s=WEDGED_S),
+        wedged_timeout=_duration(args.wedged_timeout, "--wedged-timeout", None, least=WEDGED_S),
         max_tasks_per_child=args.max_tasks_per_child,
         max_memory_per_child=_size(args.max_memory_per_child, "--max-memory-per-child"),
     )
@@ -226,13 +232,8 @@ def _size(text: str | None, name: str) -> int | None:
     return None if text is None else parse_size(text, name=name)
 
 
-def _duration(text: str | None, name: str, default: Any, *, least_s: float = 0.0) -> Any:
-    if text is None:
-        return default
-    found = parse_duration(text, name=name)
-    if found < least_s:
-        raise ConfigError(f"{name} {clean(text, 40)}: give at least {least_s:g}s")
-    return found
+def _duration(text: str | None, name: str, default: Any, *, least: float = 0.0) -> Any:
+    return default if text is None else parse_duration(text, name=name, least=least)
 
 
 def _in_loop(main_coroutine: Coroutine[Any, Any, int]) -> int:
