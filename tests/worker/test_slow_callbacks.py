@@ -36,12 +36,8 @@ def handler(kind: Callable[..., None], ran: threading.Event) -> Callable[..., An
     return in_a_thread if kind is in_thread else on_the_loop
 
 
-@pytest.mark.parametrize("why", [Stop.LOST, Stop.UNRENEWED, Stop.HAND_BACK, Stop.REVOKED, Stop.HARD_LIMIT])
-async def test_a_task_that_is_given_up_before_its_thread_gives_its_slot_back(
-    memory_house: House, monkeypatch: pytest.MonkeyPatch, why: Stop
-) -> None:
-    """It is in no line and in no thread while `task_prerun` is awaited; its slot stayed taken for ever."""
-    monkeypatch.setattr(dispatch, "CANCEL_GRACE_S", 0.05)
+async def waiting_in_prerun(house: House) -> tuple[str, asyncio.Event]:
+    """Enqueue task `first`, and return its id and what lets its callback go on, once that is awaited."""
     called, go = asyncio.Event(), asyncio.Event()
 
     async def prerun(event: object, context: object) -> None:
@@ -49,11 +45,21 @@ async def test_a_task_that_is_given_up_before_its_thread_gives_its_slot_back(
         await go.wait()
 
     StemSignals.on_task_prerun(prerun, task="first")
+    task_id = await house.stem.enqueue("first")
+    await called.wait()
+    return task_id, go
+
+
+@pytest.mark.parametrize("why", [Stop.LOST, Stop.UNRENEWED, Stop.HAND_BACK, Stop.REVOKED, Stop.HARD_LIMIT])
+async def test_a_task_that_is_given_up_before_its_thread_gives_its_slot_back(
+    memory_house: House, monkeypatch: pytest.MonkeyPatch, why: Stop
+) -> None:
+    """It is in no line and in no thread while `task_prerun` is awaited; its slot stayed taken for ever."""
+    monkeypatch.setattr(dispatch, "CANCEL_GRACE_S", 0.05)
     in_thread(memory_house.registry, "first", plain, TaskOptions(max_retries=0, time_limit=60))
     in_thread(memory_house.registry, "second", plain)
     worker = await memory_house.worker(concurrency=1)
-    await memory_house.stem.enqueue("first")
-    await called.wait()
+    _, go = await waiting_in_prerun(memory_house)
     second = await memory_house.stem.enqueue("second")
     (job,) = worker._board.snapshot()
 
@@ -71,17 +77,10 @@ async def test_a_task_that_is_revoked_during_its_callback_never_starts(
     memory_house: House, kind: Callable[..., None]
 ) -> None:
     """It is in no line and in no thread then, so that nothing could be taken back."""
-    called, go, ran = asyncio.Event(), asyncio.Event(), threading.Event()
-
-    async def prerun(event: object, context: object) -> None:
-        called.set()
-        await go.wait()
-
-    StemSignals.on_task_prerun(prerun, task="first")
+    ran = threading.Event()
     kind(memory_house.registry, "first", handler(kind, ran))
     worker = await memory_house.worker()
-    task_id = await memory_house.stem.enqueue("first")
-    await called.wait()
+    task_id, go = await waiting_in_prerun(memory_house)
 
     await memory_house.controller.revoke([task_id])
     go.set()
@@ -96,17 +95,10 @@ async def test_a_task_that_is_paused_during_its_callback_does_not_start_before_t
     memory_house: House, kind: Callable[..., None]
 ) -> None:
     """A plain one waited for a thread afterwards, and began whenever one was free."""
-    called, go, ran = asyncio.Event(), asyncio.Event(), threading.Event()
-
-    async def prerun(event: object, context: object) -> None:
-        called.set()
-        await go.wait()
-
-    StemSignals.on_task_prerun(prerun, task="first")
+    ran = threading.Event()
     kind(memory_house.registry, "first", handler(kind, ran))
     worker = await memory_house.worker()
-    task_id = await memory_house.stem.enqueue("first")
-    await called.wait()
+    task_id, go = await waiting_in_prerun(memory_house)
     pausing = asyncio.create_task(memory_house.controller.pause("task", ["first"]))
     await eventually(lambda: worker._board.paused_tasks == {"first"})
 
