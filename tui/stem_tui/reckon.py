@@ -107,9 +107,9 @@ async def reckon(plan: Plan, broker: Broker, state: ClusterState, which: Everyth
             found = Gathered(plan.rows, False)
             if which is not None:
                 # Not through a long queue to find what it can be done to: that is in no such state.
-                where = [each for each in which.states if _may_apply(plan.action.id, each)]
+                where = [each for each in which.states if _applies(plan.action.id, each)]
                 found = await gather(broker, state, replace(which, states=where))
-            rows = [row for row in await _current(broker, state, found.rows) if _applies(plan.action.id, row)]
+            rows = [row for row in await _current(broker, state, found.rows) if _applies(plan.action.id, row.state)]
             return Reckoned(rows=rows, amount=len(rows), samples=plans.samples(rows), cut=found.cut)
         case "queue" if not plan.action.pauses:
             return await _queues(plan, broker, state)
@@ -151,11 +151,7 @@ async def _current(broker: Broker, state: ClusterState, rows: Sequence[TaskLine]
     return found
 
 
-def _applies(action_id: str, row: TaskLine) -> bool:
-    return _may_apply(action_id, row.state)
-
-
-def _may_apply(action_id: str, state: str) -> bool:
+def _applies(action_id: str, state: str) -> bool:
     match action_id:
         case "task.retry":
             return state in ("scheduled", "retrying", "dead")
