@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from typing import TextIO
 
@@ -21,3 +22,13 @@ def give_up(stream: TextIO | None) -> None:
     if stream is not None:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def on_terminal(*streams: TextIO | None) -> bool:
+    """Say whether all of these are there, and a terminal."""
+    return all(stream is not None and not stream.closed and stream.isatty() for stream in streams)
+
+
+def can_draw() -> bool:
+    """Say whether a dashboard can be shown: it reads stdin and draws on stderr, and a dumb terminal has no screen."""
+    return on_terminal(sys.stdin, sys.stdout, sys.stderr) and os.environ.get("TERM") != "dumb"

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
+from stem.streams import on_terminal
 from stem.text import clean
 from stemctl import exits
-from stemctl.output import CannotWriteError, Output, on_terminal
+from stemctl.output import CannotWriteError, Output
 
 if TYPE_CHECKING:  # only for annotations: nothing of Stem is loaded for --help
     from stem.config import StemConfig

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Literal, TextIO
 
+from stem.streams import on_terminal
 from stem.text import clean
 from stemctl.exits import INTERRUPTED, Problem, problem_of
 
@@ -73,16 +74,6 @@ def writing() -> Iterator[TextIO]:
         raise
     except OSError as error:
         raise CannotWriteError(error) from error
-
-
-def on_terminal(*streams: TextIO | None) -> bool:
-    """Say whether all of these are there, and a terminal."""
-    return all(stream is not None and not stream.closed and stream.isatty() for stream in streams)
-
-
-def can_draw() -> bool:
-    """Say whether a dashboard can be shown: it reads stdin and draws on stderr, and a dumb terminal has no screen."""
-    return on_terminal(sys.stdin, sys.stdout, sys.stderr) and os.environ.get("TERM") != "dumb"
 
 
 class Output:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from stem.streams import can_draw
 from stemctl import exits
 from stemctl.options import Call, Command, command
-from stemctl.output import can_draw
 
 Headless = Annotated[bool, typer.Option("--headless", help="No dashboard: run for --seconds and print the summary.")]
 Seconds = Annotated[

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stem.streams import on_terminal
 from stemctl import exits
 from stemctl.options import Call, Command, command, group
-from stemctl.output import on_terminal
 
 if TYPE_CHECKING:  # only for annotations
     from stem.adapters.embedded import EmbeddedStatus

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from stemctl.output import can_draw
+from stem.streams import can_draw
 
 
 class Screen(io.StringIO):

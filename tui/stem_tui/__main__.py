@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import stem
 from stem import startup
 from stem.errors import ConfigError, StemError
+from stem.streams import can_draw
 from stem.text import clean, safe_url
 from stem_tui import streams
 from stem_tui.hangup import end_when_told, end_with_terminal
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     startup.hurry()
     streams.prepare()
     options = parser().parse_args(argv)
-    plain = options.once or os.environ.get("TERM") == "dumb" or not streams.on_terminal()
+    plain = options.once or not can_draw()
     from stem.authority import ControlKeys  # after the command line has been understood
     from stem.config import StemConfig
 

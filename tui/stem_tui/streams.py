@@ -16,12 +16,6 @@ def prepare() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
-def on_terminal() -> bool:
-    """Say whether all three are there, and a terminal: Textual reads the first and draws on the last."""
-    streams: tuple[TextIO | None, ...] = (sys.stdin, sys.stdout, sys.stderr)
-    return all(stream is not None and not stream.closed and stream.isatty() for stream in streams)
-
-
 def takes_all() -> bool:
     """Say whether stdout has every character there is."""
     out: TextIO | None = sys.stdout
