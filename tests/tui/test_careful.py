@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from textual.events import AppBlur, AppFocus
 
+from stem.adapters.memory import InMemoryBroker
 from stem.contracts import Pause
 from stem.errors import BrokerUnreachableError
 from stem.observe.rows import WorkerLine
@@ -23,7 +24,7 @@ from stem_tui.tasks import TABS
 from stem_tui.widgets.command import CommandLine
 from stem_tui.widgets.dialogs import Confirm
 from stem_tui.widgets.grid import HEAD_LINES, Grid
-from tests.observe.builders import NOW, final, queue, seen, snapshot, state
+from tests.observe.builders import NOW, final, fleet, queue, seen, snapshot, state
 from tests.tui.still import make_app, make_session, settled, text_of
 from tests.tui.test_acting import bury, look_again, typed
 from tests.tui.test_deeds import answered, app_over, asked, stocked
@@ -86,6 +87,22 @@ async def test_a_pause_in_a_queue_is_of_the_rows_that_were_chosen_for_it() -> No
         await eventually(lambda: "mail.send" in text_of(app))
         await pilot.press("percent_sign", "P")
         await eventually(lambda: isinstance(app.screen, Confirm))
+
+        assert list(await broker.census.pauses()) == []
+
+
+async def test_a_pause_in_a_queue_is_not_of_all_of_it_where_rows_were_chosen_that_have_none() -> None:
+    """Names were marked in the panel beside its tasks, and the whole queue stood still."""
+    broker = InMemoryBroker()
+    app = app_over(broker, fleet())
+    async with app.run_test(size=(160, 40)) as pilot:
+        await pilot.press("2", "enter")
+        await eventually(lambda: "BY TASK" in text_of(app))
+        names = next(grid for grid in app.screen.query(Grid) if grid.view.kind == "name")
+        names.focus()
+        await eventually(lambda: names.row is not None)
+        await pilot.press("percent_sign", "P")
+        await eventually(lambda: "nothing can be done with the marked rows" in text_of(app))
 
         assert list(await broker.census.pauses()) == []
 

@@ -354,6 +354,8 @@ class StemTUI(App[int], inherit_bindings=False):
             if not key or (find(kind, key) is not None and not _of_the_whole(subject, key, some=some)):
                 which = screen.everything(focused) if focused.everything else None
                 return Chosen(kind, focused.chosen(), which)
+            if some and find(kind, key) is None:
+                return Chosen(kind, focused.chosen())  # nothing, and not all that the screen is about instead
         return None if subject is None else Chosen(subject[0], [subject[1]])
 
     @on(Grid.Opened)
@@ -425,6 +427,8 @@ class StemTUI(App[int], inherit_bindings=False):
         chosen = self.chosen(key)
         if chosen is not None and (action := find(chosen.kind, key)) is not None:
             self.acting.start(action, chosen.rows, which=chosen.which)
+        elif isinstance(grid := self.screen.focused, Grid) and chosen is not None and chosen.kind == grid.view.kind:
+            self._nothing("nothing can be done with the marked rows by this key")
         elif isinstance(grid := self.screen.focused, Grid) and grid.row is None and find(grid.view.kind, key):
             self._missed()
 
